@@ -1,0 +1,195 @@
+"""Bundles: a model as a folder of ONNX graphs, text files and a description that can be checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechquant.core.errors import BundleError
+from speechquant.core.files import new_folder, sha256_of
+
+FORMAT = "speechquant.bundle/1"
+DESCRIPTION = "bundle.json"
+MODEL_FILE = "model.onnx"
+VOCABULARY_FILE = "vocab.json"
+
+_MEND = 'export it again with "speechquant export"'
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a graph; a dimension is a number, or a name where it varies."""
+
+    name: str
+    dtype: str
+    dims: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class CtcDecoding:
+    """How label numbers become text."""
+
+    blank: int
+    word_delimiter: str | None
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a graph is and what it takes.
+
+    `layers` maps every activation tensor that feeds a constant-weight Conv, MatMul or Gemm to the
+    layer it belongs to, in the order of the graph. `padding_exact` says whether a padded batch
+    gives each clip what the clip gets alone.
+    """
+
+    architecture: str
+    task: str
+    precision: str
+    sample_rate_hz: int
+    normalize_waveform: bool
+    padding_exact: bool
+    conv_kernels: tuple[int, ...]
+    conv_strides: tuple[int, ...]
+    attention_heads: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: Mapping[str, str]
+    decoding: CtcDecoding
+    notes: tuple[str, ...] = ()
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers in the order of the graph."""
+        return tuple(dict.fromkeys(self.layers.values()))
+
+    @property
+    def min_samples(self) -> int:
+        """The samples that give one frame."""
+        samples = 1
+        for kernel, stride in zip(
+            reversed(self.conv_kernels), reversed(self.conv_strides), strict=True
+        ):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def frames_of(self, samples: int) -> int:
+        """Return the frames that the convolutions make of `samples`."""
+        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return max(samples, 0)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files have been checked."""
+
+    folder: Path
+    spec: ModelSpec
+    files: Mapping[str, str]
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_path(self) -> Path:
+        """The graph."""
+        return self.folder / MODEL_FILE
+
+    @property
+    def model_sha256(self) -> str:
+        """The hash that scale tables name."""
+        return self.files[MODEL_FILE]
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all files the description lists."""
+        return sum((self.folder / name).stat().st_size for name in self.files)
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def new_bundle(
+    target: Path, spec: ModelSpec, made_from: Mapping[str, Any], *, force: bool = False
+) -> Iterator[Path]:
+    """Yield a folder for the bundle's files; when the block ends it is described, hashed and moved.
+
+    Raises OutputExistsError or StorageError; then nothing of the bundle is left behind.
+    """
+    with new_folder(target, force=force) as folder:
+        yield folder
+        document: dict[str, Any] = {
+            "format": FORMAT,
+            "spec": asdict(spec),
+            "made_from": dict(made_from),
+            "files": {
+                path.relative_to(folder).as_posix(): sha256_of(path)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            },
+        }
+        document["sha256"] = _digest(document)
+        (folder / DESCRIPTION).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise BundleError(
+            f"{folder}: no {DESCRIPTION} in it, so it is no bundle; "
+            'give a folder that "speechquant export" wrote'
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path}: not valid JSON ({error}); {_MEND}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else None
+        raise BundleError(f"{path}: format {found!r}, this version reads {FORMAT!r}; {_MEND}")
+    announced = document.pop("sha256", None)
+    if announced != _digest(document):
+        raise BundleError(f"{path}: altered since it was written; {_MEND}")
+    return document
+
+
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    for name, announced in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{folder}: {name} is missing; {_MEND}")
+        if sha256_of(path) != announced:
+            raise BundleError(
+                f"{path}: altered or truncated since the bundle was written "
+                f"(its sha256 is no longer {announced[:12]}...); {_MEND}"
+            )
+
+
+def _spec_of(document: Mapping[str, Any]) -> ModelSpec:
+    def tensors(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(row["name"], row["dtype"], tuple(row["dims"])) for row in rows)
+
+    decoding = document["decoding"]
+    return ModelSpec(
+        **{
+            **document,
+            "conv_kernels": tuple(document["conv_kernels"]),
+            "conv_strides": tuple(document["conv_strides"]),
+            "inputs": tensors(document["inputs"]),
+            "outputs": tensors(document["outputs"]),
+            "decoding": CtcDecoding(**{**decoding, "skipped": tuple(decoding["skipped"])}),
+            "notes": tuple(document["notes"]),
+        }
+    )
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
+    document = _read_description(folder)
+    _check_files(folder, document["files"])
+    return Bundle(folder, _spec_of(document["spec"]), document["files"], document["made_from"])

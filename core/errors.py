@@ -1,0 +1,55 @@
+"""The error tree: each message says what is wrong, where, and how to mend it.
+
+    SpeechquantError
+    |-- AudioError            a clip that cannot be used                     (ValueError)
+    |-- ManifestError         a data set that cannot be used                 (ValueError)
+    |-- BundleError           a bundle that is damaged or of the wrong kind  (ValueError)
+    |-- CheckpointError       a checkpoint that cannot be exported           (ValueError)
+    |-- ParityError           an exported graph that differs from its model
+    |-- OptionError           an option whose value makes no sense           (ValueError)
+    |-- OutputExistsError     an output that is already there                (FileExistsError)
+    |-- StorageError          a disk that is full or not writable            (OSError)
+    `-- MissingPackageError   an optional package that is not installed      (ImportError)
+"""
+
+from __future__ import annotations
+
+
+class SpeechquantError(Exception):
+    """Any error that the command turns into one line and exit code 1."""
+
+
+class AudioError(SpeechquantError, ValueError):
+    """A clip that cannot be used."""
+
+
+class ManifestError(SpeechquantError, ValueError):
+    """A data set that cannot be used."""
+
+
+class BundleError(SpeechquantError, ValueError):
+    """A bundle that is damaged or of the wrong kind."""
+
+
+class CheckpointError(SpeechquantError, ValueError):
+    """A checkpoint that cannot be exported."""
+
+
+class ParityError(SpeechquantError):
+    """An exported graph that differs from the model it was made from."""
+
+
+class OptionError(SpeechquantError, ValueError):
+    """An option whose value makes no sense."""
+
+
+class OutputExistsError(SpeechquantError, FileExistsError):
+    """An output that is already there and may not be replaced."""
+
+
+class StorageError(SpeechquantError, OSError):
+    """A disk that is full, or a place that cannot be written."""
+
+
+class MissingPackageError(SpeechquantError, ImportError):
+    """An optional package that is not installed."""

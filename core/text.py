@@ -1,0 +1,48 @@
+"""How texts are made comparable before their errors are counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from speechquant.core.errors import MissingPackageError, OptionError
+
+Normalizer = Callable[[str], str]
+
+_PUNCTUATION = re.compile(r"[^\w\s']|_")
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+def _basic(text: str) -> str:
+    return " ".join(_PUNCTUATION.sub(" ", text.lower()).split())
+
+
+def _whisper() -> Normalizer:
+    try:
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError as error:
+        raise MissingPackageError(
+            "the whisper normalizer needs the package whisper-normalizer: "
+            "pip install whisper-normalizer"
+        ) from error
+    normalize: Normalizer = EnglishTextNormalizer()
+    return normalize
+
+
+# basic: small letters, no punctuation but apostrophes. whisper: English spelling variants,
+# contractions and numbers too; it joins spoken digits ("one two" becomes "12").
+NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
+    "basic": lambda: _basic,
+    "whisper": _whisper,
+    "none": lambda: _unchanged,
+}
+
+
+def normalizer(name: str) -> Normalizer:
+    """Return the normalizer `name`; raises OptionError for a name that is not in NORMALIZERS."""
+    if name not in NORMALIZERS:
+        raise OptionError(f"no normalizer {name!r}; choose {', '.join(NORMALIZERS)}")
+    return NORMALIZERS[name]()

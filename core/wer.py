@@ -1,0 +1,138 @@
+"""Word and character error rates as records, and how sure a difference between two of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RESAMPLES_AT_ONCE = 256  # bounds the index matrix: 256 x 10,000 clips are 20 MB
+
+
+@dataclass(frozen=True)
+class EditCounts:
+    """The edits that turn one reference into its hypothesis."""
+
+    substitutions: int
+    insertions: int
+    deletions: int
+    reference_length: int
+
+    @property
+    def errors(self) -> int:
+        """All edits."""
+        return self.substitutions + self.insertions + self.deletions
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """The errors of a set of clips, kept per clip so that sets can be compared in pairs."""
+
+    clips: tuple[EditCounts, ...]
+
+    @cached_property
+    def substitutions(self) -> int:
+        """Units that were taken for another."""
+        return sum(clip.substitutions for clip in self.clips)
+
+    @cached_property
+    def insertions(self) -> int:
+        """Units that nobody said."""
+        return sum(clip.insertions for clip in self.clips)
+
+    @cached_property
+    def deletions(self) -> int:
+        """Units that were missed."""
+        return sum(clip.deletions for clip in self.clips)
+
+    @cached_property
+    def reference_length(self) -> int:
+        """Words or characters in all references."""
+        return sum(clip.reference_length for clip in self.clips)
+
+    @property
+    def errors(self) -> int:
+        """All edits."""
+        return self.substitutions + self.insertions + self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Errors per unit of reference; NaN where no reference has any."""
+        return self.errors / self.reference_length if self.reference_length else float("nan")
+
+
+@dataclass(frozen=True)
+class DifferenceInterval:
+    """The difference of two rates (second minus first) and the interval it lies in."""
+
+    difference: float
+    low: float
+    high: float
+    confidence: float
+
+
+def score_wer(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """Return the word errors of each clip."""
+    return _score(references, hypotheses, by_word=True)
+
+
+def score_cer(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """Return the character errors of each clip; a space is a character."""
+    return _score(references, hypotheses, by_word=False)
+
+
+def _score(references: Sequence[str], hypotheses: Sequence[str], *, by_word: bool) -> ErrorRate:
+    pairs = zip(references, hypotheses, strict=True)
+    return ErrorRate(tuple(_count_edits(r, h, by_word=by_word) for r, h in pairs))
+
+
+def _count_edits(reference: str, hypothesis: str, *, by_word: bool) -> EditCounts:
+    import jiwer
+
+    said, heard = reference.split(), hypothesis.split()
+    reference, hypothesis = " ".join(said), " ".join(heard)
+    if not said:  # jiwer refuses an empty reference
+        return EditCounts(0, len(heard) if by_word else len(hypothesis), 0, 0)
+    output = (jiwer.process_words if by_word else jiwer.process_characters)(reference, hypothesis)
+    return EditCounts(
+        output.substitutions,
+        output.insertions,
+        output.deletions,
+        output.hits + output.substitutions + output.deletions,
+    )
+
+
+def difference_interval(
+    first: ErrorRate,
+    second: ErrorRate,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> DifferenceInterval:
+    """Return the paired-bootstrap interval of `second.rate - first.rate` over the same clips.
+
+    The same clips are drawn for both, so what is hard for both cancels out. Raises ValueError
+    where the two were not scored on the same references.
+    """
+    lengths = _column(first, "reference_length")
+    if not np.array_equal(lengths, _column(second, "reference_length")) or not lengths.sum():
+        raise ValueError("the two rates must be of the same, not empty, references")
+    change = _column(second, "errors") - _column(first, "errors")
+    rng = np.random.default_rng(seed)
+    differences = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        rows = min(_RESAMPLES_AT_ONCE, resamples - start)
+        drawn = rng.integers(0, len(lengths), (rows, len(lengths)))
+        # A draw of nothing but empty references has no rate.
+        differences.append(change[drawn].sum(axis=1) / np.maximum(lengths[drawn].sum(axis=1), 1))
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.concatenate(differences), [tail, 1.0 - tail])
+    return DifferenceInterval(second.rate - first.rate, float(low), float(high), confidence)
+
+
+def _column(rate: ErrorRate, name: str) -> NDArray[np.int64]:
+    return np.array([getattr(clip, name) for clip in rate.clips], np.int64)

@@ -1,0 +1,131 @@
+"""The synthetic corpus: which sentence is spoken by whom, rendered once and kept in a cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from speechquant.zoo.espeak import Utterance
+from speechquant.zoo.grammar import sentence, transcript_of
+from speechquant.zoo.voices import voices_of
+
+# Raised whenever the same seed would give other audio, so that no stale cache is read.
+CORPUS_VERSION = 1
+SAMPLE_RATE_HZ = 16_000
+SEED = 2025
+UTTERANCES = {"train": 15_000, "dev": 400, "test": 800}
+# A sentence's checksum decides its split, so no sentence is ever in two.
+_BUCKETS = {"dev": range(0, 5), "test": range(5, 15), "train": range(15, 100)}
+_CLIPS_PER_JOB = 50
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One line of the corpus before it is rendered."""
+
+    name: str
+    spoken: Utterance
+    augment_seed: int
+
+
+def cache_directory() -> Path:
+    """Return where rendered corpora are kept; SPEECHQUANT_CACHE overrides the place."""
+    configured = os.environ.get("SPEECHQUANT_CACHE")
+    root = Path(configured) if configured else Path.home() / ".cache" / "speechquant"
+    return root / f"zoo-corpus-{CORPUS_VERSION}"
+
+
+def _sentences_of(split: str, rng: random.Random) -> Iterator[str]:
+    while True:
+        spoken = sentence(rng)
+        if zlib.crc32(transcript_of(spoken).encode()) % 100 in _BUCKETS[split]:
+            yield spoken
+
+
+def plan_clips(split: str) -> list[Clip]:
+    """Return the clips of `split`, the same ones every time."""
+    rng = random.Random(f"{SEED}/{split}")
+    voices = voices_of(split)
+    sentences = _sentences_of(split, rng)
+    return [
+        Clip(
+            name=f"{split}-{index:05d}",
+            spoken=Utterance(
+                text=next(sentences),
+                voice=voices[index % len(voices)],
+                rate=rng.randint(130, 215),
+                pitch=rng.randint(25, 75),
+                pitch_range=rng.randint(25, 75),
+            ),
+            augment_seed=rng.getrandbits(32),
+        )
+        for index in range(UTTERANCES[split])
+    ]
+
+
+def _jobs(clips: list[Clip]) -> list[list[Clip]]:
+    by_voice: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_voice.setdefault(clip.spoken.voice, []).append(clip)
+    return [
+        group[start : start + _CLIPS_PER_JOB]
+        for group in by_voice.values()
+        for start in range(0, len(group), _CLIPS_PER_JOB)
+    ]
+
+
+def _render_job(job: list[Clip], folder: Path) -> None:
+    # One process a job: espeak-ng carries state from clip to clip, and only a fresh process
+    # makes the samples depend on nothing but the job.
+    subprocess.run(
+        [sys.executable, "-m", "speechquant.zoo.render", str(folder)],
+        input=json.dumps([asdict(clip) for clip in job]),
+        text=True,
+        check=True,
+    )
+
+
+def _manifest_lines(folder: Path, jobs: list[list[Clip]]) -> list[str]:
+    rows = [
+        json.loads(line)
+        for job in jobs
+        for line in (folder / f"{job[0].name}.part").read_text().splitlines()
+    ]
+    return [json.dumps(row) for row in sorted(rows, key=lambda row: str(row["audio_filepath"]))]
+
+
+def render_split(split: str, folder: Path, on_step: OnStep | None = None) -> Path:
+    """Render `split` into `folder` and return its manifest; takes up where a killed run stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = _jobs(plan_clips(split))
+    missing = [job for job in jobs if not (folder / f"{job[0].name}.part").exists()]
+    done = len(jobs) - len(missing)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for _ in pool.map(lambda job: _render_job(job, folder), missing):
+            done += 1
+            if on_step is not None:
+                on_step(done, len(jobs))
+    manifest = folder / "manifest.jsonl"
+    partial = manifest.with_suffix(".tmp")
+    partial.write_text("".join(f"{line}\n" for line in _manifest_lines(folder, jobs)))
+    partial.replace(manifest)
+    for part in folder.glob("*.part"):
+        part.unlink()
+    return manifest
+
+
+def corpus_manifest(split: str, on_step: OnStep | None = None) -> Path:
+    """Return the manifest of `split` in the cache, rendering it first where it is not there."""
+    folder = cache_directory() / split
+    manifest = folder / "manifest.jsonl"
+    return manifest if manifest.exists() else render_split(split, folder, on_step)

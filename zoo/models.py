@@ -1,0 +1,84 @@
+"""The small models of the zoo: true front ends and block orders at a size that trains on a CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+MODEL_NAMES = ("wav2vec2", "hubert")
+
+# Blank first, as CTC in Hugging Face has it; "|" stands for the space between words.
+VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", "'", *"abcdefghijklmnopqrstuvwxyz")
+_WORD_DELIMITER = "|"
+
+# The seven convolutions keep the kernels and strides of the originals. Their widths grow with
+# depth, because the first ones see 3,200 frames a second and would take most of the time.
+_SHAPE: dict[str, Any] = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "conv_dim": (32, 48, 64, 96, 128, 160, 192),
+    "num_conv_pos_embeddings": 64,
+    "num_conv_pos_embedding_groups": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_dropout": 0.05,
+    "attention_dropout": 0.05,
+    "activation_dropout": 0.05,
+    "feat_proj_dropout": 0.0,
+    "final_dropout": 0.0,
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.04,
+    "mask_time_length": 6,
+    "ctc_zero_infinity": True,
+    "ctc_loss_reduction": "mean",
+}
+
+
+def is_trained_with_mask(name: str) -> bool:
+    """Return whether the model hides padding from itself; group-norm front ends cannot."""
+    return name == "hubert"
+
+
+def new_model(name: str) -> PreTrainedModel:
+    """Return the untrained model `name`, wav2vec2 or hubert."""
+    from transformers import HubertConfig, HubertForCTC, Wav2Vec2Config, Wav2Vec2ForCTC
+
+    if name == "wav2vec2":
+        config = Wav2Vec2Config(
+            **_SHAPE, feat_extract_norm="group", do_stable_layer_norm=False, conv_bias=False
+        )
+        return Wav2Vec2ForCTC(config)
+    return HubertForCTC(
+        HubertConfig(**_SHAPE, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+    )
+
+
+def token_ids(text: str) -> list[int]:
+    """Return the labels of a transcript in small letters, spaces and apostrophes."""
+    return [VOCABULARY.index(_WORD_DELIMITER if letter == " " else letter) for letter in text]
+
+
+def save_model(name: str, model: PreTrainedModel, folder: Path) -> None:
+    """Write a Hugging Face checkpoint: weights as float16 (half the size), tokenizer, preprocessor."""
+    import copy
+
+    import torch
+    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
+
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(model).to(torch.float16).save_pretrained(folder)
+    vocabulary = folder / "vocab.json"
+    vocabulary.write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY)}, indent=1))
+    Wav2Vec2CTCTokenizer(str(vocabulary)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(
+        do_normalize=True, return_attention_mask=is_trained_with_mask(name)
+    ).save_pretrained(folder)
