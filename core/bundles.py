@@ -37,6 +37,7 @@ class CtcDecoding:
     blank: int
     word_delimiter: str | None
     skipped: tuple[str, ...] = ()
+    lower_case: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ class Bundle:
 
     @property
     def model_sha256(self) -> str:
-        """The hash that scale tables name."""
-        return self.files[MODEL_FILE]
+        """The hash of the graph and its weights, which scale tables name."""
+        graph = {name: digest for name, digest in self.files.items() if name.startswith(MODEL_FILE)}
+        return _digest(graph)
 
     @property
     def size_bytes(self) -> int:

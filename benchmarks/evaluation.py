@@ -1,0 +1,99 @@
+"""Word errors, character errors and real-time factor of a recognizer on a data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from speechquant.core.audio import read_audio
+from speechquant.core.errors import ManifestError
+from speechquant.core.manifests import LabelledClip
+from speechquant.core.text import normalizer as normalizer_named
+from speechquant.core.wer import ErrorRate, score_cer, score_wer
+from speechquant.engines.recognizer import MAX_CLIP_SECONDS, Recognizer
+
+OnStep = Callable[[int, int], None]
+
+_CLIPS_AT_ONCE = 64  # how many waveforms are held while they are batched by length
+_NANOSECONDS = 1e9
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """What was said in one clip and what was heard, as they were compared."""
+
+    name: str
+    reference: str
+    hypothesis: str
+    errors: int
+    reference_words: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of a whole data set; `compute_seconds` leaves the reading of files out."""
+
+    words: ErrorRate
+    characters: ErrorRate
+    clips: tuple[ClipResult, ...]
+    normalizer: str
+    audio_seconds: float
+    compute_seconds: float
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing per second of audio."""
+        return self.compute_seconds / self.audio_seconds
+
+    def worst(self, count: int) -> list[ClipResult]:
+        """Return the clips with the most word errors."""
+        wrong = [clip for clip in self.clips if clip.errors]
+        return sorted(wrong, key=lambda clip: (-clip.errors, clip.name))[:count]
+
+
+def evaluate(
+    recognizer: Recognizer,
+    clips: Sequence[LabelledClip],
+    *,
+    normalizer: str = "basic",
+    on_step: OnStep | None = None,
+) -> Evaluation:
+    """Transcribe every clip and count its errors; raises AudioError, ManifestError, OptionError."""
+    normalize = normalizer_named(normalizer)
+    references = [normalize(_text_of(clip)) for clip in clips]
+    rate = recognizer.spec.sample_rate_hz
+    hypotheses: list[str] = []
+    samples = nanoseconds = 0
+    remaining = iter(clips)
+    while chunk := list(islice(remaining, _CLIPS_AT_ONCE)):
+        waves = [read_audio(clip.path, rate, MAX_CLIP_SECONDS) for clip in chunk]
+        for clip, wave in zip(chunk, waves, strict=True):
+            recognizer.check(wave, str(clip.path))
+        started = time.perf_counter_ns()
+        hypotheses += map(normalize, recognizer.transcribe(waves))
+        nanoseconds += time.perf_counter_ns() - started
+        samples += sum(map(len, waves))
+        if on_step is not None:
+            on_step(len(hypotheses), len(clips))
+    words = score_wer(references, hypotheses)
+    return Evaluation(
+        words=words,
+        characters=score_cer(references, hypotheses),
+        clips=tuple(
+            ClipResult(str(clip.path), reference, hypothesis, counts.errors, counts.reference_length)
+            for clip, reference, hypothesis, counts in zip(
+                clips, references, hypotheses, words.clips, strict=True
+            )
+        ),
+        normalizer=normalizer,
+        audio_seconds=samples / rate,
+        compute_seconds=nanoseconds / _NANOSECONDS,
+    )
+
+
+def _text_of(clip: LabelledClip) -> str:
+    if clip.text is None:
+        raise ManifestError(f"{clip.path}: has no text to compare with; add it to the data set")
+    return clip.text

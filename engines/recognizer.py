@@ -1,0 +1,122 @@
+"""From waveforms to texts, with nothing but NumPy around a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.audio import Waveform, check_samples
+from speechquant.core.bundles import Bundle, ModelSpec, load_bundle
+from speechquant.core.errors import AudioError, BundleError
+from speechquant.engines.ctc_decoding import CtcDecoder
+from speechquant.engines.session import Session, open_session
+
+OnStep = Callable[[int, int], None]
+
+# Attention holds scores of frames x frames for every head: at 120 s those are 2.3 GB in a large
+# model, at two hours 8 TB.
+MAX_CLIP_SECONDS = 120.0
+# What one batch may hold, its padding counted; more does not make a CPU any faster.
+_BATCH_SECONDS = 60.0
+_VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor
+
+
+class Recognizer:
+    """A session with what goes before and after it; a context manager."""
+
+    def __init__(self, bundle: Bundle, session: Session) -> None:
+        self.spec: ModelSpec = bundle.spec
+        self._session = session
+        self._decoder = CtcDecoder.from_bundle(bundle)
+
+    def __enter__(self) -> Self:
+        self._session.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session.__exit__(kind, error, trace)
+
+    def check(self, wave: Waveform, name: str) -> None:
+        """Raise AudioError, naming the clip, where the model cannot take `wave`."""
+        if wave.ndim != 1:
+            raise AudioError(f"{name}: has shape {wave.shape}; give mono samples, one dimension")
+        check_samples(wave, name)
+        rate = self.spec.sample_rate_hz
+        if len(wave) < self.spec.min_samples:
+            raise AudioError(
+                f"{name}: {len(wave)} samples at {rate} Hz, the model needs at least "
+                f"{self.spec.min_samples} ({1000 * self.spec.min_samples / rate:.0f} ms); "
+                "leave the clip out"
+            )
+        if len(wave) > MAX_CLIP_SECONDS * rate:
+            raise AudioError(
+                f"{name}: {len(wave) / rate:.0f} s of audio, at most {MAX_CLIP_SECONDS:.0f} s go "
+                "through the model at once; cut the clip at pauses"
+            )
+
+    def transcribe(
+        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+    ) -> list[str]:
+        """Return the text of each mono waveform, which must be at the model's sample rate."""
+        waves = [np.asarray(wave, np.float32) for wave in waveforms]
+        for index, wave in enumerate(waves):
+            self.check(wave, f"waveform {index}")
+        texts = [""] * len(waves)
+        done = 0
+        for batch in self._batches([len(wave) for wave in waves]):
+            for index, text in zip(batch, self._run([waves[i] for i in batch]), strict=True):
+                texts[index] = text
+            done += len(batch)
+            if on_step is not None:
+                on_step(done, len(waves))
+        return texts
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Yield the clips' indices in batches of about one length, of one only where it matters."""
+        budget = _BATCH_SECONDS * self.spec.sample_rate_hz
+        batch: list[int] = []
+        for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            is_full = lengths[index] * (len(batch) + 1) > budget
+            needs_own = not self.spec.padding_exact and batch and lengths[index] != lengths[batch[0]]
+            if batch and (is_full or needs_own):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _normalized(self, wave: Waveform) -> Waveform:
+        if not self.spec.normalize_waveform:
+            return wave
+        centred = wave - wave.mean(dtype=np.float64)
+        return np.asarray(centred / np.sqrt(wave.var(dtype=np.float64) + _VARIANCE_FLOOR), np.float32)
+
+    def _run(self, waves: list[Waveform]) -> list[str]:
+        lengths = np.array([len(wave) for wave in waves], np.int64)
+        padded = np.zeros((len(waves), int(lengths.max())), np.float32)
+        for row, wave in zip(padded, waves, strict=True):
+            row[: len(wave)] = self._normalized(wave)
+        logits = self._session.run({"input_values": padded, "input_lengths": lengths})["logits"]
+        return [
+            self._decoder.text_of(row[: self.spec.frames_of(int(length))])
+            for row, length in zip(logits, lengths, strict=True)
+        ]
+
+
+def open_recognizer(bundle: Bundle | str | Path, *, threads: int | None = None) -> Recognizer:
+    """Return a recognizer on `bundle`, a folder or one already loaded; raises BundleError."""
+    if not isinstance(bundle, Bundle):
+        bundle = load_bundle(Path(bundle))
+    if bundle.spec.task != "ctc":
+        raise BundleError(f"{bundle.folder}: task {bundle.spec.task!r}; a ctc bundle is needed")
+    return Recognizer(bundle, open_session(bundle, threads=threads))

@@ -1,0 +1,86 @@
+"""A bundle's graph ready to run: NumPy arrays in, NumPy arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.errors import BundleError, OptionError
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Session(Protocol):
+    """A context manager that runs one graph."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Return every output by name."""
+        ...
+
+
+class OnnxRuntimeSession:
+    """A session on ONNX Runtime's CPU provider."""
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone; the rest is about the graph's spelling
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                bundle.model_path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise BundleError(
+                f"{bundle.folder}: ONNX Runtime refuses the graph ({' '.join(str(error).split())}); "
+                'export it again with "speechquant export"'
+            ) from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # ONNX Runtime frees the graph with the object; nothing else holds it.
+        del self._session
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Return every output by name."""
+        values = self._session.run(self._outputs, dict(feeds))
+        return {
+            name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)
+        }
+
+
+def open_session(bundle: Bundle | str | Path, *, threads: int | None = None) -> Session:
+    """Return a session on `bundle`, a folder or one already loaded.
+
+    `threads` is the number of cores one call may use, None for all. Raises BundleError, OptionError.
+    """
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads is {threads}; give at least 1")
+    if not isinstance(bundle, Bundle):
+        bundle = load_bundle(Path(bundle))
+    return OnnxRuntimeSession(bundle, threads)

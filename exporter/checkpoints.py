@@ -1,0 +1,227 @@
+"""Hugging Face CTC checkpoints: a folder, a hub id, or `random:NAME`, read without any pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechquant.core.bundles import CtcDecoding
+from speechquant.core.errors import CheckpointError
+from speechquant.exporter.random_models import PREFIX, VOCABULARY, random_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ARCHITECTURES = ("Wav2Vec2ForCTC", "HubertForCTC", "WavLMForCTC", "Data2VecAudioForCTC")
+_TEXT_FILES = (
+    "vocab.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+_PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in memory and what is needed to feed it and to read its output."""
+
+    source: str
+    model: PreTrainedModel
+    architecture: str
+    text_files: Mapping[str, bytes]
+    sample_rate_hz: int
+    normalize_waveform: bool
+    decoding: CtcDecoding
+
+
+def load_checkpoint(source: str) -> Checkpoint:
+    """Return the checkpoint at `source`; raises CheckpointError saying what is wrong with it."""
+    if source.startswith(PREFIX):
+        return _random_checkpoint(source)
+    folder = Path(source)
+    return _checkpoint_of_folder(folder if folder.is_dir() else _download(source), source)
+
+
+def _random_checkpoint(source: str) -> Checkpoint:
+    model = random_model(source.removeprefix(PREFIX))
+    vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
+    preprocessor = {"do_normalize": True, "sampling_rate": _SAMPLE_RATE_HZ}
+    return Checkpoint(
+        source=source,
+        model=model,
+        architecture=type(model).__name__,
+        text_files={
+            "vocab.json": json.dumps(vocabulary, indent=1).encode(),
+            "preprocessor_config.json": json.dumps(preprocessor, indent=1).encode(),
+        },
+        sample_rate_hz=_SAMPLE_RATE_HZ,
+        normalize_waveform=True,
+        decoding=_decoding(vocabulary, {}, blank=0),
+    )
+
+
+def _download(hub_id: str) -> Path:
+    if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"{hub_id}: no such checkpoint folder, and not a hub id of the form OWNER/NAME; "
+            "check the path"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+    # The hub client raises its own errors, those of its HTTP library, and plain OSError.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{hub_id}: cannot be had from the hub ({reason}); "
+            "check the name and the network, or give a local folder"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path.parent}: {path.name} is missing; copy it from where the checkpoint came from"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); copy the file again") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: not a JSON object; copy the file again")
+    return document
+
+
+def _checkpoint_of_folder(folder: Path, source: str) -> Checkpoint:
+    config = _read_json(folder / "config.json")
+    architecture = _supported_architecture(config, source)
+    _require_safetensors(folder, source)
+    preprocessor = _preprocessor(folder)
+    vocabulary = _vocabulary(folder, config)
+    tokenizer = _read_json(folder / "tokenizer_config.json") if _has_tokenizer(folder) else {}
+    sample_rate_hz = int(preprocessor.get("sampling_rate", _SAMPLE_RATE_HZ))
+    return Checkpoint(
+        source=source,
+        model=_load_model(folder, architecture, source),
+        architecture=architecture,
+        text_files={
+            name: (folder / name).read_bytes() for name in _TEXT_FILES if (folder / name).is_file()
+        },
+        sample_rate_hz=sample_rate_hz,
+        normalize_waveform=bool(preprocessor.get("do_normalize", True)),
+        decoding=_decoding(vocabulary, tokenizer, blank=int(config.get("pad_token_id") or 0)),
+    )
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file()
+
+
+def _supported_architecture(config: Mapping[str, Any], source: str) -> str:
+    names = config.get("architectures") or ["none named"]
+    if names[0] not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{source}: architecture {names[0]}; {', '.join(ARCHITECTURES)} can be exported"
+        )
+    if config.get("add_adapter"):
+        raise CheckpointError(
+            f"{source}: has a convolutional adapter after its encoder (add_adapter), which is not "
+            "supported; give a checkpoint without one"
+        )
+    return str(names[0])
+
+
+def _require_safetensors(folder: Path, source: str) -> None:
+    if any((folder / name).is_file() for name in _WEIGHT_FILES):
+        return
+    pickles = [name for name in _PICKLE_FILES if (folder / name).is_file()]
+    if pickles:
+        raise CheckpointError(
+            f"{source}: {pickles[0]} is a pickle, which can run code when it is read; where you "
+            "trust it, load it with transformers and save_pretrained() it to get model.safetensors"
+        )
+    raise CheckpointError(
+        f"{source}: no model.safetensors in it; a checkpoint whose weights are a pickle must be "
+        "saved again with save_pretrained()"
+    )
+
+
+def _preprocessor(folder: Path) -> dict[str, Any]:
+    # Newer processors are saved as one file that holds the feature extractor's settings.
+    combined = folder / "processor_config.json"
+    if not (folder / "preprocessor_config.json").is_file() and combined.is_file():
+        nested = _read_json(combined).get("feature_extractor")
+        if isinstance(nested, dict):
+            return nested
+    return _read_json(folder / "preprocessor_config.json")
+
+
+def _vocabulary(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
+    vocabulary = _read_json(folder / "vocab.json")
+    if not all(isinstance(index, int) for index in vocabulary.values()):
+        raise CheckpointError(
+            f"{folder / 'vocab.json'}: holds several vocabularies; save the checkpoint again with "
+            "the tokenizer of one language"
+        )
+    size = int(config.get("vocab_size", len(vocabulary)))
+    too_large = [token for token, index in vocabulary.items() if index >= size]
+    if too_large:
+        # Some checkpoints list tokens that their head never got; those can never be heard.
+        vocabulary = {token: index for token, index in vocabulary.items() if index < size}
+    return vocabulary
+
+
+def _decoding(
+    vocabulary: Mapping[str, int], tokenizer: Mapping[str, Any], *, blank: int
+) -> CtcDecoding:
+    delimiter = tokenizer.get("word_delimiter_token", "|")
+    special = {"<s>", "</s>", "<unk>", "<pad>"} | {
+        value
+        for key in ("bos_token", "eos_token", "unk_token", "pad_token")
+        if isinstance(value := tokenizer.get(key), str)
+    }
+    return CtcDecoding(
+        blank=blank,
+        word_delimiter=delimiter if delimiter in vocabulary else None,
+        skipped=tuple(sorted(special.intersection(vocabulary))),
+        lower_case=bool(tokenizer.get("do_lower_case", False)),
+    )
+
+
+def _load_model(folder: Path, architecture: str, source: str) -> PreTrainedModel:
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, report = getattr(transformers, architecture).from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    # safetensors, json and the model classes each have their own way to refuse a damaged file.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{source}: cannot be loaded ({reason}); copy the checkpoint again"
+        ) from error
+    # The masked-span vector is used in training alone.
+    missing = [key for key in report["missing_keys"] if "masked_spec_embed" not in key]
+    if missing:
+        raise CheckpointError(
+            f"{source}: {len(missing)} weights are missing, {missing[0]} first; "
+            "give a checkpoint that was fine-tuned for CTC"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded

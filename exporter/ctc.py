@@ -1,0 +1,134 @@
+"""Export of a CTC checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechquant.core.bundles import (
+    MODEL_FILE,
+    Bundle,
+    ModelSpec,
+    TensorSpec,
+    load_bundle,
+    new_bundle,
+)
+from speechquant.core.errors import MissingPackageError
+from speechquant.core.files import refuse_existing
+from speechquant.exporter.checkpoints import Checkpoint, load_checkpoint
+from speechquant.exporter.parity import (
+    EXPORT_CASES_SECONDS,
+    ParityResult,
+    is_padding_exact,
+    make_cases,
+    measure,
+    require_close,
+)
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+log = logging.getLogger(__name__)
+
+_NEEDED_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
+_PADDING_NOTE = (
+    "padding is not exact: the checkpoint normalises over the whole padded length, in torch too, "
+    "so clips of different lengths should go through one at a time"
+)
+
+
+def export(model: str | Path, out: str | Path, *, force: bool = False) -> Bundle:
+    """Export the checkpoint folder, hub id or `random:NAME` `model` to the bundle `out`."""
+    return export_with_parity(model, out, force=force)[0]
+
+
+def export_with_parity(
+    model: str | Path,
+    out: str | Path,
+    *,
+    force: bool = False,
+    cases_seconds: Sequence[tuple[float, ...]] = EXPORT_CASES_SECONDS,
+) -> tuple[Bundle, list[ParityResult]]:
+    """Export like `export`, checking parity on batches of clips of the given lengths.
+
+    Raises CheckpointError, ParityError, OutputExistsError, StorageError, MissingPackageError;
+    then nothing is written.
+    """
+    out = Path(out)
+    refuse_existing(out, force=force)
+    _require_packages()
+    checkpoint = load_checkpoint(str(model))
+    log.info("torch runs the reference of the parity check")
+    # Before the graph is made, because that takes the model's modules apart.
+    cases = make_cases(checkpoint.model, checkpoint.sample_rate_hz, cases_seconds)
+    log.info("tracing the graph")
+    graph, spec = _graph_and_spec(checkpoint)
+    from speechquant.exporter.onnx_graph import save_graph
+
+    with new_bundle(out, spec, _made_from(checkpoint), force=force) as folder:
+        log.info("writing the graph")
+        save_graph(graph, folder / MODEL_FILE)
+        for name, content in checkpoint.text_files.items():
+            (folder / name).write_bytes(content)
+        log.info("ONNX Runtime runs the parity check")
+        results = measure(folder / MODEL_FILE, cases)
+        require_close(results, checkpoint.source)
+    return load_bundle(out), results
+
+
+def _require_packages() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in _NEEDED_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            f"export needs {', '.join(missing)}: pip install 'speechquant[export]'"
+        )
+
+
+def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
+    from speechquant.exporter.ctc_graph import CtcGraph
+    from speechquant.exporter.onnx_graph import (
+        INPUT_LENGTHS,
+        INPUT_VALUES,
+        LOGITS,
+        drop_trace_notes,
+        name_after_modules,
+        name_output_dims,
+        trace,
+    )
+
+    config = checkpoint.model.config
+    padding_exact = is_padding_exact(config)
+    graph = trace(CtcGraph(checkpoint.model))
+    layers = name_after_modules(graph)
+    drop_trace_notes(graph)
+    name_output_dims(graph)
+    spec = ModelSpec(
+        architecture=checkpoint.architecture,
+        task="ctc",
+        precision="fp32",
+        sample_rate_hz=checkpoint.sample_rate_hz,
+        normalize_waveform=checkpoint.normalize_waveform,
+        padding_exact=padding_exact,
+        conv_kernels=tuple(config.conv_kernel),
+        conv_strides=tuple(config.conv_stride),
+        attention_heads=config.num_attention_heads,
+        inputs=(
+            TensorSpec(INPUT_VALUES, "float32", ("batch", "samples")),
+            TensorSpec(INPUT_LENGTHS, "int64", ("batch",)),
+        ),
+        outputs=(TensorSpec(LOGITS, "float32", ("batch", "frames", config.vocab_size)),),
+        layers=layers,
+        decoding=checkpoint.decoding,
+        notes=() if padding_exact else (_PADDING_NOTE,),
+    )
+    return graph, spec
+
+
+def _made_from(checkpoint: Checkpoint) -> dict[str, object]:
+    tools = ("speechquant", "torch", "transformers", "onnx", "onnxscript")
+    return {"checkpoint": checkpoint.source, "tools": {name: version(name) for name in tools}}
