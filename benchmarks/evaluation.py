@@ -82,7 +82,9 @@ def evaluate(
         words=words,
         characters=score_cer(references, hypotheses),
         clips=tuple(
-            ClipResult(str(clip.path), reference, hypothesis, counts.errors, counts.reference_length)
+            ClipResult(
+                str(clip.path), reference, hypothesis, counts.errors, counts.reference_length
+            )
             for clip, reference, hypothesis, counts in zip(
                 clips, references, hypotheses, words.clips, strict=True
             )

@@ -18,7 +18,7 @@ _WAV_SIZE_UNKNOWN = 0xFFFFFFFF  # what a program writes that streams a wav to a 
 
 
 def _wav_data_bytes(file: BinaryIO) -> tuple[int, int] | None:
-    """Return the data bytes that a RIFF header announces and that follow; None for no such header."""
+    """Return the data bytes that a RIFF header announces and those there; None for no header."""
     header = file.read(12)
     if len(header) < 12 or header[:4] != b"RIFF" or header[8:] != b"WAVE":
         return None

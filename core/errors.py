@@ -1,15 +1,15 @@
 """The error tree: each message says what is wrong, where, and how to mend it.
 
-    SpeechquantError
-    |-- AudioError            a clip that cannot be used                     (ValueError)
-    |-- ManifestError         a data set that cannot be used                 (ValueError)
-    |-- BundleError           a bundle that is damaged or of the wrong kind  (ValueError)
-    |-- CheckpointError       a checkpoint that cannot be exported           (ValueError)
-    |-- ParityError           an exported graph that differs from its model
-    |-- OptionError           an option whose value makes no sense           (ValueError)
-    |-- OutputExistsError     an output that is already there                (FileExistsError)
-    |-- StorageError          a disk that is full or not writable            (OSError)
-    `-- MissingPackageError   an optional package that is not installed      (ImportError)
+SpeechquantError
+|-- AudioError            a clip that cannot be used                     (ValueError)
+|-- ManifestError         a data set that cannot be used                 (ValueError)
+|-- BundleError           a bundle that is damaged or of the wrong kind  (ValueError)
+|-- CheckpointError       a checkpoint that cannot be exported           (ValueError)
+|-- ParityError           an exported graph that differs from its model
+|-- OptionError           an option whose value makes no sense           (ValueError)
+|-- OutputExistsError     an output that is already there                (FileExistsError)
+|-- StorageError          a disk that is full or not writable            (OSError)
+`-- MissingPackageError   an optional package that is not installed      (ImportError)
 """
 
 from __future__ import annotations

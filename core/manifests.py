@@ -1,4 +1,4 @@
-"""Data sets: NeMo manifests and folders in LibriSpeech layout, as lists of clips with their text."""
+"""Data sets: NeMo manifests and LibriSpeech folders, as lists of clips with their text."""
 
 from __future__ import annotations
 

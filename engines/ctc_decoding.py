@@ -14,6 +14,15 @@ from speechquant.core.bundles import VOCABULARY_FILE, Bundle, CtcDecoding
 
 
 @dataclass(frozen=True)
+class SpokenWord:
+    """A word and the frames at which its first and its last letter appear."""
+
+    text: str
+    first_frame: int
+    last_frame: int
+
+
+@dataclass(frozen=True)
 class CtcDecoder:
     """The labels of a model and how they are spelled."""
 
@@ -27,16 +36,32 @@ class CtcDecoder:
         vocabulary: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
         return cls({index: token for token, index in vocabulary.items()}, bundle.spec.decoding)
 
-    def text_of(self, logits: NDArray[Any]) -> str:
-        """Return the text of one clip's logits, [frames, labels]."""
+    def words_of(self, logits: NDArray[Any]) -> list[SpokenWord]:
+        """Return the words in one clip's logits, [frames, labels]."""
         best = logits.argmax(axis=-1)
         is_new = np.diff(best, prepend=-1) != 0
-        labels = best[is_new & (best != self.decoding.blank)]
-        text = "".join(self._spell(self.tokens.get(int(label), "")) for label in labels)
-        text = " ".join(text.split())
-        return text.lower() if self.decoding.lower_case else text
+        frames = np.flatnonzero(is_new & (best != self.decoding.blank))
+        words: list[SpokenWord] = []
+        letters: list[tuple[int, str]] = []
+        for frame in frames:
+            spelled = self._spell(self.tokens.get(int(best[frame]), ""))
+            if spelled.isspace():
+                words += _joined(letters)
+                letters = []
+            elif spelled:
+                letters.append((int(frame), spelled))
+        return words + _joined(letters)
 
     def _spell(self, token: str) -> str:
         if token in self.decoding.skipped:
             return ""
-        return " " if token == self.decoding.word_delimiter else token
+        if token == self.decoding.word_delimiter:
+            return " "
+        return token.lower() if self.decoding.lower_case else token
+
+
+def _joined(letters: list[tuple[int, str]]) -> list[SpokenWord]:
+    if not letters:
+        return []
+    text = "".join(letter for _, letter in letters)
+    return [SpokenWord(text, first_frame=letters[0][0], last_frame=letters[-1][0])]

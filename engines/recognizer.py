@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from speechquant.core.audio import Waveform, check_samples
 from speechquant.core.bundles import Bundle, ModelSpec, load_bundle
 from speechquant.core.errors import AudioError, BundleError
-from speechquant.engines.ctc_decoding import CtcDecoder
+from speechquant.engines.ctc_decoding import CtcDecoder, SpokenWord
 from speechquant.engines.session import Session, open_session
 
 OnStep = Callable[[int, int], None]
@@ -26,6 +28,23 @@ _BATCH_SECONDS = 60.0
 _VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor
 
 
+@dataclass(frozen=True)
+class Word:
+    """A word and when it was said, in seconds from the start of the clip."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was heard in a clip."""
+
+    text: str
+    words: tuple[Word, ...]
+
+
 class Recognizer:
     """A session with what goes before and after it; a context manager."""
 
@@ -34,7 +53,7 @@ class Recognizer:
         self._session = session
         self._decoder = CtcDecoder.from_bundle(bundle)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Recognizer:
         self._session.__enter__()
         return self
 
@@ -68,18 +87,22 @@ class Recognizer:
         self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
     ) -> list[str]:
         """Return the text of each mono waveform, which must be at the model's sample rate."""
+        return [transcript.text for transcript in self.recognize(waveforms, on_step)]
+
+    def recognize(
+        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+    ) -> list[Transcript]:
+        """Return the text of each mono waveform and when each word was said."""
         waves = [np.asarray(wave, np.float32) for wave in waveforms]
         for index, wave in enumerate(waves):
             self.check(wave, f"waveform {index}")
-        texts = [""] * len(waves)
-        done = 0
+        transcripts: dict[int, Transcript] = {}
         for batch in self._batches([len(wave) for wave in waves]):
-            for index, text in zip(batch, self._run([waves[i] for i in batch]), strict=True):
-                texts[index] = text
-            done += len(batch)
+            heard = self._run([waves[index] for index in batch])
+            transcripts.update(zip(batch, heard, strict=True))
             if on_step is not None:
-                on_step(done, len(waves))
-        return texts
+                on_step(len(transcripts), len(waves))
+        return [transcripts[index] for index in range(len(waves))]
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         """Yield the clips' indices in batches of about one length, of one only where it matters."""
@@ -87,7 +110,9 @@ class Recognizer:
         batch: list[int] = []
         for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
             is_full = lengths[index] * (len(batch) + 1) > budget
-            needs_own = not self.spec.padding_exact and batch and lengths[index] != lengths[batch[0]]
+            needs_own = (
+                not self.spec.padding_exact and batch and lengths[index] != lengths[batch[0]]
+            )
             if batch and (is_full or needs_own):
                 yield batch
                 batch = []
@@ -99,18 +124,31 @@ class Recognizer:
         if not self.spec.normalize_waveform:
             return wave
         centred = wave - wave.mean(dtype=np.float64)
-        return np.asarray(centred / np.sqrt(wave.var(dtype=np.float64) + _VARIANCE_FLOOR), np.float32)
+        return np.asarray(
+            centred / np.sqrt(wave.var(dtype=np.float64) + _VARIANCE_FLOOR), np.float32
+        )
 
-    def _run(self, waves: list[Waveform]) -> list[str]:
+    def _run(self, waves: list[Waveform]) -> list[Transcript]:
         lengths = np.array([len(wave) for wave in waves], np.int64)
         padded = np.zeros((len(waves), int(lengths.max())), np.float32)
         for row, wave in zip(padded, waves, strict=True):
             row[: len(wave)] = self._normalized(wave)
         logits = self._session.run({"input_values": padded, "input_lengths": lengths})["logits"]
         return [
-            self._decoder.text_of(row[: self.spec.frames_of(int(length))])
+            self._transcript_of(row[: self.spec.frames_of(int(length))])
             for row, length in zip(logits, lengths, strict=True)
         ]
+
+    def _transcript_of(self, logits: NDArray[Any]) -> Transcript:
+        words = self._decoder.words_of(logits)
+        return Transcript(
+            " ".join(word.text for word in words), tuple(self._timed(word) for word in words)
+        )
+
+    def _timed(self, word: SpokenWord) -> Word:
+        seconds_per_frame = math.prod(self.spec.conv_strides) / self.spec.sample_rate_hz
+        start, end = word.first_frame * seconds_per_frame, (word.last_frame + 1) * seconds_per_frame
+        return Word(word.text, round(start, 3), round(end, 3))
 
 
 def open_recognizer(bundle: Bundle | str | Path, *, threads: int | None = None) -> Recognizer:

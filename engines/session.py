@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ Tensors = Mapping[str, NDArray[Any]]
 class Session(Protocol):
     """A context manager that runs one graph."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Session: ...
 
     def __exit__(
         self,
@@ -48,13 +48,14 @@ class OnnxRuntimeSession:
                 bundle.model_path, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's errors share no base class
+            reason = " ".join(str(error).split())
             raise BundleError(
-                f"{bundle.folder}: ONNX Runtime refuses the graph ({' '.join(str(error).split())}); "
+                f"{bundle.folder}: ONNX Runtime refuses the graph ({reason}); "
                 'export it again with "speechquant export"'
             ) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> OnnxRuntimeSession:
         return self
 
     def __exit__(
@@ -69,15 +70,14 @@ class OnnxRuntimeSession:
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Return every output by name."""
         values = self._session.run(self._outputs, dict(feeds))
-        return {
-            name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)
-        }
+        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
 
 def open_session(bundle: Bundle | str | Path, *, threads: int | None = None) -> Session:
     """Return a session on `bundle`, a folder or one already loaded.
 
-    `threads` is the number of cores one call may use, None for all. Raises BundleError, OptionError.
+    `threads` is the number of cores one call may use, None for all. Raises BundleError or
+    OptionError.
     """
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")

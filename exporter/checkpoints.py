@@ -223,5 +223,6 @@ def _load_model(folder: Path, architecture: str, source: str) -> PreTrainedModel
             f"{source}: {len(missing)} weights are missing, {missing[0]} first; "
             "give a checkpoint that was fine-tuned for CTC"
         )
-    loaded: PreTrainedModel = model.eval()
+    loaded: PreTrainedModel = model
+    loaded.eval()
     return loaded

@@ -40,9 +40,15 @@ _PADDING_NOTE = (
 )
 
 
-def export(model: str | Path, out: str | Path, *, force: bool = False) -> Bundle:
-    """Export the checkpoint folder, hub id or `random:NAME` `model` to the bundle `out`."""
-    return export_with_parity(model, out, force=force)[0]
+def export(
+    model: str | Path, out: str | Path, *, force: bool = False, name: str | None = None
+) -> Bundle:
+    """Export the checkpoint folder, hub id or `random:NAME` `model` to the bundle `out`.
+
+    `name` is what the bundle says it was made from, `model` where it is None. Raises what
+    `export_with_parity` raises.
+    """
+    return export_with_parity(model, out, force=force, name=name)[0]
 
 
 def export_with_parity(
@@ -50,6 +56,7 @@ def export_with_parity(
     out: str | Path,
     *,
     force: bool = False,
+    name: str | None = None,
     cases_seconds: Sequence[tuple[float, ...]] = EXPORT_CASES_SECONDS,
 ) -> tuple[Bundle, list[ParityResult]]:
     """Export like `export`, checking parity on batches of clips of the given lengths.
@@ -68,7 +75,7 @@ def export_with_parity(
     graph, spec = _graph_and_spec(checkpoint)
     from speechquant.exporter.onnx_graph import save_graph
 
-    with new_bundle(out, spec, _made_from(checkpoint), force=force) as folder:
+    with new_bundle(out, spec, _made_from(name or str(model)), force=force) as folder:
         log.info("writing the graph")
         save_graph(graph, folder / MODEL_FILE)
         for name, content in checkpoint.text_files.items():
@@ -129,6 +136,6 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
     return graph, spec
 
 
-def _made_from(checkpoint: Checkpoint) -> dict[str, object]:
+def _made_from(source: str) -> dict[str, object]:
     tools = ("speechquant", "torch", "transformers", "onnx", "onnxscript")
-    return {"checkpoint": checkpoint.source, "tools": {name: version(name) for name in tools}}
+    return {"checkpoint": source, "tools": {name: version(name) for name in tools}}

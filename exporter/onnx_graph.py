@@ -114,7 +114,7 @@ def name_after_modules(model: ir.Model) -> dict[str, str]:
 
 
 def drop_trace_notes(model: ir.Model) -> None:
-    """Remove what the tracer notes on nodes and values: half the file, with paths of this machine."""
+    """Remove the tracer's notes on nodes and values: half the file, with paths of this machine."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph:

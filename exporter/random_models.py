@@ -54,4 +54,5 @@ def random_model(name: str) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         model: PreTrainedModel = model_class(config)
-    return model.eval()
+    model.eval()
+    return model

@@ -48,19 +48,23 @@ class PlainWavLMAttention(nn.Module):
             scores = scores + attention_mask
         mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
         merged = mixed.transpose(1, 2).reshape(shape[0], shape[1], self.heads * self.head_size)
-        return self.out_proj(merged), None, position_bias
+        output: Tensor = self.out_proj(merged)
+        return output, None, position_bias
 
     def _gate(self, by_head: Tensor) -> Tensor:
         """Return the gate on the position bias, [batch, heads, frames, 1]."""
         projected = self.gru_rel_pos_linear(by_head.permute(0, 2, 1, 3))
         halves = projected.unflatten(-1, (2, 4)).sum(-1)
         gate_a, gate_b = torch.sigmoid(halves).chunk(2, dim=-1)
-        return gate_a * (gate_b * self.gru_rel_pos_const - 1.0) + 2.0
+        gate: Tensor = gate_a * (gate_b * self.gru_rel_pos_const - 1.0) + 2.0
+        return gate
 
     def _position_bias(self, frames: int) -> Tensor:
         """Return the bias by distance, [1, heads, frames, frames]."""
         if self.rel_attn_embed is None:
-            raise ValueError("the first block of a WavLM encoder has no relative position embedding")
+            raise ValueError(
+                "the first block of a WavLM encoder has no relative position embedding"
+            )
         position = torch.arange(frames)
         bucket = self._bucket_of(position[None, :] - position[:, None])
         embedded: Tensor = self.rel_attn_embed(bucket)

@@ -1,1 +1,1 @@
-"""x"""
+"""The `speechquant` command and the wiring of the steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def _amplitude(db: float) -> float:
     return float(10.0 ** (db / 20.0))
 
 
-def _rms(wave: Waveform) -> float:
+def _rms(wave: NDArray[np.floating[Any]]) -> float:
     return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
 
 
@@ -60,8 +61,8 @@ def add_echo(
     # Reverberation time is defined by a decay of 60 dB: 10^-3 in amplitude.
     tail = rng.standard_normal(taps) * 10.0 ** (-3.0 * seconds / reverberation_seconds)
     size = len(wave) + taps
-    echo = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(tail, size), size)[: len(wave)]
-    echo = echo.astype(np.float32)
+    mixed = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(tail, size), size)
+    echo: Waveform = mixed[: len(wave)].astype(np.float32)
     level = _rms(wave) * _amplitude(echo_to_direct_db) / max(_rms(echo), 1e-12)
     return wave + np.float32(level) * echo
 

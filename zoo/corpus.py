@@ -22,9 +22,11 @@ CORPUS_VERSION = 1
 SAMPLE_RATE_HZ = 16_000
 SEED = 2025
 UTTERANCES = {"train": 15_000, "dev": 400, "test": 800}
+SPLITS = tuple(UTTERANCES)
 # A sentence's checksum decides its split, so no sentence is ever in two.
 _BUCKETS = {"dev": range(0, 5), "test": range(5, 15), "train": range(15, 100)}
 _CLIPS_PER_JOB = 50
+MANIFEST_NAME = "manifest.jsonl"
 
 OnStep = Callable[[int, int], None]
 
@@ -115,7 +117,7 @@ def render_split(split: str, folder: Path, on_step: OnStep | None = None) -> Pat
             done += 1
             if on_step is not None:
                 on_step(done, len(jobs))
-    manifest = folder / "manifest.jsonl"
+    manifest = folder / MANIFEST_NAME
     partial = manifest.with_suffix(".tmp")
     partial.write_text("".join(f"{line}\n" for line in _manifest_lines(folder, jobs)))
     partial.replace(manifest)
@@ -124,8 +126,16 @@ def render_split(split: str, folder: Path, on_step: OnStep | None = None) -> Pat
     return manifest
 
 
+def _cached_manifest(split: str) -> Path:
+    return cache_directory() / split / MANIFEST_NAME
+
+
+def is_rendered(split: str) -> bool:
+    """Return whether `split` is in the cache, whole."""
+    return _cached_manifest(split).exists()
+
+
 def corpus_manifest(split: str, on_step: OnStep | None = None) -> Path:
     """Return the manifest of `split` in the cache, rendering it first where it is not there."""
-    folder = cache_directory() / split
-    manifest = folder / "manifest.jsonl"
-    return manifest if manifest.exists() else render_split(split, folder, on_step)
+    manifest = _cached_manifest(split)
+    return manifest if manifest.exists() else render_split(split, manifest.parent, on_step)

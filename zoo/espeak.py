@@ -22,7 +22,7 @@ _SAMPLE_CALLBACK = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Utterance:
-    """One line to speak: rate in words a minute, pitch and pitch range on espeak's 0 to 100 scale."""
+    """One line to speak; rate in words a minute, pitch and its range on espeak's scale to 100."""
 
     text: str
     voice: str

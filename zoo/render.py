@@ -1,4 +1,4 @@
-"""A process of its own that renders some clips: `python -m speechquant.zoo.render FOLDER < jobs`."""
+"""A process that renders some clips: `python -m speechquant.zoo.render FOLDER < jobs`."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Sample:
 def split_speakers(
     clips: list[LabelledClip], held_out: int
 ) -> tuple[list[LabelledClip], list[LabelledClip]]:
-    """Return (seen, unseen): the clips of the last `held_out` speakers in alphabetical order are unseen."""
+    """Return (seen, unseen): the last `held_out` speakers in alphabetical order stay unseen."""
     speakers = sorted({clip.speaker or "" for clip in clips})
     unseen = set(speakers[len(speakers) - held_out :])
     return (
@@ -115,7 +115,7 @@ def load_samples(clips: list[LabelledClip]) -> list[Sample]:
 def join_short_clips(
     clips: list[LabelledClip], rng: random.Random, shorter_than_seconds: float = 1.0
 ) -> list[Sample]:
-    """Return samples in which clips of single words are strung together, each string one speaker's."""
+    """Return samples in which short clips of one speaker are strung together."""
     samples, short_of = [], dict[str, list[Sample]]()
     for clip in clips:
         sample = _sample_of(clip)
@@ -166,7 +166,7 @@ def batches(
         pool.sort(key=lambda sample: len(sample.wave) * rng.uniform(0.9, 1.1))
         groups: list[list[Sample]] = [[]]
         for sample in pool:
-            longest = max((len(other.wave) for other in [*groups[-1], sample]))
+            longest = max(len(other.wave) for other in [*groups[-1], sample])
             if groups[-1] and longest * (len(groups[-1]) + 1) > budget:
                 groups.append([])
             groups[-1].append(sample)
@@ -225,7 +225,9 @@ def ctc_loss(
 
 def greedy_text(ids: NDArray[np.int64]) -> str:
     """Return what a path through the labels says."""
-    kept = [label for i, label in enumerate(ids) if label != _BLANK and (i == 0 or label != ids[i - 1])]
+    kept = [
+        label for i, label in enumerate(ids) if label != _BLANK and (i == 0 or label != ids[i - 1])
+    ]
     return " ".join("".join(VOCABULARY[label] for label in kept).replace("|", " ").split())
 
 
@@ -273,7 +275,9 @@ class Run:
         def bare(key: str) -> str:
             return key.split(".", 1)[1] if key.split(".")[0] in MODEL_NAMES else key
 
-        given = {bare(key): value for key, value in load_file(checkpoint / "model.safetensors").items()}
+        given = {
+            bare(key): value for key, value in load_file(checkpoint / "model.safetensors").items()
+        }
         own = self.model.state_dict()
         taken = {
             key: given[bare(key)].float()
@@ -322,10 +326,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
         loss = ctc_loss(self.name, self.model, batch, rng)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.settings.gradient_norm
-        )
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
         # One clip in bfloat16 can overflow; a step that is no number would end the run.
         if math.isfinite(float(norm)):
             self.optimizer.step()
@@ -371,7 +373,9 @@ def _arguments() -> argparse.Namespace:
         default=[],
         help="PATH[,share=0.2][,hold_out=8]: a manifest or LibriSpeech folder to train on too",
     )
-    parser.add_argument("--warm-start", type=Path, help="checkpoint whose fitting weights are taken")
+    parser.add_argument(
+        "--warm-start", type=Path, help="checkpoint whose fitting weights are taken"
+    )
     parser.add_argument("--threads", type=int, help="threads of torch")
     defaults = asdict(Settings())
     for key, value in defaults.items():

@@ -1,0 +1,35 @@
+# `make demo` and `make test` need nothing but Python 3.10 or later: the rest is set up here.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(READY)
+	$(RUN)/speechquant demo --out demo-out
+
+test: $(READY)
+	$(RUN)/python -m pytest
+
+# Minutes instead of seconds: the true-size models.
+test-slow: $(READY)
+	$(RUN)/python -m pytest -m slow --timeout 1800
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(READY)
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,zoo,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-out build *.egg-info .pytest_cache .ruff_cache .mypy_cache

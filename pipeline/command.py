@@ -1,0 +1,65 @@
+"""The entry of the `speechquant` command: exit codes, and one line for every error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+DEBUG_FLAG = "--debug"
+_FAILURE = 1
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; the command-line library would answer a KeyboardInterrupt itself."""
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise Interrupted
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return _FAILURE
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code: 0, 1 (an error), 2 (usage)."""
+    debug = DEBUG_FLAG in arguments
+    try:
+        # Inside the try, so that Ctrl-C during the import is caught as well.
+        from speechquant.core.errors import SpeechquantError
+        from speechquant.pipeline.app import run_app
+
+        try:
+            return run_app([argument for argument in arguments if argument != DEBUG_FLAG])
+        except SpeechquantError as error:
+            if debug:
+                raise
+            return _fail(" ".join(str(error).split()))
+    except Interrupted:
+        return _fail("interrupted; nothing half-written was left behind")
+    except BrokenPipeError:
+        # Whoever read the output has gone; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILURE
+    except Exception as error:
+        if debug:
+            raise
+        detail = " ".join(str(error).split()) or "no message"
+        return _fail(
+            f"unexpected {type(error).__name__}: {detail}; run it again with {DEBUG_FLAG} "
+            "and report what it prints"
+        )
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What a command shows: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+OnStep = Callable[[int, int], None]
+
+
+def show_logs() -> None:
+    """Send the steps that the library logs to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("speechquant")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+
+
+def print_json(document: Any) -> None:
+    """Print the one JSON document of a command that was called with --json."""
+    print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings, text to the left and numbers to the right."""
+    columns = list(zip(*([headings, *rows]), strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    is_number = [bool(rows) and all(_is_numeric(cell) for cell in column[1:]) for column in columns]
+    for row in [headings, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(row, widths, is_number, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _is_numeric(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:2] in {"-0", "+0"}
+
+
+@contextmanager
+def progress(what: str) -> Iterator[OnStep | None]:
+    """Yield a callback that moves a bar on stderr, None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

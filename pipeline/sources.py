@@ -1,0 +1,54 @@
+"""What MODEL and DATA may be on the command line, `zoo:NAME` included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from speechquant.core.errors import CheckpointError, ManifestError, MissingPackageError
+from speechquant.core.manifests import LabelledClip, read_data_set
+
+ZOO_PREFIX = "zoo:"
+
+OnStep = Callable[[int, int], None]
+
+
+def checkpoint_of(model: str) -> str:
+    """Return the checkpoint folder of `zoo:NAME`, anything else as it is."""
+    if not model.startswith(ZOO_PREFIX):
+        return model
+    from speechquant.zoo.models import CHECKPOINTS, MODEL_NAMES
+
+    name = model.removeprefix(ZOO_PREFIX)
+    if name not in MODEL_NAMES:
+        known = ", ".join(ZOO_PREFIX + known for known in MODEL_NAMES)
+        raise CheckpointError(f"{model}: no such model in the zoo; choose {known}")
+    return str(CHECKPOINTS / name)
+
+
+def data_set_of(
+    data: str, *, require_text: bool, on_step: OnStep | None = None
+) -> list[LabelledClip]:
+    """Return the clips of a manifest, a LibriSpeech folder, or `zoo:train|dev|test`."""
+    if not data.startswith(ZOO_PREFIX):
+        return read_data_set(Path(data), require_text=require_text)
+    from speechquant.zoo.corpus import SPLITS
+
+    split = data.removeprefix(ZOO_PREFIX)
+    if split not in SPLITS:
+        known = ", ".join(ZOO_PREFIX + known for known in SPLITS)
+        raise ManifestError(f"{data}: no such part of the zoo's corpus; choose {known}")
+    return read_data_set(zoo_manifest(split, on_step), require_text=require_text)
+
+
+def zoo_manifest(split: str, on_step: OnStep | None = None) -> Path:
+    """Return the manifest of a part of the corpus, rendered on its first use."""
+    from importlib.util import find_spec
+
+    from speechquant.zoo.corpus import corpus_manifest, is_rendered
+
+    if not is_rendered(split) and find_spec("espeakng_loader") is None:
+        raise MissingPackageError(
+            "the zoo's corpus needs espeak-ng to render it: pip install 'speechquant[zoo]'"
+        )
+    return corpus_manifest(split, on_step)

@@ -1,0 +1,90 @@
+"""The command transcribe: files and folders in, lines or JSON out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from speechquant.core.audio import Waveform, audio_files_in, read_audio
+from speechquant.core.errors import AudioError
+from speechquant.engines.recognizer import MAX_CLIP_SECONDS, Recognizer, open_recognizer
+from speechquant.pipeline.console import print_json, progress
+
+_FILES_AT_ONCE = 64
+_NANOSECONDS = 1e9
+
+
+def _files_of(paths: list[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        found = audio_files_in(path) if path.is_dir() else [path]
+        if not found:
+            raise AudioError(f"{path}: no audio file in this folder; wav, flac, ogg, mp3 are read")
+        files += found
+    return files
+
+
+def _read(recognizer: Recognizer, file: Path, failures: list[str]) -> Waveform | None:
+    # One bad file among a thousand must not cost the other transcripts.
+    try:
+        wave = read_audio(file, recognizer.spec.sample_rate_hz, MAX_CLIP_SECONDS)
+        recognizer.check(wave, str(file))
+    except AudioError as error:
+        failures.append(str(error))
+        return None
+    return wave
+
+
+def _rows(
+    recognizer: Recognizer, files: list[Path], failures: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield one row a readable file, as soon as its group is done."""
+    remaining = iter(files)
+    while group := list(islice(remaining, _FILES_AT_ONCE)):
+        waves = {
+            file: wave for file in group if (wave := _read(recognizer, file, failures)) is not None
+        }
+        started = time.perf_counter_ns()
+        transcripts = recognizer.recognize(list(waves.values()))
+        compute_seconds = (time.perf_counter_ns() - started) / _NANOSECONDS
+        audio_seconds = sum(map(len, waves.values())) / recognizer.spec.sample_rate_hz
+        for (file, wave), transcript in zip(waves.items(), transcripts, strict=True):
+            seconds = len(wave) / recognizer.spec.sample_rate_hz
+            yield {
+                "path": str(file),
+                "text": transcript.text,
+                "seconds": seconds,
+                # Clips run in batches, so a clip's own time is its share of its group's.
+                "compute_seconds": compute_seconds * seconds / audio_seconds,
+                "words": [asdict(word) for word in transcript.words],
+            }
+
+
+def run_transcribe(bundle: Path, audio: list[Path], *, threads: int | None, as_json: bool) -> None:
+    """Transcribe every file; raises AudioError at the end where some could not be read."""
+    files = _files_of(audio)
+    failures: list[str] = []
+    rows = []
+    with (
+        open_recognizer(bundle, threads=threads) as recognizer,
+        progress("transcribing") as on_step,
+    ):
+        for row in _rows(recognizer, files, failures):
+            rows.append(row)
+            if not as_json:
+                print(f"{row['path']}\t{row['text']}", flush=True)
+            if on_step is not None:
+                on_step(len(rows) + len(failures), len(files))
+    if as_json:
+        print_json({"bundle": str(bundle), "clips": rows, "failures": failures})
+    if len(failures) == 1:
+        raise AudioError(failures[0])
+    if failures:
+        for failure in failures:
+            print(f"error: {failure}", file=sys.stderr)
+        raise AudioError(f"{len(failures)} of {len(files)} files could not be transcribed")

@@ -1,0 +1,63 @@
+"""The commands zoo list and zoo corpus."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from speechquant.core.errors import OptionError
+from speechquant.core.files import new_folder, refuse_existing
+from speechquant.pipeline.console import print_json, print_table, progress
+from speechquant.pipeline.sources import ZOO_PREFIX, zoo_manifest
+from speechquant.zoo.corpus import SPLITS
+from speechquant.zoo.models import CHECKPOINTS, MODEL_NAMES
+
+_BYTES_PER_MB = 1e6
+
+
+def _model_facts(name: str) -> dict[str, str | int]:
+    folder = CHECKPOINTS / name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {
+        "name": f"{ZOO_PREFIX}{name}",
+        "architecture": config["architectures"][0],
+        "front_end": f"{config['feat_extract_norm']} norm",
+        "blocks": config["num_hidden_layers"],
+        "size_bytes": sum(path.stat().st_size for path in folder.iterdir()),
+    }
+
+
+def run_list(*, as_json: bool) -> None:
+    """Show the models in the package."""
+    models = [_model_facts(name) for name in MODEL_NAMES]
+    if as_json:
+        print_json({"models": models})
+        return
+    rows = [
+        [*map(str, list(facts.values())[:-1]), f"{int(facts['size_bytes']) / _BYTES_PER_MB:.1f} MB"]
+        for facts in models
+    ]
+    print_table(["name", "architecture", "front end", "blocks", "size"], rows)
+
+
+def run_corpus(out: Path, splits: list[str] | None, *, force: bool, as_json: bool) -> None:
+    """Copy the parts of the corpus to a folder, rendering them first where they are not cached."""
+    chosen = splits or list(SPLITS)
+    for split in chosen:
+        if split not in SPLITS:
+            raise OptionError(f"--split {split}: no such part; choose {', '.join(SPLITS)}")
+    refuse_existing(out, force=force)
+    manifests = {}
+    for split in chosen:
+        with progress(f"rendering {split}") as on_step:
+            manifests[split] = zoo_manifest(split, on_step)
+    with new_folder(out, force=force) as folder:
+        for split, manifest in manifests.items():
+            shutil.copytree(manifest.parent, folder / split)
+    written = {split: str(out / split / "manifest.jsonl") for split in chosen}
+    if as_json:
+        print_json({"manifests": written})
+        return
+    for path in written.values():
+        print(path)
