@@ -14,6 +14,8 @@ from speechquant.core.errors import AudioError
 Waveform = NDArray[np.float32]
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
+# Formats whose header does not tell the exact length.
+_ESTIMATED_LENGTH = frozenset({"MP3", "OGG"})
 _WAV_SIZE_UNKNOWN = 0xFFFFFFFF  # what a program writes that streams a wav to a pipe
 
 
@@ -53,7 +55,7 @@ def check_samples(wave: Waveform, name: str) -> None:
     if not finite.all():
         first = int(np.argmin(finite))
         raise AudioError(
-            f"{name}: sample {first} is {wave[first]}, {int((~finite).sum())} samples are not "
+            f"{name}: sample {first} is {wave[first]}, and {int((~finite).sum()) - 1} more are not "
             f"finite; write the file again from its source"
         )
 
@@ -82,13 +84,14 @@ def read_audio(path: Path, sample_rate_hz: int, max_seconds: float | None = None
         with soundfile.SoundFile(path) as file:
             _refuse_too_long(path, file.frames / file.samplerate, max_seconds)
             announced, rate = file.frames, file.samplerate
+            is_estimate = file.format in _ESTIMATED_LENGTH
             channels = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(
             f"{path}: cannot be read as audio ({_one_line(error)}); "
             "wav, flac, ogg and mp3 files are read"
         ) from error
-    if len(channels) < announced:
+    if len(channels) < announced and not is_estimate:
         raise AudioError(
             f"{path}: truncated: {announced} samples announced, {len(channels)} are there; "
             "copy the file again"

@@ -73,8 +73,8 @@ class Recognizer:
         rate = self.spec.sample_rate_hz
         if len(wave) < self.spec.min_samples:
             raise AudioError(
-                f"{name}: {len(wave)} samples at {rate} Hz, the model needs at least "
-                f"{self.spec.min_samples} ({1000 * self.spec.min_samples / rate:.0f} ms); "
+                f"{name}: its length is {len(wave)} at {rate} Hz, the model needs at least "
+                f"{self.spec.min_samples} samples ({1000 * self.spec.min_samples / rate:.0f} ms); "
                 "leave the clip out"
             )
         if len(wave) > MAX_CLIP_SECONDS * rate:

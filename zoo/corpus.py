@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from speechquant.core.errors import StorageError
+from speechquant.core.files import storage_errors
 from speechquant.zoo.espeak import Utterance
 from speechquant.zoo.grammar import sentence, transcript_of
 from speechquant.zoo.voices import voices_of
@@ -89,12 +91,19 @@ def _jobs(clips: list[Clip]) -> list[list[Clip]]:
 def _render_job(job: list[Clip], folder: Path) -> None:
     # One process a job: espeak-ng carries state from clip to clip, and only a fresh process
     # makes the samples depend on nothing but the job.
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "speechquant.zoo.render", str(folder)],
         input=json.dumps([asdict(clip) for clip in job]),
         text=True,
-        check=True,
+        capture_output=True,
+        check=False,
     )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise StorageError(
+            f"{folder}: rendering the corpus failed ({reason}); check that there is room for it, "
+            "or point SPEECHQUANT_CACHE to another place"
+        )
 
 
 def _manifest_lines(folder: Path, jobs: list[list[Clip]]) -> list[str]:
@@ -108,15 +117,20 @@ def _manifest_lines(folder: Path, jobs: list[list[Clip]]) -> list[str]:
 
 def render_split(split: str, folder: Path, on_step: OnStep | None = None) -> Path:
     """Render `split` into `folder` and return its manifest; takes up where a killed run stopped."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     jobs = _jobs(plan_clips(split))
     missing = [job for job in jobs if not (folder / f"{job[0].name}.part").exists()]
     done = len(jobs) - len(missing)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
         for _ in pool.map(lambda job: _render_job(job, folder), missing):
             done += 1
             if on_step is not None:
                 on_step(done, len(jobs))
+    finally:
+        # Ctrl-C must not wait for the jobs that have not begun.
+        pool.shutdown(cancel_futures=True)
     manifest = folder / MANIFEST_NAME
     partial = manifest.with_suffix(".tmp")
     partial.write_text("".join(f"{line}\n" for line in _manifest_lines(folder, jobs)))

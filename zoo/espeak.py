@@ -14,6 +14,7 @@ _OUTPUT_RETRIEVAL = 1
 _PARAMETER_RATE, _PARAMETER_PITCH, _PARAMETER_RANGE = 1, 3, 4
 _TEXT_IS_UTF8, _TEXT_HAS_PHONEMES = 1, 0x100
 _POSITION_CHARACTER = 1
+_RANDOM_SEED = 1
 _SPELLED_A = re.compile(r"\bA\b")
 _SAMPLE_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -62,6 +63,8 @@ class EspeakSynthesizer:
         self._library.espeak_SetParameter(_PARAMETER_RATE, utterance.rate, 0)
         self._library.espeak_SetParameter(_PARAMETER_PITCH, utterance.pitch, 0)
         self._library.espeak_SetParameter(_PARAMETER_RANGE, utterance.pitch_range, 0)
+        # Breath and hoarseness are drawn at random, by default from the time of day.
+        self._library.espeak_ng_SetRandSeed(_RANDOM_SEED)
         text = _SPELLED_A.sub("[[eI]]", utterance.text).encode()
         flags = _TEXT_IS_UTF8 | _TEXT_HAS_PHONEMES
         self._chunks.clear()

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechquant.benchmarks import evaluate
+from speechquant.core.bundles import Bundle
+from speechquant.core.errors import AudioError, ManifestError
+from speechquant.core.manifests import LabelledClip
+from speechquant.engines import Recognizer, open_recognizer
+
+RATE_HZ = 16_000
+
+
+def clips(folder: Path, texts: Sequence[str | None], seconds: float = 1.0) -> list[LabelledClip]:
+    rows = []
+    for index, text in enumerate(texts):
+        path = folder / f"{index}.wav"
+        soundfile.write(path, np.full(int(seconds * RATE_HZ), 0.1), RATE_HZ)
+        rows.append(LabelledClip(path, text))
+    return rows
+
+
+class Parrot(Recognizer):
+    """Says what it is told to say."""
+
+    def __init__(self, bundle: Bundle, texts: list[str]) -> None:
+        self.spec = bundle.spec
+        self.texts = iter(texts)
+        self.groups: list[int] = []
+
+    def transcribe(self, waveforms: Sequence[Any], on_step: Any = None) -> list[str]:
+        self.groups.append(len(waveforms))
+        return [next(self.texts) for _ in waveforms]
+
+
+def test_errors_are_counted_on_normalised_texts(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    data = clips(tmp_path, ["Hello, World!", "one two three"])
+    result = evaluate(Parrot(tiny_bundle, ["hello world", "one too"]), data)
+    assert (result.words.errors, result.words.reference_length) == (2, 5)
+    assert (result.words.substitutions, result.words.deletions) == (1, 1)
+    # "two three" against "too": w becomes o, and " three" is missed.
+    assert (result.characters.errors, result.characters.reference_length) == (7, 24)
+    assert result.audio_seconds == 2.0
+    assert [clip.errors for clip in result.worst(5)] == [2]
+    assert result.worst(1)[0].hypothesis == "one too"
+    strict = evaluate(Parrot(tiny_bundle, ["hello world", "one too"]), data, normalizer="none")
+    assert strict.words.errors == 4
+
+
+def test_long_sets_are_read_group_by_group(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    data = clips(tmp_path, ["a"], 0.1) * 150
+    parrot = Parrot(tiny_bundle, ["a"] * 150)
+    steps: list[tuple[int, int]] = []
+    evaluate(parrot, data, on_step=lambda done, total: steps.append((done, total)))
+    assert parrot.groups == [64, 64, 22]
+    assert steps == [(64, 150), (128, 150), (150, 150)]
+
+
+def test_clip_without_text(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"1\.wav: has no text"):
+        evaluate(Parrot(tiny_bundle, ["a", "b"]), clips(tmp_path, ["a", None]))
+
+
+def test_clip_that_is_too_short_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with (
+        open_recognizer(tiny_bundle) as recognizer,
+        pytest.raises(AudioError, match=r"0\.wav: its length"),
+    ):
+        evaluate(recognizer, clips(tmp_path, ["a"], seconds=0.001))

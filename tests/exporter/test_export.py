@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import transformers
+from tiny import VARIANTS, save_tiny_checkpoint, tiny_model
+
+from speechquant.core.bundles import load_bundle
+from speechquant.core.errors import OutputExistsError, ParityError
+from speechquant.exporter import ctc, export
+from speechquant.exporter.ctc import export_with_parity
+from speechquant.exporter.parity import ParityResult
+
+RATE_HZ = 16_000
+# Left behind by fused attention with a mask, by weight norm, and by rounding divisions.
+DEBRIS = {"IsNaN", "Where", "Mod", "Sqrt", "ReduceL2", "Sign"}
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    save_tiny_checkpoint(request.param, folder / "checkpoint")
+    export(folder / "checkpoint", folder / "bundle")
+    return request.param, folder / "bundle"
+
+
+def run(bundle: Path, waves: np.ndarray, lengths: list[int]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(
+        bundle / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    feeds = {"input_values": waves.astype(np.float32), "input_lengths": np.array(lengths, np.int64)}
+    return session.run(None, feeds)[0]
+
+
+def torch_logits(variant: str, wave: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return (
+            tiny_model(variant)(torch.from_numpy(wave[None].astype(np.float32))).logits[0].numpy()
+        )
+
+
+@pytest.mark.parametrize("seconds", [0.025, 0.5, 5.0])
+def test_one_clip_equals_torch(exported: tuple[str, Path], seconds: float) -> None:
+    variant, bundle = exported
+    wave = np.random.default_rng(0).standard_normal(int(seconds * RATE_HZ))
+    logits = run(bundle, wave[None], [len(wave)])[0]
+    np.testing.assert_allclose(logits, torch_logits(variant, wave), atol=1e-4)
+
+
+def test_padded_batch_equals_each_clip_alone_where_promised(exported: tuple[str, Path]) -> None:
+    variant, bundle = exported
+    spec = load_bundle(bundle).spec
+    rng = np.random.default_rng(1)
+    lengths = [RATE_HZ * 2 + 5, RATE_HZ, RATE_HZ // 3]
+    # Loud rubbish in the padding, so that a leak shows.
+    waves = rng.standard_normal((3, lengths[0])) * 10
+    worst = 0.0
+    logits = run(bundle, waves, lengths)
+    for row, wave, length in zip(logits, waves, lengths, strict=True):
+        alone = torch_logits(variant, wave[:length])
+        worst = max(worst, np.abs(row[: spec.frames_of(length)] - alone).max())
+    assert spec.padding_exact == ("group" not in variant)
+    assert (worst < 1e-4) == spec.padding_exact
+    assert bool(spec.notes) == (not spec.padding_exact)
+
+
+def test_graph_is_clean(exported: tuple[str, Path]) -> None:
+    variant, bundle = exported
+    model = onnx.load(bundle / "model.onnx")
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert not DEBRIS & set(counts)
+    prefix, _ = VARIANTS[variant]
+    assert counts["Conv"] == 7 + (3 if prefix == "Data2VecAudio" else 1)
+    assert counts["Softmax"] == 2
+    assert not [node for node in model.graph.node if node.metadata_props]
+    assert model.opset_import[0].version == 20
+
+
+def test_every_weight_is_in_the_layer_map(exported: tuple[str, Path]) -> None:
+    variant, bundle = exported
+    model = onnx.load(bundle / "model.onnx")
+    constants = {tensor.name for tensor in model.graph.initializer}
+    weighted = [
+        node
+        for node in model.graph.node
+        if node.op_type in {"Conv", "MatMul", "Gemm"} and node.input[1] in constants
+    ]
+    spec = load_bundle(bundle).spec
+    assert {node.input[0] for node in weighted} == set(spec.layers)
+    gates = 2 if variant.startswith("wavlm") else 0
+    extra_positions = 2 if variant == "data2vec" else 0
+    # 7 convolutions, projection, position, head, and q k v out in out of each of two blocks.
+    assert len(weighted) == 7 + 3 + 2 * 6 + gates + extra_positions
+    expected = [*(f"conv.{i}" for i in range(7)), "feature_projection", "pos_conv"]
+    assert spec.layer_names == (*expected, "block.0", "block.1", "head")
+    for node in weighted:
+        layer = spec.layers[node.input[0]]
+        if layer.startswith("block."):
+            assert f"layers.{layer.removeprefix('block.')}." in node.input[1]
+
+
+def test_weight_norm_is_folded_to_the_value_torch_has(exported: tuple[str, Path]) -> None:
+    variant, bundle = exported
+    if variant == "data2vec":
+        pytest.skip("data2vec has no weight norm")
+    model = onnx.load(bundle / "model.onnx")
+    name = "encoder.pos_conv_embed.conv.weight"
+    (weight,) = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == name]
+    conv = tiny_model(variant).base_model.encoder.pos_conv_embed.conv
+    np.testing.assert_allclose(weight, conv.weight.detach().numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    first, second = export(tiny_checkpoint, tmp_path / "a"), export(tiny_checkpoint, tmp_path / "b")
+    assert first.files == second.files
+
+
+def test_export_refuses_a_graph_that_is_off(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speechquant.exporter.ctc_graph import CtcGraph
+
+    def spoiled(self: CtcGraph, hidden: torch.Tensor, score_bias: torch.Tensor) -> torch.Tensor:
+        for layer in self.encoder.layers[:-1]:  # the last block is forgotten
+            hidden = layer(hidden, attention_mask=score_bias)
+        return hidden
+
+    monkeypatch.setattr(CtcGraph, "_blocks", spoiled)
+    with pytest.raises(ParityError, match="off by"):
+        export(tiny_checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parity_is_checked_away_from_what_was_traced() -> None:
+    from speechquant.exporter.onnx_graph import _TRACED_SAMPLES
+
+    lengths = [int(s * RATE_HZ) for case in ctc.EXPORT_CASES_SECONDS for s in case]
+    assert not set(lengths) & set(_TRACED_SAMPLES)
+    assert {len(case) for case in ctc.EXPORT_CASES_SECONDS} == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("difference", "largest", "is_close"),
+    [(9e-5, 1.0, True), (2e-4, 1.0, False), (2e-4, 30.0, True), (float("nan"), 1.0, False)],
+)
+def test_tolerance_grows_with_the_logits(difference: float, largest: float, is_close: bool) -> None:
+    assert ParityResult((1.0,), difference, largest).is_close is is_close
+
+
+def test_existing_out_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputExistsError):
+        export("no/such-checkpoint", tmp_path / "out")
+
+
+def test_made_from_names_the_source(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    bundle = export(tiny_checkpoint, tmp_path / "out", name="zoo:tiny")
+    assert bundle.made_from["checkpoint"] == "zoo:tiny"
+    assert bundle.made_from["tools"]["torch"] == torch.__version__
+    assert bundle.made_from["tools"]["transformers"] == transformers.__version__
+
+
+def test_processor_saved_as_one_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import shutil
+
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    settings = json.loads((checkpoint / "preprocessor_config.json").read_text())
+    (checkpoint / "preprocessor_config.json").unlink()
+    combined = {"feature_extractor": {**settings, "do_normalize": False}}
+    (checkpoint / "processor_config.json").write_text(json.dumps(combined))
+    bundle = export(checkpoint, tmp_path / "out")
+    assert bundle.spec.normalize_waveform is False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wav2vec2-base", "hubert-large"])
+def test_true_size_parity(name: str, tmp_path: Path) -> None:
+    cases = ((1.0,), (7.3,), (20.0,), (20.0, 7.3, 1.0))
+    _, results = export_with_parity(f"random:{name}", tmp_path / "out", cases_seconds=cases)
+    assert max(result.max_difference for result in results) <= 1e-4

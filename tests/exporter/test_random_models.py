@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from speechquant.core.errors import CheckpointError
+from speechquant.exporter.random_models import CONFIGURATIONS, random_model
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # What transformers counts for facebook/wav2vec2-base-960h and facebook/hubert-base-ls960 with
+    # a head of 32 labels.
+    [("wav2vec2-base", 94_396_320), ("hubert-base", 94_396_320)],
+)
+def test_base_models_have_their_true_size(name: str, parameters: int) -> None:
+    assert random_model(name).num_parameters() == parameters
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-large", "hubert-large"])
+def test_large_models_are_configured_as_the_published_ones(name: str) -> None:
+    _, options = CONFIGURATIONS[name]
+    assert options["num_hidden_layers"] == 24
+    assert (options["feat_extract_norm"], options["do_stable_layer_norm"]) == ("layer", True)
+
+
+def test_weights_are_the_same_every_time_and_leave_the_seed_alone() -> None:
+    import torch
+
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = random_model("hubert-base").lm_head.weight
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(first, random_model("hubert-base").lm_head.weight)
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(CheckpointError, match="random:hubert-large"):
+        random_model("whale")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from bad_inputs import (
+    CASES,
+    FULL_DISK_LINE,
+    INTERRUPTED_LINE,
+    Case,
+    Workspace,
+    error_lines,
+    interrupted_export,
+    on_full_disk,
+)
+
+from speechquant.core.bundles import Bundle
+from speechquant.pipeline.command import run
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, tiny_bundle: Bundle, tiny_checkpoint: Path) -> Workspace:
+    return Workspace(tmp_path, tiny_bundle.folder, tiny_checkpoint)
+
+
+def hidden_files(folder: Path) -> list[Path]:
+    return list(folder.rglob(".*"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_one_clear_line(
+    case: Case, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(argument) for argument in case.arguments(workspace)]
+    capsys.readouterr()
+    code = run(arguments)
+    captured = capsys.readouterr()
+    assert code == 1
+    (line,) = error_lines(captured.err)
+    assert line.startswith("error: ")
+    assert "unexpected" not in line
+    assert re.search(case.expected, line), line
+    if case.must_not_exist:
+        assert not workspace.path(case.must_not_exist).exists()
+    assert hidden_files(workspace.root) == []
+
+
+def test_full_disk(workspace: Workspace) -> None:
+    done = on_full_disk(workspace)
+    if done is None:
+        pytest.skip("this machine lets nobody mount a small file system")
+    assert done.returncode == 1
+    assert re.search(FULL_DISK_LINE, error_lines(done.stderr)[-1])
+    assert done.stdout == ""  # nothing is left on the disk
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 1.0, 2.5, 4.0])
+def test_interrupt_at_any_moment(workspace: Workspace, seconds: float) -> None:
+    done = interrupted_export(workspace, seconds)
+    if done.returncode == 0:
+        pytest.skip("the export was faster than the interrupt")
+    assert done.returncode in {1, -2}  # -2: before the command's first line, nothing to print yet
+    if done.returncode == 1:
+        assert re.search(INTERRUPTED_LINE, error_lines(done.stderr)[-1])
+        assert "Traceback" not in done.stderr
+    assert not workspace.path("interrupted").exists()
+    assert hidden_files(workspace.root) == []

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechquant.core.bundles import Bundle
+from speechquant.pipeline import sources
+from speechquant.pipeline.command import run
+
+RATE_HZ = 16_000
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder of three clips with a manifest."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(3):
+        name = f"{index}.wav"
+        soundfile.write(folder / name, rng.uniform(-0.1, 0.1, RATE_HZ * (index + 1)), RATE_HZ)
+        rows.append({"audio_filepath": name, "text": f"Word {index}", "duration": index + 1.0})
+    (folder / "manifest.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+def output(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert run([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_export_and_inspect(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    exported = json.loads(output(["export", tiny_checkpoint, out, "--json"], capsys))
+    assert exported["architecture"] == "HubertForCTC"
+    assert max(case["max_difference"] for case in exported["parity"]) <= 1e-4
+    inspected = json.loads(output(["inspect", out, "--json"], capsys))
+    assert exported == {**inspected, "parity": exported["parity"]}
+    assert inspected["layers"][-1] == "head"
+    text = output(["inspect", out], capsys)
+    assert "HubertForCTC" in text
+    assert "conv.0, conv.1" in text
+
+
+def test_transcribe(tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments: list[object] = ["transcribe", tiny_bundle.folder, clips]
+    lines = output(arguments, capsys).splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(clips / f"{i}.wav") for i in range(3)]
+    document = json.loads(output([*arguments, "--json"], capsys))
+    assert [f"{row['path']}\t{row['text']}" for row in document["clips"]] == lines
+    assert [row["seconds"] for row in document["clips"]] == [1.0, 2.0, 3.0]
+    assert all(row["compute_seconds"] > 0 for row in document["clips"])
+    for row in document["clips"]:
+        assert " ".join(word["text"] for word in row["words"]) == row["text"]
+        starts = [word["start"] for word in row["words"]]
+        assert starts == sorted(starts)
+        assert all(word["end"] <= row["seconds"] for word in row["words"])
+
+
+def test_one_bad_file_does_not_cost_the_others(
+    tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clips / "bad.wav").write_text("no audio")
+    assert run(["transcribe", str(tiny_bundle.folder), str(clips)]) == 1
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 3
+    assert captured.err.count("error:") == 1
+    (clips / "worse.wav").write_text("no audio")
+    assert run(["transcribe", str(tiny_bundle.folder), str(clips)]) == 1
+    assert "2 of 5 files could not be transcribed" in capsys.readouterr().err
+
+
+def test_evaluate(tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments: list[object] = ["evaluate", tiny_bundle.folder, "--data", clips]
+    document = json.loads(output([*arguments, "--json"], capsys))
+    assert document["wer"]["reference_length"] == 6
+    assert document["audio_seconds"] == 6.0
+    assert len(document["clips"]) == 3
+    limited = json.loads(output([*arguments, "--limit", "1", "--json"], capsys))
+    assert [clip["reference"] for clip in limited["clips"]] == ["word 0"]
+    text = output([*arguments, "--worst", "1"], capsys)
+    assert f"{100 * document['wer']['rate']:.2f} %" in text
+    assert text.count("  said ") == 1
+
+
+def test_zoo_list(capsys: pytest.CaptureFixture[str]) -> None:
+    models = json.loads(output(["zoo", "list", "--json"], capsys))["models"]
+    assert [model["name"] for model in models] == ["zoo:wav2vec2", "zoo:hubert"]
+    assert all(0 < model["size_bytes"] <= 12e6 for model in models)
+    assert "zoo:hubert" in output(["zoo", "list"], capsys)
+
+
+def test_zoo_corpus(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from speechquant.pipeline import zoo
+
+    monkeypatch.setattr(zoo, "zoo_manifest", lambda split, on_step: clips / "manifest.jsonl")
+    out = tmp_path / "corpus"
+    arguments: list[object] = ["zoo", "corpus", out, "--split", "dev", "--json"]
+    assert json.loads(output(arguments, capsys)) == {
+        "manifests": {"dev": str(out / "dev" / "manifest.jsonl")}
+    }
+    assert sorted(path.name for path in (out / "dev").iterdir()) == sorted(
+        path.name for path in clips.iterdir()
+    )
+    assert run(["zoo", "corpus", str(out)]) == 1
+    assert run(["zoo", "corpus", str(tmp_path / "x"), "--split", "valid"]) == 1
+    assert "--split valid: no such part" in capsys.readouterr().err
+
+
+def test_demo(
+    tiny_checkpoint: Path,
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from speechquant.pipeline import demo
+
+    monkeypatch.setattr(demo, "checkpoint_of", lambda model: str(tiny_checkpoint))
+    monkeypatch.setattr(demo, "data_set_of", lambda data, **options: sources.read_data_set(clips))
+    text = output(["demo", "--out", tmp_path / "out"], capsys)
+    assert text.count("said ") == text.count("heard ") == 3
+    assert "error rate" in text
+    document = json.loads(output(["demo", "--out", tmp_path / "out", "--json"], capsys))
+    assert document["wer"]["reference_length"] == 6
+
+
+def test_transcribe_imports_neither_torch_nor_transformers(
+    tiny_bundle: Bundle, clips: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'onnx'): sys.modules[name] = None\n"
+        "from speechquant.pipeline.command import run\n"
+        f"sys.exit(run(['transcribe', {str(tiny_bundle.folder)!r}, {str(clips)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_export_without_its_packages_names_them(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['onnxscript'] = None\n"
+        "from speechquant.pipeline.command import run\n"
+        f"sys.exit(run(['export', 'random:hubert-base', {str(tmp_path / 'out')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "export needs torch, onnxscript: pip install 'speechquant[export]'" in done.stderr
+
+
+def test_corpus_without_espeak_names_its_extra(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        f"os.environ['SPEECHQUANT_CACHE'] = {str(tmp_path)!r}\n"
+        "sys.modules['espeakng_loader'] = None\n"
+        "from speechquant.pipeline.command import run\n"
+        f"sys.exit(run(['zoo', 'corpus', {str(tmp_path / 'out')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'speechquant[zoo]'" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["export"], ["export", "a", "b", "--no"]])
+def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
+    assert run(arguments) == 2
+
+
+def test_debug_shows_the_error_itself(tmp_path: Path) -> None:
+    from speechquant.core.errors import BundleError
+
+    with pytest.raises(BundleError):
+        run(["inspect", str(tmp_path), "--debug"])
+
+
+def test_unexpected_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from speechquant.pipeline import steps
+
+    def broken(_: Path) -> None:
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr(steps, "load_bundle", broken)
+    assert run(["inspect", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: unexpected RuntimeError: first second; run it again with --debug"
+    )
+    assert len(error.splitlines()) == 1
+
+
+def test_reader_that_goes_away_is_no_error(tiny_bundle: Bundle) -> None:
+    if shutil.which("true") is None:
+        pytest.skip("needs a shell")
+    command = (
+        f"{sys.executable} -m speechquant.pipeline.command inspect {tiny_bundle.folder} | true"
+    )
+    done = subprocess.run(["sh", "-c", command], text=True, capture_output=True, check=False)
+    assert "Traceback" not in done.stderr

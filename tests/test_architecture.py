@@ -1,0 +1,156 @@
+"""What holds the folders together: directions of import, packaging, what loads what."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+
+_STEPS = {"exporter", "calibrators", "engines", "zoo", "students"}
+# Who may import whom; everyone may import itself.
+ALLOWED = {
+    "core": set(),
+    **{step: {"core"} for step in _STEPS},
+    "benchmarks": {"core", *_STEPS},
+    "pipeline": {"core", "benchmarks", *_STEPS},
+}
+OPTIONAL = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "espeakng_loader",
+    "safetensors",
+)
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [
+        (f"speechquant.{folder}.{path.stem}", path)
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).glob("*.py"))
+        if path.stem != "__init__"
+    ]
+
+
+def imported_names(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize(("module", "path"), modules())
+def test_imports_point_one_way(module: str, path: Path) -> None:
+    folder = module.split(".")[1]
+    imported = {
+        name.split(".")[1] for name in imported_names(path) if name.startswith("speechquant.")
+    }
+    assert imported - {folder} <= ALLOWED[folder]
+
+
+def test_every_folder_is_packaged_and_typed() -> None:
+    named = [f"speechquant.{folder}" for folder in FOLDERS]
+    assert sorted(SETUPTOOLS["packages"]) == named
+    assert SETUPTOOLS["package-dir"] == {
+        name: name.split(".")[1] for name in SETUPTOOLS["packages"]
+    }
+    assert sorted(SETUPTOOLS["package-data"]) == named
+    for folder in FOLDERS:
+        assert (ROOT / "typings" / "speechquant" / folder).resolve() == ROOT / folder
+        assert (ROOT / folder / "py.typed").is_file()
+
+
+def test_speechquant_is_a_namespace() -> None:
+    assert not (ROOT / "speechquant").exists()
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# Modules that are made of an optional package; they are imported by functions that need it.
+NEEDS_OPTIONAL = {
+    "speechquant.exporter.ctc_graph": "torch",
+    "speechquant.exporter.wavlm_attention": "torch",
+}
+
+
+def test_every_module_imports_without_the_optional_packages() -> None:
+    names = [name for name, _ in modules() if name not in NEEDS_OPTIONAL]
+    python(
+        "import importlib, sys\n"
+        f"for name in {OPTIONAL!r}: sys.modules[name] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "package", ["core", "exporter", "engines", "benchmarks", "zoo", "pipeline"]
+)
+def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
+    heavy = ("torch", "transformers", "onnx", "onnxruntime", "matplotlib")
+    loaded = python(
+        f"import sys, speechquant.{package}\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    assert loaded.strip() == "[]"
+
+
+def test_help_loads_no_numpy() -> None:
+    loaded = python(
+        "import sys\nfrom speechquant.pipeline.command import run\n"
+        "code = run(['--help'])\n"
+        "print(code, [n for n in ('numpy', 'torch', 'onnxruntime', 'soundfile') if n in sys.modules])"
+    )
+    assert loaded.strip().splitlines()[-1] == "0 []"
+
+
+def test_no_path_of_a_machine_and_no_registry_in_the_repository() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, text=True, capture_output=True, check=True
+    ).stdout.split("\0")
+    forbidden = [
+        f"{os.sep}work{os.sep}",
+        f"{os.sep}root{os.sep}",
+        "http" + "s://pypi",
+        "index" + "-url",
+    ]
+    for name in tracked:
+        path = ROOT / name
+        if not name or path.is_symlink() or path.suffix in {".safetensors", ".png"}:
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert not [word for word in forbidden if word in text], name
+
+
+def test_readme_names_every_command() -> None:
+    from typer.main import get_command
+
+    from speechquant.pipeline.app import app
+
+    readme = (ROOT / "README.md").read_text()
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    lines = [
+        f"speechquant {name} {inner}" if inner else f"speechquant {name}"
+        for name, command in commands.items()
+        for inner in getattr(command, "commands", {"": None})
+    ]
+    assert len(lines) >= 7
+    assert not [line for line in lines if line not in readme]

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from speechquant.benchmarks import evaluate
+from speechquant.core.audio import read_audio
+from speechquant.core.bundles import Bundle
+from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.wer import score_wer
+from speechquant.engines import open_recognizer
+from speechquant.exporter.ctc import export_with_parity
+from speechquant.exporter.parity import ParityResult
+from speechquant.zoo.corpus import corpus_manifest
+from speechquant.zoo.models import CHECKPOINTS, MODEL_NAMES, VOCABULARY, token_ids
+
+RATE_HZ = 16_000
+SCORED_CLIPS = 60
+PARITY_SECONDS = ((1.0,), (7.3,), (20.0,), (20.0, 7.3, 1.0))
+
+
+@pytest.fixture(scope="module", params=MODEL_NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, list[ParityResult]]:
+    out = tmp_path_factory.mktemp("zoo") / name
+    return export_with_parity(CHECKPOINTS / name, out, cases_seconds=PARITY_SECONDS)
+
+
+@cache
+def clips() -> list[LabelledClip]:
+    return read_data_set(corpus_manifest("test"))[:SCORED_CLIPS]
+
+
+def torch_texts(name: str, waves: list[np.ndarray]) -> list[str]:
+    """Return what transformers hears with its own model, feature extractor and tokenizer."""
+    folder = CHECKPOINTS / name
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    model = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32).eval()
+    features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
+    tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(folder)
+    texts = []
+    with torch.inference_mode():
+        for wave in waves:
+            fed = features(wave, sampling_rate=RATE_HZ, return_tensors="pt")
+            best = model(fed["input_values"]).logits.argmax(-1)[0]
+            texts.append(tokenizer.decode(best))
+    return texts
+
+
+def test_logits_equal_torch_at_every_length(exported: tuple[Bundle, list[ParityResult]]) -> None:
+    _, results = exported
+    assert [result.seconds for result in results] == list(PARITY_SECONDS)
+    assert max(result.max_difference for result in results) <= 1e-4
+
+
+def test_bundle_and_torch_make_the_same_errors(
+    name: str, exported: tuple[Bundle, list[ParityResult]]
+) -> None:
+    waves = [read_audio(clip.path, RATE_HZ) for clip in clips()]
+    references = [clip.text or "" for clip in clips()]
+    expected = score_wer(references, torch_texts(name, waves))
+    with open_recognizer(exported[0]) as recognizer:
+        result = evaluate(recognizer, clips())
+    assert result.words.errors == expected.errors
+    # A model that hears nothing would make the same errors everywhere too.
+    assert expected.rate < 0.5
+
+
+def test_checkpoint_fits_the_package(name: str) -> None:
+    folder = CHECKPOINTS / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 12e6
+    config = json.loads((folder / "config.json").read_text())
+    assert config["conv_kernel"] == [10, 3, 3, 3, 3, 2, 2]
+    assert config["conv_stride"] == [5, 2, 2, 2, 2, 2, 2]
+    assert config["feat_extract_norm"] == {"wav2vec2": "group", "hubert": "layer"}[name]
+    assert config["do_stable_layer_norm"] is (name == "hubert")
+
+
+def test_labels_spell_the_text() -> None:
+    ids = token_ids("it's one")
+    assert [VOCABULARY[i] for i in ids] == ["i", "t", "'", "s", "|", "o", "n", "e"]
+    assert len(set(VOCABULARY)) == len(VOCABULARY) == 32
+
+
+def test_saved_files_are_what_transformers_reads(name: str) -> None:
+    vocabulary = json.loads((CHECKPOINTS / name / "vocab.json").read_text())
+    assert list(vocabulary) == list(VOCABULARY)
+    preprocessor = json.loads((CHECKPOINTS / name / "preprocessor_config.json").read_text())
+    assert preprocessor["do_normalize"] is True
+    assert preprocessor["return_attention_mask"] is (name == "hubert")
+
+
+def test_every_model_on_disk_is_in_the_list() -> None:
+    folders = sorted(path.name for path in Path(CHECKPOINTS).iterdir() if path.is_dir())
+    assert folders == sorted(MODEL_NAMES)
