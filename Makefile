@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow lint format bad-inputs float-tables clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -24,6 +24,13 @@ lint: $(READY)
 format: $(READY)
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
+
+bad-inputs: $(READY)
+	$(RUN)/python tests/bad_inputs.py > docs/results/bad-inputs.md
+
+# DATA='--data PATH/an4-train,hold_out=8' adds a set of real voices.
+float-tables: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.float_tables $(DATA) > docs/results/float.md
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

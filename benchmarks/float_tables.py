@@ -27,7 +27,7 @@ from speechquant.engines.recognizer import open_recognizer
 from speechquant.exporter.ctc import export, export_with_parity
 from speechquant.exporter.random_models import PREFIX
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.models import CHECKPOINTS, MODEL_NAMES
+from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 from speechquant.zoo.train import Extra, split_speakers
 
 PARITY_SECONDS = ((1.0,), (7.3,), (20.0,), (20.0, 7.3, 1.0))
@@ -53,7 +53,7 @@ def print_parity(folder: Path) -> None:
     """Print max |ONNX - torch| for batches of each length."""
     lengths = [" + ".join(f"{second:g} s" for second in case) for case in PARITY_SECONDS]
     print_heading("Parity: max abs(ONNX - torch) of the logits", "model", *lengths, "largest logit")
-    sources = {f"zoo:{name}": str(CHECKPOINTS / name) for name in MODEL_NAMES}
+    sources = {f"zoo:{name}": str(TRAINED_MODELS / name) for name in MODEL_NAMES}
     sources |= {f"{PREFIX}{name}": f"{PREFIX}{name}" for name in _RANDOM_MODELS}
     for name, source in sources.items():
         _, results = export_with_parity(
@@ -80,7 +80,7 @@ def print_export_cost(folder: Path) -> None:
 
 
 def score_torch(checkpoint: Path, clips: Sequence[LabelledClip]) -> ErrorRate:
-    """Return the word errors of transformers' own model, feature extractor and tokenizer."""
+    """Return the word errors of transformers' own model and tokenizer."""
     import torch
     import transformers
 
@@ -115,9 +115,12 @@ def print_accuracy(folder: Path, extra: Sequence[Extra]) -> None:
         unseen = split_speakers(clips, further.hold_out_speakers)[1]
         sets[further.source.name] = unseen or clips
     for name in MODEL_NAMES:
-        bundle = export(CHECKPOINTS / name, folder / name, name=f"zoo:{name}")
+        bundle = export(TRAINED_MODELS / name, folder / name, name=f"zoo:{name}")
         for data, clips in sets.items():
-            errors, reference = score_bundle(bundle, clips), score_torch(CHECKPOINTS / name, clips)
+            errors, reference = (
+                score_bundle(bundle, clips),
+                score_torch(TRAINED_MODELS / name, clips),
+            )
             print_row(
                 f"zoo:{name}",
                 data,

@@ -17,13 +17,13 @@ def checkpoint_of(model: str) -> str:
     """Return the checkpoint folder of `zoo:NAME`, anything else as it is."""
     if not model.startswith(ZOO_PREFIX):
         return model
-    from speechquant.zoo.models import CHECKPOINTS, MODEL_NAMES
+    from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 
     name = model.removeprefix(ZOO_PREFIX)
     if name not in MODEL_NAMES:
         known = ", ".join(ZOO_PREFIX + known for known in MODEL_NAMES)
         raise CheckpointError(f"{model}: no such model in the zoo; choose {known}")
-    return str(CHECKPOINTS / name)
+    return str(TRAINED_MODELS / name)
 
 
 def data_set_of(

@@ -11,13 +11,13 @@ from speechquant.core.files import new_folder, refuse_existing
 from speechquant.pipeline.console import print_json, print_table, progress
 from speechquant.pipeline.sources import ZOO_PREFIX, zoo_manifest
 from speechquant.zoo.corpus import SPLITS
-from speechquant.zoo.models import CHECKPOINTS, MODEL_NAMES
+from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 
 _BYTES_PER_MB = 1e6
 
 
 def _model_facts(name: str) -> dict[str, str | int]:
-    folder = CHECKPOINTS / name
+    folder = TRAINED_MODELS / name
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {
         "name": f"{ZOO_PREFIX}{name}",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+# The hyphen keeps setuptools from taking the folders for packages.
+TRAINED_MODELS = Path(__file__).parent / "trained-models"
 MODEL_NAMES = ("wav2vec2", "hubert")
 
 # Blank first, as CTC in Hugging Face has it; "|" stands for the space between words.

@@ -255,7 +255,8 @@ def keep_layout_through_norms(model: PreTrainedModel) -> None:
 
     Left transposed, the backward pass of the activation that follows takes six times as long.
     """
-    for layer in model.base_model.feature_extractor.conv_layers:
+    extractor: Any = model.base_model.feature_extractor
+    for layer in extractor.conv_layers:
         if model.config.feat_extract_norm == "layer":
             layer.forward = _contiguous_forward(layer)
 

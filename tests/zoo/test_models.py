@@ -18,7 +18,7 @@ from speechquant.engines import open_recognizer
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.models import CHECKPOINTS, MODEL_NAMES, VOCABULARY, token_ids
+from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS, VOCABULARY, token_ids
 
 RATE_HZ = 16_000
 SCORED_CLIPS = 60
@@ -35,7 +35,7 @@ def exported(
     name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Bundle, list[ParityResult]]:
     out = tmp_path_factory.mktemp("zoo") / name
-    return export_with_parity(CHECKPOINTS / name, out, cases_seconds=PARITY_SECONDS)
+    return export_with_parity(TRAINED_MODELS / name, out, cases_seconds=PARITY_SECONDS)
 
 
 @cache
@@ -45,7 +45,7 @@ def clips() -> list[LabelledClip]:
 
 def torch_texts(name: str, waves: list[np.ndarray]) -> list[str]:
     """Return what transformers hears with its own model, feature extractor and tokenizer."""
-    folder = CHECKPOINTS / name
+    folder = TRAINED_MODELS / name
     architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
     model = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32).eval()
     features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
@@ -79,7 +79,7 @@ def test_bundle_and_torch_make_the_same_errors(
 
 
 def test_checkpoint_fits_the_package(name: str) -> None:
-    folder = CHECKPOINTS / name
+    folder = TRAINED_MODELS / name
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 12e6
     config = json.loads((folder / "config.json").read_text())
     assert config["conv_kernel"] == [10, 3, 3, 3, 3, 2, 2]
@@ -95,13 +95,13 @@ def test_labels_spell_the_text() -> None:
 
 
 def test_saved_files_are_what_transformers_reads(name: str) -> None:
-    vocabulary = json.loads((CHECKPOINTS / name / "vocab.json").read_text())
+    vocabulary = json.loads((TRAINED_MODELS / name / "vocab.json").read_text())
     assert list(vocabulary) == list(VOCABULARY)
-    preprocessor = json.loads((CHECKPOINTS / name / "preprocessor_config.json").read_text())
+    preprocessor = json.loads((TRAINED_MODELS / name / "preprocessor_config.json").read_text())
     assert preprocessor["do_normalize"] is True
     assert preprocessor["return_attention_mask"] is (name == "hubert")
 
 
 def test_every_model_on_disk_is_in_the_list() -> None:
-    folders = sorted(path.name for path in Path(CHECKPOINTS).iterdir() if path.is_dir())
+    folders = sorted(path.name for path in Path(TRAINED_MODELS).iterdir() if path.is_dir())
     assert folders == sorted(MODEL_NAMES)
