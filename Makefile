@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.10 or later: the rest is set up here.
+# `make demo` and `make test` need nothing but Python 3.11 or later: the rest is set up here.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin

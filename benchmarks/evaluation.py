@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from speechquant.core.audio import read_audio
 from speechquant.core.errors import ManifestError
 from speechquant.core.manifests import LabelledClip
+from speechquant.core.progress import OnStep
 from speechquant.core.text import normalizer as normalizer_named
 from speechquant.core.wer import ErrorRate, score_cer, score_wer
 from speechquant.engines.recognizer import MAX_CLIP_SECONDS, Recognizer
-
-OnStep = Callable[[int, int], None]
 
 _CLIPS_AT_ONCE = 64  # how many waveforms are held while they are batched by length
 _NANOSECONDS = 1e9
@@ -72,8 +71,9 @@ def evaluate(
         for clip, wave in zip(chunk, waves, strict=True):
             recognizer.check(wave, str(clip.path))
         started = time.perf_counter_ns()
-        hypotheses += map(normalize, recognizer.transcribe(waves))
+        heard = recognizer.transcribe(waves)
         nanoseconds += time.perf_counter_ns() - started
+        hypotheses += map(normalize, heard)
         samples += sum(map(len, waves))
         if on_step is not None:
             on_step(len(hypotheses), len(clips))

@@ -16,7 +16,8 @@ Waveform = NDArray[np.float32]
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
 # Formats whose header does not tell the exact length.
 _ESTIMATED_LENGTH = frozenset({"MP3", "OGG"})
-_WAV_SIZE_UNKNOWN = 0xFFFFFFFF  # what a program writes that streams a wav to a pipe
+# What programs write that stream a wav to a pipe: 0xFFFFFFFF, or the largest even sizes of 31 bits.
+_WAV_SIZE_UNKNOWN = 0x7FFF0000
 
 
 def _wav_data_bytes(file: BinaryIO) -> tuple[int, int] | None:
@@ -40,7 +41,7 @@ def _refuse_truncated_wav(path: Path) -> None:
     if sizes is None:
         return
     announced, present = sizes
-    if announced != _WAV_SIZE_UNKNOWN and present < announced:
+    if announced < _WAV_SIZE_UNKNOWN and present < announced:
         raise AudioError(
             f"{path}: truncated: its header announces {announced} bytes of samples, "
             f"{present} are there; copy the file again"
@@ -77,16 +78,18 @@ def read_audio(path: Path, sample_rate_hz: int, max_seconds: float | None = None
     """
     import soundfile
 
-    if not path.is_file():
-        raise AudioError(f"{path}: no such audio file; check the path")
     try:
+        if not path.is_file():
+            raise AudioError(f"{path}: no such audio file; check the path")
         _refuse_truncated_wav(path)
         with soundfile.SoundFile(path) as file:
-            _refuse_too_long(path, file.frames / file.samplerate, max_seconds)
+            if max_seconds is not None:
+                refuse_too_long(str(path), file.frames / file.samplerate, max_seconds)
             announced, rate = file.frames, file.samplerate
             is_estimate = file.format in _ESTIMATED_LENGTH
             channels = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
+    # soundfile answers a suffix it takes for headerless samples with a TypeError.
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise AudioError(
             f"{path}: cannot be read as audio ({_one_line(error)}); "
             "wav, flac, ogg and mp3 files are read"
@@ -96,15 +99,16 @@ def read_audio(path: Path, sample_rate_hz: int, max_seconds: float | None = None
             f"{path}: truncated: {announced} samples announced, {len(channels)} are there; "
             "copy the file again"
         )
-    wave = channels.mean(axis=1, dtype=np.float32)
-    check_samples(wave, str(path))
-    return resample(wave, rate, sample_rate_hz)
+    for channel in channels.T:
+        check_samples(channel, str(path))
+    return resample(channels.mean(axis=1, dtype=np.float32), rate, sample_rate_hz)
 
 
-def _refuse_too_long(path: Path, seconds: float, max_seconds: float | None) -> None:
-    if max_seconds is not None and seconds > max_seconds:
+def refuse_too_long(name: str, seconds: float, max_seconds: float) -> None:
+    """Raise AudioError, naming the clip, where it is longer than `max_seconds`."""
+    if seconds > max_seconds:
         raise AudioError(
-            f"{path}: {seconds:.0f} s of audio, at most {max_seconds:.0f} s go through the model "
+            f"{name}: {seconds:.0f} s of audio, at most {max_seconds:.0f} s go through the model "
             "at once; cut the clip at pauses"
         )
 
@@ -115,4 +119,8 @@ def _one_line(error: Exception) -> str:
 
 def audio_files_in(folder: Path) -> list[Path]:
     """Return every audio file below `folder`, in the order of their names."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +40,14 @@ class CtcDecoding:
     lower_case: bool = False
 
 
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Return how many samples one frame of stacked convolutions sees."""
+    samples = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What a graph is and what it takes.
@@ -72,12 +80,7 @@ class ModelSpec:
     @property
     def min_samples(self) -> int:
         """The samples that give one frame."""
-        samples = 1
-        for kernel, stride in zip(
-            reversed(self.conv_kernels), reversed(self.conv_strides), strict=True
-        ):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        return receptive_field(self.conv_kernels, self.conv_strides)
 
     def frames_of(self, samples: int) -> int:
         """Return the frames that the convolutions make of `samples`."""
@@ -124,7 +127,7 @@ def new_bundle(
 
     Raises OutputExistsError or StorageError; then nothing of the bundle is left behind.
     """
-    with new_folder(target, force=force) as folder:
+    with new_folder(target, DESCRIPTION, force=force) as folder:
         yield folder
         document: dict[str, Any] = {
             "format": FORMAT,
@@ -193,5 +196,13 @@ def _spec_of(document: Mapping[str, Any]) -> ModelSpec:
 def load_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
     document = _read_description(folder)
-    _check_files(folder, document["files"])
-    return Bundle(folder, _spec_of(document["spec"]), document["files"], document["made_from"])
+    try:
+        files, spec = dict(document["files"]), _spec_of(document["spec"])
+        made_from = dict(document["made_from"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{folder / DESCRIPTION}: not as this version writes it ({error}); {_MEND}"
+        ) from error
+    # The two that every bundle of a CTC model is made of.
+    _check_files(folder, {MODEL_FILE: "", VOCABULARY_FILE: "", **files})
+    return Bundle(folder, spec, files, made_from)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -10,9 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from speechquant.core.errors import OutputExistsError, StorageError
+from speechquant.core.errors import OutputExistsError, SpeechquantError, StorageError
 
 _READ_BYTES = 1 << 20
+_OLD = "old-"
+_UNWRITABLE = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+        errno.EISDIR, errno.ELOOP,
+    }
+)  # fmt: skip
 
 
 def sha256_of(path: Path) -> str:
@@ -29,22 +37,45 @@ def storage_errors(target: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write `target` into a StorageError."""
     try:
         yield
-    except StorageError:
+    except SpeechquantError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"{target}: the disk is full; free some room and run the same command again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        elif error.errno in _UNWRITABLE:
             message = f"{target}: cannot be written ({error.strerror}); choose another place"
         else:
             raise
         raise StorageError(message) from error
 
 
-def refuse_existing(target: Path, *, force: bool) -> None:
-    """Raise OutputExistsError where `target` is there and may not be replaced."""
-    if target.exists() and not force:
+def refuse_existing(target: Path, mark: str, *, force: bool) -> None:
+    """Raise OutputExistsError where `target` is there and may not be replaced.
+
+    With `force` an empty folder may be, and one that holds a file of the pattern `mark`, by which
+    this program's own output is known: a mistyped OUT must not cost anybody a home folder.
+    """
+    if not os.path.lexists(target):
+        return
+    if not force:
         raise OutputExistsError(f"{target}: already there; choose another name or add --force")
+    is_own = target.is_dir() and (any(target.glob(mark)) or not any(target.iterdir()))
+    if not is_own:
+        raise OutputExistsError(
+            f"{target}: there, and not made by this command (no {mark} in it), so --force leaves "
+            "it alone; choose another name"
+        )
+
+
+def refuse_unwritable(target: Path) -> None:
+    """Raise StorageError, before any work is done, where `target` could not be made."""
+    folder = target.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    probe = folder / f"{_partial_prefix(target)}{os.getpid()}"
+    with storage_errors(target):
+        probe.mkdir()
+        probe.rmdir()
 
 
 def _partial_prefix(target: Path) -> str:
@@ -53,13 +84,19 @@ def _partial_prefix(target: Path) -> str:
 
 def _remove_leftovers(target: Path) -> None:
     # A run that was killed outright could not clean up after itself.
-    for leftover in target.parent.glob(f"{_partial_prefix(target)}*"):
+    for leftover in target.parent.glob(f"{glob.escape(_partial_prefix(target))}*"):
         pid = leftover.name.rpartition("-")[2]
-        if not (pid.isdigit() and _is_running(int(pid))):
+        if pid.isdigit() and _is_another_running(int(pid)):
+            continue
+        if _OLD in leftover.name and not target.exists():
+            leftover.rename(target)  # killed between the two renames of a replacement
+        else:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _is_running(pid: int) -> bool:
+def _is_another_running(pid: int) -> bool:
+    if pid == os.getpid():  # in a container every run may have the same number
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -74,51 +111,52 @@ def _sync_tree(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(target: Path, mark: str, *, force: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends, and vanishes when it fails.
 
-    Raises OutputExistsError before anything is done where `target` exists and `force` is not set,
+    Raises OutputExistsError as `refuse_existing` does, before the block and again after it, and
     StorageError where the disk is full or not writable.
     """
-    target = target.absolute()
-    refuse_existing(target, force=force)
+    target = target.resolve()
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
+        refuse_existing(target, mark, force=force)
         partial = target.parent / f"{_partial_prefix(target)}{os.getpid()}"
         partial.mkdir()
         try:
             yield partial
             _sync_tree(partial)
+            refuse_existing(target, mark, force=force)
             _move_into_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def _move_into_place(partial: Path, target: Path) -> None:
+    if not target.exists():
+        partial.rename(target)
+        _sync_folder(target.parent)
+        return
     # A folder cannot be renamed onto a full one, so the old one steps aside first.
-    old = partial.with_name(f"{_partial_prefix(target)}old-{os.getpid()}")
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink(missing_ok=True)
-
-
-def write_file(target: Path, content: bytes) -> None:
-    """Write `target` beside its place, then rename; raises StorageError."""
-    partial = target.with_name(f"{_partial_prefix(target)}{os.getpid()}")
-    with storage_errors(target):
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+    old = partial.with_name(f"{_partial_prefix(target)}{_OLD}{os.getpid()}")
+    target.rename(old)
+    try:
+        partial.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    _sync_folder(target.parent)
+    shutil.rmtree(old)

@@ -47,15 +47,19 @@ def read_data_set(source: Path, *, require_text: bool = True) -> list[LabelledCl
 
 
 def _clips_of_manifest(manifest: Path, require_text: bool) -> list[LabelledClip]:
-    try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{manifest}: not UTF-8 text; give a JSONL manifest") from error
     return [
         _clip_of_line(line, f"{manifest}:{number}", manifest.parent, require_text)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
+        for number, line in _numbered_lines(manifest)
     ]
+
+
+def _numbered_lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    # Not splitlines(), which also splits at characters that JSON allows inside a string.
+    return [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def _clip_of_line(line: str, where: str, folder: Path, require_text: bool) -> LabelledClip:
@@ -67,10 +71,16 @@ def _clip_of_line(line: str, where: str, folder: Path, require_text: bool) -> La
         ) from error
     if not isinstance(row, dict):
         raise ManifestError(f"{where}: not a JSON object; a line is {{'audio_filepath': ...}}")
-    needed = {"audio_filepath": str, "text": str} if require_text else {"audio_filepath": str}
-    for key, kind in needed.items():
-        if not isinstance(row.get(key), kind):
+    needed = {"audio_filepath", "text"} if require_text else {"audio_filepath"}
+    for key in ("audio_filepath", "text", "speaker"):
+        value = row.get(key)
+        if not isinstance(value, str) and (key in needed or value is not None):
             raise ManifestError(f"{where}: no string under the key {key!r}; add it to that line")
+    if row.get("offset"):
+        raise ManifestError(
+            f"{where}: 'offset' is {row['offset']!r}, but clips are read whole; cut the audio into "
+            "one file a clip"
+        )
     path = folder / row["audio_filepath"]
     if not path.is_file():
         raise ManifestError(f"{where}: no such audio file: {path}; mend the path or drop the line")
@@ -103,12 +113,11 @@ def _clips_of_chapter(transcript: Path) -> list[LabelledClip]:
         if path.suffix.lower() in AUDIO_SUFFIXES
     }
     clips = []
-    lines = transcript.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
+    for number, line in _numbered_lines(transcript):
         name, _, text = line.partition(" ")
         if name not in audio:
             raise ManifestError(
                 f"{transcript}:{number}: no audio file {name}.* beside it; copy it there"
             )
-        clips.append(LabelledClip(audio[name], text, speaker=name.split("-")[0]))
+        clips.append(LabelledClip(audio[name], text.strip(), speaker=name.split("-")[0]))
     return clips

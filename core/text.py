@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Callable
 
 from speechquant.core.errors import MissingPackageError, OptionError
 
 Normalizer = Callable[[str], str]
 
-_PUNCTUATION = re.compile(r"[^\w\s']|_")
+_APOSTROPHE = "'"
+_CURLY_APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"
 
 
 def _unchanged(text: str) -> str:
@@ -17,7 +18,14 @@ def _unchanged(text: str) -> str:
 
 
 def _basic(text: str) -> str:
-    return " ".join(_PUNCTUATION.sub(" ", text.lower()).split())
+    text = unicodedata.normalize("NFC", text).lower().replace(_CURLY_APOSTROPHE, _APOSTROPHE)
+    return " ".join("".join(map(_without_punctuation, text)).split())
+
+
+def _without_punctuation(letter: str) -> str:
+    # By category, because many scripts write vowels as marks that no word character class holds.
+    is_dropped = unicodedata.category(letter)[0] in "PS" and letter != _APOSTROPHE
+    return " " if is_dropped else letter
 
 
 def _whisper() -> Normalizer:

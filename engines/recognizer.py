@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Waveform, check_samples
+from speechquant.core.audio import Waveform, check_samples, refuse_too_long
 from speechquant.core.bundles import Bundle, ModelSpec, load_bundle
 from speechquant.core.errors import AudioError, BundleError
+from speechquant.core.progress import OnStep
 from speechquant.engines.ctc_decoding import CtcDecoder, SpokenWord
 from speechquant.engines.session import Session, open_session
-
-OnStep = Callable[[int, int], None]
 
 # Attention holds scores of frames x frames for every head: at 120 s those are 2.3 GB in a large
 # model, at two hours 8 TB.
 MAX_CLIP_SECONDS = 120.0
 # What one batch may hold, its padding counted; more does not make a CPU any faster.
 _BATCH_SECONDS = 60.0
+# Clips of one batch are padded to the longest; beyond this ratio the padding costs too much.
+_LONGEST_TO_SHORTEST = 1.25
 _VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor
 
 
@@ -77,11 +78,7 @@ class Recognizer:
                 f"{self.spec.min_samples} samples ({1000 * self.spec.min_samples / rate:.0f} ms); "
                 "leave the clip out"
             )
-        if len(wave) > MAX_CLIP_SECONDS * rate:
-            raise AudioError(
-                f"{name}: {len(wave) / rate:.0f} s of audio, at most {MAX_CLIP_SECONDS:.0f} s go "
-                "through the model at once; cut the clip at pauses"
-            )
+        refuse_too_long(name, len(wave) / rate, MAX_CLIP_SECONDS)
 
     def transcribe(
         self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
@@ -107,13 +104,11 @@ class Recognizer:
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         """Yield the clips' indices in batches of about one length, of one only where it matters."""
         budget = _BATCH_SECONDS * self.spec.sample_rate_hz
+        longest_beside = _LONGEST_TO_SHORTEST if self.spec.padding_exact else 1.0
         batch: list[int] = []
         for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
             is_full = lengths[index] * (len(batch) + 1) > budget
-            needs_own = (
-                not self.spec.padding_exact and batch and lengths[index] != lengths[batch[0]]
-            )
-            if batch and (is_full or needs_own):
+            if batch and (is_full or lengths[index] > longest_beside * lengths[batch[0]]):
                 yield batch
                 batch = []
             batch.append(index)

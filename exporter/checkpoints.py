@@ -26,6 +26,9 @@ _TEXT_FILES = (
 )
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 _PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# Not every safetensors file: multilingual checkpoints hold a thousand adapters beside the model.
+_HUB_FILES = ["config.json", *_TEXT_FILES, *_WEIGHT_FILES, "model-*.safetensors"]
+_TOKENIZERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
 _SAMPLE_RATE_HZ = 16_000
 
 
@@ -47,6 +50,8 @@ def load_checkpoint(source: str) -> Checkpoint:
     if source.startswith(PREFIX):
         return _random_checkpoint(source)
     folder = Path(source)
+    if folder.is_file():
+        raise CheckpointError(f"{source}: is a file; give the folder that it lies in")
     return _checkpoint_of_folder(folder if folder.is_dir() else _download(source), source)
 
 
@@ -77,7 +82,7 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
     # The hub client raises its own errors, those of its HTTP library, and plain OSError.
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -106,24 +111,43 @@ def _checkpoint_of_folder(folder: Path, source: str) -> Checkpoint:
     architecture = _supported_architecture(config, source)
     _require_safetensors(folder, source)
     preprocessor = _preprocessor(folder)
-    vocabulary = _vocabulary(folder, config)
-    tokenizer = _read_json(folder / "tokenizer_config.json") if _has_tokenizer(folder) else {}
-    sample_rate_hz = int(preprocessor.get("sampling_rate", _SAMPLE_RATE_HZ))
+    tokenizer = _tokenizer(folder)
+    vocabulary = _vocabulary(folder, config, tokenizer.get("target_lang"))
+    text_files = {
+        name: (folder / name).read_bytes() for name in _TEXT_FILES if (folder / name).is_file()
+    }
     return Checkpoint(
         source=source,
         model=_load_model(folder, architecture, source),
         architecture=architecture,
-        text_files={
-            name: (folder / name).read_bytes() for name in _TEXT_FILES if (folder / name).is_file()
-        },
-        sample_rate_hz=sample_rate_hz,
+        text_files={**text_files, "vocab.json": json.dumps(vocabulary, indent=1).encode()},
+        sample_rate_hz=_sample_rate_hz(preprocessor, folder),
         normalize_waveform=bool(preprocessor.get("do_normalize", True)),
         decoding=_decoding(vocabulary, tokenizer, blank=int(config.get("pad_token_id") or 0)),
     )
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").is_file()
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    tokenizer = _read_json(path)
+    kind = tokenizer.get("tokenizer_class")
+    if kind is not None and kind not in _TOKENIZERS:
+        raise CheckpointError(
+            f"{path}: tokenizer {kind} does not spell words letter by letter; give a checkpoint "
+            f"with a {_TOKENIZERS[0]}"
+        )
+    return tokenizer
+
+
+def _sample_rate_hz(preprocessor: Mapping[str, Any], folder: Path) -> int:
+    rate = preprocessor.get("sampling_rate", _SAMPLE_RATE_HZ)
+    if not isinstance(rate, int) or rate <= 0:
+        raise CheckpointError(
+            f"{folder}: its preprocessor's sampling_rate is {rate!r}; give a number of hertz"
+        )
+    return rate
 
 
 def _supported_architecture(config: Mapping[str, Any], source: str) -> str:
@@ -165,12 +189,15 @@ def _preprocessor(folder: Path) -> dict[str, Any]:
     return _read_json(folder / "preprocessor_config.json")
 
 
-def _vocabulary(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
+def _vocabulary(folder: Path, config: Mapping[str, Any], language: str | None) -> dict[str, int]:
     vocabulary = _read_json(folder / "vocab.json")
+    # Multilingual checkpoints hold one vocabulary a language and say which one is loaded.
+    if language is not None and isinstance(vocabulary.get(language), dict):
+        vocabulary = vocabulary[language]
     if not all(isinstance(index, int) for index in vocabulary.values()):
         raise CheckpointError(
-            f"{folder / 'vocab.json'}: holds several vocabularies; save the checkpoint again with "
-            "the tokenizer of one language"
+            f"{folder / 'vocab.json'}: is no map from token to number; a multilingual one needs "
+            "the target_lang of tokenizer_config.json"
         )
     size = int(config.get("vocab_size", len(vocabulary)))
     too_large = [token for token, index in vocabulary.items() if index >= size]
@@ -183,11 +210,11 @@ def _vocabulary(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
 def _decoding(
     vocabulary: Mapping[str, int], tokenizer: Mapping[str, Any], *, blank: int
 ) -> CtcDecoding:
-    delimiter = tokenizer.get("word_delimiter_token", "|")
+    delimiter = _token(tokenizer.get("word_delimiter_token", "|"))
     special = {"<s>", "</s>", "<unk>", "<pad>"} | {
-        value
+        token
         for key in ("bos_token", "eos_token", "unk_token", "pad_token")
-        if isinstance(value := tokenizer.get(key), str)
+        if (token := _token(tokenizer.get(key))) is not None
     }
     return CtcDecoding(
         blank=blank,
@@ -197,11 +224,19 @@ def _decoding(
     )
 
 
+def _token(value: object) -> str | None:
+    # A token is a string, or an object that holds it beside settings for writing it.
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None
+
+
 def _load_model(folder: Path, architecture: str, source: str) -> PreTrainedModel:
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    # What it would report line by line is in the error below.
+    transformers.utils.logging.set_verbosity_error()
     try:
         model, report = getattr(transformers, architecture).from_pretrained(
             folder,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechquant.core.bundles import (
+    DESCRIPTION,
     MODEL_FILE,
     Bundle,
     ModelSpec,
@@ -17,7 +18,7 @@ from speechquant.core.bundles import (
     new_bundle,
 )
 from speechquant.core.errors import MissingPackageError
-from speechquant.core.files import refuse_existing
+from speechquant.core.files import refuse_existing, refuse_unwritable
 from speechquant.exporter.checkpoints import Checkpoint, load_checkpoint
 from speechquant.exporter.parity import (
     EXPORT_CASES_SECONDS,
@@ -65,7 +66,8 @@ def export_with_parity(
     then nothing is written.
     """
     out = Path(out)
-    refuse_existing(out, force=force)
+    refuse_existing(out, DESCRIPTION, force=force)
+    refuse_unwritable(out)
     _require_packages()
     checkpoint = load_checkpoint(str(model))
     log.info("torch runs the reference of the parity check")
@@ -78,8 +80,8 @@ def export_with_parity(
     with new_bundle(out, spec, _made_from(name or str(model)), force=force) as folder:
         log.info("writing the graph")
         save_graph(graph, folder / MODEL_FILE)
-        for name, content in checkpoint.text_files.items():
-            (folder / name).write_bytes(content)
+        for file, content in checkpoint.text_files.items():
+            (folder / file).write_bytes(content)
         log.info("ONNX Runtime runs the parity check")
         results = measure(folder / MODEL_FILE, cases)
         require_close(results, checkpoint.source)

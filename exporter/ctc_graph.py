@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from speechquant.core.bundles import receptive_field
 from speechquant.exporter.wavlm_attention import PlainWavLMAttention
 
 # Added to the scores of padded frames: the exponential of it is zero in float32 and in float16,
@@ -31,9 +32,10 @@ class CtcGraph(nn.Module):
         self.encoder = base.encoder
         self.head = model.lm_head
         self.is_wavlm = config.model_type == "wavlm"
-        self.is_pre_norm = bool(getattr(config, "do_stable_layer_norm", False))
+        # By its class: data2vec's encoder ignores the setting do_stable_layer_norm.
+        self.is_pre_norm = "StableLayerNorm" in type(base.encoder).__name__
         self.frame_stride = math.prod(config.conv_stride)
-        self.receptive_field = _receptive_field(config.conv_kernel, config.conv_stride)
+        self.receptive_field = receptive_field(config.conv_kernel, config.conv_stride)
         self._fold_weight_norm()
         if self.is_wavlm:
             for layer in self.encoder.layers:
@@ -91,10 +93,3 @@ class CtcGraph(nn.Module):
             else:
                 hidden = layer(hidden, attention_mask=score_bias)
         return hidden
-
-
-def _receptive_field(kernels: list[int], strides: list[int]) -> int:
-    samples = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-        samples = (samples - 1) * stride + kernel
-    return samples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,14 +121,19 @@ def measure(model_path: Path, cases: Sequence[ParityCase]) -> list[ParityResult]
         results.append(
             ParityResult(
                 seconds=case.seconds,
-                max_difference=max(
-                    float(np.max(np.abs(row[: len(expected)] - expected)))
+                max_difference=_largest(
+                    row[: len(expected)] - expected
                     for row, expected in zip(logits, case.expected, strict=True)
                 ),
-                largest_logit=max(float(np.max(np.abs(row))) for row in case.expected),
+                largest_logit=_largest(case.expected),
             )
         )
     return results
+
+
+def _largest(arrays: Iterable[Logits]) -> float:
+    # NumPy's max and not Python's, which passes over a NaN.
+    return float(np.max([np.max(np.abs(array)) for array in arrays]))
 
 
 def require_close(results: Sequence[ParityResult], source: str) -> None:

@@ -22,8 +22,10 @@ app.add_typer(zoo_app, name="zoo")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")]
-Threads = Annotated[int | None, typer.Option(help="Cores that one call may use; all by default.")]
-BundleFolder = Annotated[Path, typer.Argument(help="Folder that `export` wrote.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Cores that one call may use; all by default.")
+]
+BundleFolder = Annotated[Path, typer.Argument(help="Folder that `export` wrote.", readable=False)]
 Data = Annotated[
     str, typer.Option(help="JSONL manifest, LibriSpeech folder, or zoo:train, zoo:dev, zoo:test.")
 ]
@@ -34,7 +36,7 @@ def export(
     model: Annotated[
         str, typer.Argument(help="Checkpoint folder, hub id, zoo:NAME or random:NAME.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", readable=False)],
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -47,7 +49,9 @@ def export(
 @app.command()
 def transcribe(
     bundle: BundleFolder,
-    audio: Annotated[list[Path], typer.Argument(help="Audio files, or folders of them.")],
+    audio: Annotated[
+        list[Path], typer.Argument(help="Audio files, or folders of them.", readable=False)
+    ],
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -95,7 +99,9 @@ def zoo_list(json: Json = False) -> None:
 
 @zoo_app.command("corpus")
 def zoo_corpus(
-    out: Annotated[Path, typer.Argument(help="Folder to write train, dev and test to.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write train, dev and test to.", readable=False)
+    ],
     split: Annotated[
         list[str] | None, typer.Option(help="Only this part; may be given again.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -47,15 +48,25 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        detail = " ".join(str(error).split()) or "no message"
-        return _fail(
-            f"unexpected {type(error).__name__}: {detail}; run it again with {DEBUG_FLAG} "
-            "and report what it prints"
-        )
+        return _fail(_line_about(error))
+
+
+def _line_about(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+    detail = " ".join(str(error).split()) or "no message"
+    return (
+        f"unexpected {type(error).__name__}: {detail}; run it again with {DEBUG_FLAG} "
+        "and report what it prints"
+    )
 
 
 def main() -> None:
     """Run the command line of this process."""
+    # A file name that is not valid in the terminal's encoding must not end the run.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))

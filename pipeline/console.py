@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-OnStep = Callable[[int, int], None]
+from speechquant.core.progress import OnStep
 
 
 def show_logs() -> None:
@@ -43,6 +43,11 @@ def _is_numeric(cell: str) -> bool:
     return cell[:1].isdigit() or cell[:2] in {"-0", "+0"}
 
 
+def megabytes(size_bytes: int) -> str:
+    """Return a size for people."""
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
 @contextmanager
 def progress(what: str) -> Iterator[OnStep | None]:
     """Yield a callback that moves a bar on stderr, None where stderr is no terminal."""
@@ -59,6 +64,13 @@ def progress(what: str) -> Iterator[OnStep | None]:
     )
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        # Redirected, what a command prints to a file would end up in the bar's console.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from speechquant.core.errors import CheckpointError, ManifestError, MissingPackageError
 from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.progress import OnStep
 
 ZOO_PREFIX = "zoo:"
-
-OnStep = Callable[[int, int], None]
 
 
 def checkpoint_of(model: str) -> str:

@@ -11,10 +11,8 @@ from speechquant.benchmarks.evaluation import evaluate as evaluate_clips
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.wer import ErrorRate
 from speechquant.engines.recognizer import open_recognizer
-from speechquant.pipeline.console import print_json, print_table, progress
+from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import checkpoint_of, data_set_of
-
-_BYTES_PER_MB = 1e6
 
 
 def run_export(model: str, out: Path, *, force: bool, as_json: bool) -> None:
@@ -25,9 +23,9 @@ def run_export(model: str, out: Path, *, force: bool, as_json: bool) -> None:
     if as_json:
         print_json({**bundle_facts(bundle), "parity": [asdict(result) for result in parity]})
         return
-    worst = max(result.max_difference for result in parity)
+    worst = max(result.max_difference for result in parity)  # none is NaN: the check was passed
     print(
-        f"{out}: {bundle.spec.architecture}, {bundle.size_bytes / _BYTES_PER_MB:.1f} MB, "
+        f"{out}: {bundle.spec.architecture}, {megabytes(bundle.size_bytes)}, "
         f"max |ONNX - torch| {worst:.1e}"
     )
     for note in bundle.spec.notes:
@@ -129,9 +127,9 @@ def print_clip(clip: ClipResult) -> None:
     print(f"  heard  {clip.hypothesis}")
 
 
-def _rate_facts(rate: ErrorRate) -> dict[str, float | int]:
+def _rate_facts(rate: ErrorRate) -> dict[str, float | None]:
     return {
-        "rate": rate.rate,
+        "rate": rate.rate if rate.reference_length else None,
         "errors": rate.errors,
         "reference_length": rate.reference_length,
         "substitutions": rate.substitutions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,6 @@ from speechquant.engines.recognizer import MAX_CLIP_SECONDS, Recognizer, open_re
 from speechquant.pipeline.console import print_json, progress
 
 _FILES_AT_ONCE = 64
-_NANOSECONDS = 1e9
 
 
 def _files_of(paths: list[Path]) -> list[Path]:
@@ -46,14 +46,16 @@ def _rows(
     """Yield one row a readable file, as soon as its group is done."""
     remaining = iter(files)
     while group := list(islice(remaining, _FILES_AT_ONCE)):
-        waves = {
-            file: wave for file in group if (wave := _read(recognizer, file, failures)) is not None
-        }
-        started = time.perf_counter_ns()
-        transcripts = recognizer.recognize(list(waves.values()))
-        compute_seconds = (time.perf_counter_ns() - started) / _NANOSECONDS
-        audio_seconds = sum(map(len, waves.values())) / recognizer.spec.sample_rate_hz
-        for (file, wave), transcript in zip(waves.items(), transcripts, strict=True):
+        clips = [
+            (file, wave)
+            for file in group
+            if (wave := _read(recognizer, file, failures)) is not None
+        ]
+        started = time.perf_counter()
+        transcripts = recognizer.recognize([wave for _, wave in clips])
+        compute_seconds = time.perf_counter() - started
+        audio_seconds = sum(len(wave) for _, wave in clips) / recognizer.spec.sample_rate_hz
+        for (file, wave), transcript in zip(clips, transcripts, strict=True):
             seconds = len(wave) / recognizer.spec.sample_rate_hz
             yield {
                 "path": str(file),
@@ -70,10 +72,10 @@ def run_transcribe(bundle: Path, audio: list[Path], *, threads: int | None, as_j
     files = _files_of(audio)
     failures: list[str] = []
     rows = []
-    with (
-        open_recognizer(bundle, threads=threads) as recognizer,
-        progress("transcribing") as on_step,
-    ):
+    # Lines on a terminal show how far it is, and a bar would be drawn over them.
+    shows_lines = not as_json and sys.stdout.isatty()
+    bar = nullcontext(None) if shows_lines else progress("transcribing")
+    with open_recognizer(bundle, threads=threads) as recognizer, bar as on_step:
         for row in _rows(recognizer, files, failures):
             rows.append(row)
             if not as_json:

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 from speechquant.core.errors import OptionError
-from speechquant.core.files import new_folder, refuse_existing
-from speechquant.pipeline.console import print_json, print_table, progress
+from speechquant.core.files import new_folder, refuse_existing, refuse_unwritable
+from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import ZOO_PREFIX, zoo_manifest
-from speechquant.zoo.corpus import SPLITS
+from speechquant.zoo.corpus import MANIFEST_NAME, SPLITS
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 
-_BYTES_PER_MB = 1e6
+_MARK = f"*/{MANIFEST_NAME}"
 
 
 def _model_facts(name: str) -> dict[str, str | int]:
@@ -35,7 +35,7 @@ def run_list(*, as_json: bool) -> None:
         print_json({"models": models})
         return
     rows = [
-        [*map(str, list(facts.values())[:-1]), f"{int(facts['size_bytes']) / _BYTES_PER_MB:.1f} MB"]
+        [*map(str, list(facts.values())[:-1]), megabytes(int(facts["size_bytes"]))]
         for facts in models
     ]
     print_table(["name", "architecture", "front end", "blocks", "size"], rows)
@@ -47,14 +47,17 @@ def run_corpus(out: Path, splits: list[str] | None, *, force: bool, as_json: boo
     for split in chosen:
         if split not in SPLITS:
             raise OptionError(f"--split {split}: no such part; choose {', '.join(SPLITS)}")
-    refuse_existing(out, force=force)
+    refuse_existing(out, _MARK, force=force)
+    refuse_unwritable(out)
     manifests = {}
     for split in chosen:
         with progress(f"rendering {split}") as on_step:
             manifests[split] = zoo_manifest(split, on_step)
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, _MARK, force=force) as folder:
         for split, manifest in manifests.items():
-            shutil.copytree(manifest.parent, folder / split)
+            (folder / split).mkdir()
+            for file in manifest.parent.iterdir():
+                shutil.copyfile(file, folder / split / file.name)
     written = {split: str(out / split / "manifest.jsonl") for split in chosen}
     if as_json:
         print_json({"manifests": written})

@@ -199,6 +199,13 @@ def _no_preprocessor(at: Workspace) -> list[object]:
     return _export(at, checkpoint)
 
 
+def _phoneme_tokenizer(at: Workspace) -> list[object]:
+    checkpoint = at.copy_of(at.checkpoint, "phonemes")
+    settings = {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer"}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
+    return _export(at, checkpoint)
+
+
 def _out_exists(at: Workspace) -> list[object]:
     at.path("taken").mkdir()
     return ["export", at.checkpoint, at.path("taken")]
@@ -228,14 +235,15 @@ CASES = (
          r"manifest\.jsonl:2: no string under the key 'text'"),
     Case("a manifest with broken JSON", _evaluate(_GOOD_LINE, _GOOD_LINE, "{'audio"),
          r"manifest\.jsonl:3: broken JSON"),
+    Case("a manifest of segments",
+         _evaluate(_GOOD_LINE, _GOOD_LINE.replace('"duration"', '"offset": 3.5, "duration"')),
+         r"manifest\.jsonl:2: 'offset' is 3\.5"),
     Case("an empty manifest", _evaluate(), r"manifest\.jsonl: no clip in it"),
     Case("an unknown part of the zoo", lambda at: ["evaluate", at.bundle, "--data", "zoo:valid"],
          r"zoo:valid: no such part .* choose zoo:train"),
     Case("an unknown normalizer",
          lambda at: [*_evaluate(_GOOD_LINE)(at), "--normalizer", "german"],
          r"no normalizer 'german'; choose basic, whisper, none"),
-    Case("zero threads",
-         lambda at: [*_evaluate(_GOOD_LINE)(at), "--threads", "0"], r"threads is 0; give at least 1"),
     Case("a folder that is no bundle", lambda at: ["inspect", at.checkpoint], r"no bundle\.json in it"),
     Case("a bundle with a missing file", _missing_in_bundle, r"vocab\.json is missing"),
     Case("a bundle with a truncated file", _truncated_bundle, r"model\.onnx: altered or truncated"),
@@ -244,6 +252,10 @@ CASES = (
     Case("a bundle with a truncated description", _truncated_description, r"bundle\.json: not valid JSON"),
     Case("a checkpoint that is not there", lambda at: _export(at, at.path("nowhere")),
          r"nowhere: no such checkpoint folder", "out"),
+    Case("a file instead of a checkpoint folder",
+         lambda at: _export(at, at.checkpoint / "model.safetensors"), r"is a file; give the folder", "out"),
+    Case("a tokenizer that does not spell", _phoneme_tokenizer,
+         r"Wav2Vec2PhonemeCTCTokenizer does not spell", "out"),
     Case("an unsupported architecture", _unsupported,
          r"architecture HubertForSequenceClassification; .* can be exported", "out"),
     Case("a pickle instead of safetensors", _pickle, r"pytorch_model\.bin is a pickle", "out"),
@@ -256,6 +268,9 @@ CASES = (
     Case("an unknown model of the zoo", lambda at: ["export", "zoo:whale", at.path("out")],
          r"zoo:whale: no such model", "out"),
     Case("an OUT that exists", _out_exists, r"taken: already there; .* --force"),
+    Case("an OUT with --force that is somebody's folder",
+         lambda at: ["export", at.checkpoint, at.checkpoint, "--force"],
+         r"checkpoint: there, and not made by this command"),
     Case("an OUT in a place that cannot be", lambda at: ["export", at.checkpoint,
          at.checkpoint / "config.json" / "out"], r"cannot be written"),
 )  # fmt: skip
@@ -277,14 +292,20 @@ def on_full_disk(at: Workspace) -> subprocess.CompletedProcess[str] | None:
     return subprocess.run([*unshare, script], text=True, capture_output=True)
 
 
-def interrupted_export(at: Workspace, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Export and send Ctrl-C after some seconds."""
+def interrupted_export(at: Workspace, when: str | float) -> subprocess.CompletedProcess[str]:
+    """Export and send Ctrl-C after some seconds, or as soon as stderr says `when`."""
     command = [*_COMMAND, "export", str(at.checkpoint), str(at.path("interrupted"))]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(seconds)
+    before = ""
+    if isinstance(when, str):
+        assert process.stderr is not None
+        while when not in before and (line := process.stderr.readline()):
+            before += line
+    else:
+        time.sleep(when)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate()
-    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, before + stderr)
 
 
 def _row(at: Workspace, name: str, stderr: str) -> str:
@@ -308,7 +329,7 @@ def main() -> None:
         full = on_full_disk(base)
         if full is not None:
             print(_row(base, "a full disk", full.stderr))
-        print(_row(base, "Ctrl-C", interrupted_export(base, 3.0).stderr))
+        print(_row(base, "Ctrl-C", interrupted_export(base, "tracing").stderr))
 
 
 if __name__ == "__main__":

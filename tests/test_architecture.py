@@ -37,10 +37,9 @@ OPTIONAL = (
 
 def modules() -> list[tuple[str, Path]]:
     return [
-        (f"speechquant.{folder}.{path.stem}", path)
+        (f"speechquant.{folder}.{path.stem}".removesuffix(".__init__"), path)
         for folder in FOLDERS
         for path in sorted((ROOT / folder).glob("*.py"))
-        if path.stem != "__init__"
     ]
 
 
@@ -50,7 +49,8 @@ def imported_names(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            # `from speechquant import zoo` names a folder in its list, not in its module.
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 

@@ -8,13 +8,15 @@ import random
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from speechquant.core.errors import StorageError
 from speechquant.core.files import storage_errors
+from speechquant.core.progress import OnStep
 from speechquant.zoo.espeak import Utterance
 from speechquant.zoo.grammar import sentence, transcript_of
 from speechquant.zoo.voices import voices_of
@@ -29,8 +31,6 @@ SPLITS = tuple(UTTERANCES)
 _BUCKETS = {"dev": range(0, 5), "test": range(5, 15), "train": range(15, 100)}
 _CLIPS_PER_JOB = 50
 MANIFEST_NAME = "manifest.jsonl"
-
-OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def _render_job(job: list[Clip], folder: Path) -> None:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise StorageError(
-            f"{folder}: rendering the corpus failed ({reason}); check that there is room for it, "
-            "or point SPEECHQUANT_CACHE to another place"
+            f"{folder}: a clip could not be rendered ({reason}); where that is for want of room, "
+            "point SPEECHQUANT_CACHE to another place"
         )
 
 
@@ -133,8 +133,9 @@ def render_split(split: str, folder: Path, on_step: OnStep | None = None) -> Pat
         pool.shutdown(cancel_futures=True)
     manifest = folder / MANIFEST_NAME
     partial = manifest.with_suffix(".tmp")
-    partial.write_text("".join(f"{line}\n" for line in _manifest_lines(folder, jobs)))
-    partial.replace(manifest)
+    with storage_errors(manifest):
+        partial.write_text("".join(f"{line}\n" for line in _manifest_lines(folder, jobs)))
+        partial.replace(manifest)
     for part in folder.glob("*.part"):
         part.unlink()
     return manifest
@@ -152,4 +153,21 @@ def is_rendered(split: str) -> bool:
 def corpus_manifest(split: str, on_step: OnStep | None = None) -> Path:
     """Return the manifest of `split` in the cache, rendering it first where it is not there."""
     manifest = _cached_manifest(split)
-    return manifest if manifest.exists() else render_split(split, manifest.parent, on_step)
+    if not manifest.exists():
+        with _only_process(manifest.parent):
+            if not manifest.exists():
+                render_split(split, manifest.parent, on_step)
+    return manifest
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Wait until no other process works on `folder`, and keep the others out."""
+    import fcntl
+
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_suffix(".lock").open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

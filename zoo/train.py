@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
 _INT16_FULL_SCALE = 32_767.0
 _BLANK = 0
+LOG_FILE, SETTINGS_FILE = "log.jsonl", "settings.json"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Settings:
     gradient_norm: float = 1.0
     batch_seconds: float = 42.0
     synthetic_share: float = 0.6
+    # The first convolutions settle early, and their backward pass is a third of a step.
+    frozen_convolutions: int = 0
     seed: int = 0
     save_every: int = 250
     score_every: int = 1_000
@@ -75,7 +79,10 @@ class Extra:
         """Read PATH[,share=0.2][,hold_out=8]."""
         path, *options = text.split(",")
         values = dict(option.split("=") for option in options)
-        return cls(Path(path), float(values.get("share", 0.2)), int(values.get("hold_out", 0)))
+        share, hold_out = float(values.pop("share", 0.2)), int(values.pop("hold_out", 0))
+        if values:
+            raise ValueError(f"{', '.join(values)}: no such option of a data set")
+        return cls(Path(path), share, hold_out)
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ def split_speakers(
 ) -> tuple[list[LabelledClip], list[LabelledClip]]:
     """Return (seen, unseen): the last `held_out` speakers in alphabetical order stay unseen."""
     speakers = sorted({clip.speaker or "" for clip in clips})
+    if held_out >= len(speakers):
+        raise ValueError(f"{held_out} speakers cannot be held out of {len(speakers)}")
     unseen = set(speakers[len(speakers) - held_out :])
     return (
         [clip for clip in clips if (clip.speaker or "") not in unseen],
@@ -261,6 +270,15 @@ def keep_layout_through_norms(model: PreTrainedModel) -> None:
             layer.forward = _contiguous_forward(layer)
 
 
+def freeze_convolutions(model: PreTrainedModel, count: int) -> None:
+    """Leave the first `count` convolutions of the front end as they are."""
+    extractor: Any = model.base_model.feature_extractor
+    # Otherwise the front end asks for the gradient of the waveform, through every layer.
+    extractor._requires_grad = False
+    for layer in extractor.conv_layers[:count]:
+        layer.requires_grad_(False)
+
+
 def _contiguous_forward(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         normed = layer.layer_norm(layer.conv(hidden).transpose(-2, -1)).transpose(-2, -1)
@@ -281,6 +299,7 @@ class Run:
         torch.manual_seed(settings.seed)
         self.model = new_model(name)
         keep_layout_through_norms(self.model)
+        freeze_convolutions(self.model, settings.frozen_convolutions)
         if warm_start is not None:
             self._copy_matching_weights(warm_start)
         self.optimizer = torch.optim.AdamW(
@@ -331,18 +350,25 @@ class Run:
         torch.save(state, partial)
         partial.replace(self._state_path)
 
+    def write_checkpoint(self) -> None:
+        """Write the model in Hugging Face format, with the log and the settings that made it."""
+        folder = self.folder / "checkpoint"
+        save_model(self.name, self.model, folder)
+        shutil.copyfile(self.folder / LOG_FILE, folder / f"training-{LOG_FILE}")
+        shutil.copyfile(self.folder / SETTINGS_FILE, folder / f"training-{SETTINGS_FILE}")
+
     def note(self, **values: Any) -> None:
         """Append a line to the log of the run."""
         row = {"step": self.step, "minutes": round(self.seconds / 60, 1), **values}
         log.info("%s", row)
-        with (self.folder / "log.jsonl").open("a") as file:
+        with (self.folder / LOG_FILE).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def train_on(self, batch: list[Sample]) -> float:
         """Take one step and return its loss."""
         import torch
 
-        # Seeded by the step, so that a resumed run hears what an unbroken one would.
+        # Seeded by the step, so that a resumed run does not hear the first noises again.
         rng = np.random.default_rng((self.settings.seed, self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
@@ -377,8 +403,9 @@ def train(
                 f"wer_{name}": round(word_error_percent(run.model, samples), 2)
                 for name, samples in scored.items()
             }
-            save_model(run.name, run.model, run.folder / "checkpoint")
         run.note(loss=round(float(np.mean(losses)), 4), **scores)
+        if scores:
+            run.write_checkpoint()
         losses.clear()
         run.save()
 
@@ -426,8 +453,17 @@ def main() -> None:
     for share, samples in sets:
         hours = sum(len(sample.wave) for sample in samples) / SAMPLE_RATE_HZ / 3600
         log.info("share %.2f: %d samples, %.2f h", share, len(samples), hours)
+    used = {
+        **asdict(settings),
+        "extra_data": [
+            # The folder's name alone: where it lies is nobody else's business.
+            {**asdict(extra), "source": extra.source.name}
+            for extra in options.extra_data
+        ],
+        "warm_start": options.warm_start.name if options.warm_start else None,
+    }
+    (options.out / SETTINGS_FILE).write_text(json.dumps(used, indent=1) + "\n")
     run = Run(options.model, options.out, settings, options.warm_start)
-    (options.out / "settings.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
     train(run, sets, scored)
 
 

@@ -49,11 +49,13 @@ def test_samples_at_the_same_rate_are_untouched(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_audio(path, RATE_HZ), expected)
 
 
-def test_wav_streamed_to_a_pipe_is_read(tmp_path: Path) -> None:
+# What ffmpeg, sox and arecord write where they cannot go back to the header.
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x7FFFFF00])
+def test_wav_streamed_to_a_pipe_is_read(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, sine(RATE_HZ), RATE_HZ)
     content = bytearray(path.read_bytes())
-    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"  # sizes that its writer could not know
+    content[4:8] = content[40:44] = size.to_bytes(4, "little")
     path.write_bytes(content)
     assert len(read_audio(path, RATE_HZ)) == RATE_HZ
 
@@ -66,6 +68,12 @@ def test_length_limit_is_checked_before_reading(tmp_path: Path) -> None:
         read_audio(path, RATE_HZ, max_seconds=1.0)
 
 
+def test_headerless_samples_are_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    with pytest.raises(AudioError, match=r"a\.raw: cannot be read as audio"):
+        read_audio(tmp_path / "a.raw", RATE_HZ)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_samples_that_are_not_finite(value: float) -> None:
     with pytest.raises(AudioError, match="clip 7: sample 2 is"):
@@ -76,4 +84,5 @@ def test_files_of_a_folder_in_order(tmp_path: Path) -> None:
     for name in ["b.wav", "a.FLAC", "sub/c.mp3", "notes.txt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
     assert [path.name for path in audio_files_in(tmp_path)] == ["a.FLAC", "b.wav", "c.mp3"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from speechquant.core import bundles
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import BundleError
 
@@ -31,6 +32,22 @@ def test_every_file_is_checked(copy: Path, name: str) -> None:
         load_bundle(copy)
     (copy / name).unlink()
     with pytest.raises(BundleError, match=rf"{name} is missing"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("change", ["files", "made_from", "decoding", "extra"])
+def test_a_description_of_another_make_is_refused(copy: Path, change: str) -> None:
+    path = copy / "bundle.json"
+    document = json.loads(path.read_text())
+    document.pop("sha256")
+    if change == "decoding":
+        document["spec"].pop(change)
+    elif change == "extra":
+        document["spec"][change] = 1
+    else:
+        document.pop(change)
+    path.write_text(json.dumps({**document, "sha256": bundles._digest(document)}))
+    with pytest.raises(BundleError, match="not as this version writes it"):
         load_bundle(copy)
 
 

@@ -2,12 +2,26 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from speechquant.core.errors import OutputExistsError, StorageError
-from speechquant.core.files import new_folder
+from speechquant.core.files import new_folder as new_marked_folder
+from speechquant.core.files import refuse_unwritable
+
+MARK = "mark"
+
+
+def new_folder(target: Path, *, force: bool = False) -> AbstractContextManager[Path]:
+    return new_marked_folder(target, MARK, force=force)
+
+
+def own_output(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / MARK).touch()
+    return folder
 
 
 def names(folder: Path) -> list[str]:
@@ -37,11 +51,10 @@ def test_existing_folder_is_kept_without_force(tmp_path: Path) -> None:
 
 
 def test_force_replaces_only_at_the_end(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
+    own_output(tmp_path / "out")
     with pytest.raises(ValueError, match="late"), new_folder(tmp_path / "out", force=True):
         raise ValueError("late")
-    assert names(tmp_path / "out") == ["old"]
+    assert names(tmp_path / "out") == [MARK]
     with new_folder(tmp_path / "out", force=True) as folder:
         (folder / "new").touch()
     assert names(tmp_path) == ["out"]
@@ -66,3 +79,79 @@ def test_errors_of_the_system_get_a_name(tmp_path: Path, number: int, message: s
     with pytest.raises(StorageError, match=message), new_folder(tmp_path / "out"):
         raise OSError(number, os.strerror(number))
     assert names(tmp_path) == []
+
+
+def test_force_spares_what_it_did_not_make(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    for target in (home, tmp_path / "file"):
+        with (
+            pytest.raises(OutputExistsError, match="not made by this command"),
+            new_folder(target, force=True),
+        ):
+            pytest.fail("the block must not run")
+    assert names(home) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_failing_between_the_renames_gives_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    target = own_output(tmp_path / "out")
+    rename, calls = Path.rename, []
+
+    def failing(self: Path, to: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise error
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(error), new_folder(target, force=True):
+        pass
+    assert names(tmp_path) == ["out"]
+    assert names(target) == [MARK]
+
+
+def test_folder_of_a_run_killed_between_the_renames_comes_back(tmp_path: Path) -> None:
+    own_output(tmp_path / ".out.partial-old-4194303")
+    with pytest.raises(OutputExistsError), new_folder(tmp_path / "out"):
+        pytest.fail("the block must not run")
+    assert names(tmp_path) == ["out"]
+
+
+def test_target_that_appears_during_the_work_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(OutputExistsError), new_folder(tmp_path / "out"):
+        own_output(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == [MARK]
+
+
+def test_leftover_with_the_number_of_this_process_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / f".o[1].partial-{os.getpid()}").mkdir()
+    with new_folder(tmp_path / "o[1]"):
+        pass
+    assert names(tmp_path) == ["o[1]"]
+
+
+def test_link_to_a_folder_is_followed(tmp_path: Path) -> None:
+    real = own_output(tmp_path / "real")
+    (tmp_path / "link").symlink_to(real)
+    (tmp_path / "broken").symlink_to(tmp_path / "later")
+    with new_folder(tmp_path / "link", force=True) as folder:
+        (folder / "new").touch()
+    assert names(real) == ["new"]
+    with new_folder(tmp_path / "broken"):
+        pass
+    assert names(tmp_path) == ["broken", "later", "link", "real"]
+
+
+def test_places_that_cannot_be_written_are_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file" / "out", tmp_path / ("x" * 250)):
+        with pytest.raises(StorageError, match="cannot be written"):
+            refuse_unwritable(target)
+    refuse_unwritable(tmp_path / "deep" / "er" / "out")
+    assert names(tmp_path) == ["file"]

@@ -59,13 +59,32 @@ def test_a_line_must_be_an_object(tmp_path: Path, line: str) -> None:
         read_data_set(path)
 
 
+def test_segments_of_a_longer_file_are_refused(tmp_path: Path) -> None:
+    row = {"audio_filepath": "a.flac", "text": "yes", "duration": 1.0}
+    assert len(read_data_set(write(tmp_path, {**row, "offset": 0.0}))) == 1
+    with pytest.raises(ManifestError, match=r"'offset' is 2\.5"):
+        read_data_set(write(tmp_path, {**row, "offset": 2.5}))
+
+
+def test_line_separators_inside_a_text_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    line = '{"audio_filepath": "a.flac", "text": "one\u2028two"}'
+    path.write_text(f"\ufeff{line}\n", encoding="utf-8")
+    assert read_data_set(path)[0].text == "one\u2028two"
+
+
+def test_text_of_another_type(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="'text'"):
+        read_data_set(write(tmp_path, {"audio_filepath": "a.flac", "text": 3}), require_text=False)
+
+
 def test_librispeech_layout(tmp_path: Path) -> None:
     chapter = tmp_path / "train" / "84" / "121550"
     chapter.mkdir(parents=True)
     for number in ("0000", "0001"):
         (chapter / f"84-121550-{number}.ogg").touch()
     transcript = chapter / "84-121550.trans.txt"
-    transcript.write_text("84-121550-0000 BUT WITH FULL\n84-121550-0001 THE LIKE\n")
+    transcript.write_text("84-121550-0000 BUT WITH FULL\n\n84-121550-0001 THE LIKE\n")
     assert read_data_set(tmp_path) == [
         LabelledClip(chapter / "84-121550-0000.ogg", "BUT WITH FULL", None, "84"),
         LabelledClip(chapter / "84-121550-0001.ogg", "THE LIKE", None, "84"),

@@ -68,13 +68,14 @@ def test_batches_hold_clips_of_about_one_length_and_answers_keep_their_order(
     tiny_bundle: Bundle,
 ) -> None:
     recognizer, session = spied(tiny_bundle)
-    seconds = [40, 1, 20, 2, 30]
+    seconds = [40, 4, 20, 5, 30]
     waves = [np.ones(second * RATE_HZ, np.float32) for second in seconds]
     steps: list[tuple[int, int]] = []
     transcripts = recognizer.recognize(waves, lambda done, total: steps.append((done, total)))
     sizes = [list(feeds["input_lengths"] // RATE_HZ) for feeds in session.feeds]
-    assert sizes == [[1, 2, 20], [30], [40]]
-    assert steps == [(3, 5), (4, 5), (5, 5)]
+    # 5 s are within a quarter of 4 s; 20 s are not; 30 s and 40 s together exceed the budget.
+    assert sizes == [[4, 5], [20], [30], [40]]
+    assert steps == [(2, 5), (3, 5), (4, 5), (5, 5)]
     assert len(transcripts) == len(waves)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import transformers
 from tiny import VARIANTS, save_tiny_checkpoint, tiny_model
 
+from speechquant.benchmarks.float_tables import PARITY_SECONDS
 from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OutputExistsError, ParityError
 from speechquant.exporter import ctc, export
@@ -140,6 +142,13 @@ def test_export_refuses_a_graph_that_is_off(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_data2vec_is_post_norm_whatever_its_settings_say(tmp_path: Path) -> None:
+    checkpoint = save_tiny_checkpoint("data2vec", tmp_path / "checkpoint")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "do_stable_layer_norm": True}))
+    export(checkpoint, tmp_path / "out")
+
+
 def test_parity_is_checked_away_from_what_was_traced() -> None:
     from speechquant.exporter.onnx_graph import _TRACED_SAMPLES
 
@@ -156,6 +165,42 @@ def test_tolerance_grows_with_the_logits(difference: float, largest: float, is_c
     assert ParityResult((1.0,), difference, largest).is_close is is_close
 
 
+def test_a_graph_that_gives_nan_in_one_row_is_off(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speechquant.exporter import parity
+
+    bundle = export(tiny_checkpoint, tmp_path / "out")
+
+    class NanInTheSecondRow:
+        def __init__(self, path: Path, **_: object) -> None:
+            self.inner = onnxruntime_session(path, providers=["CPUExecutionProvider"])
+
+        def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            (logits,) = self.inner.run(names, feeds)
+            logits[1, 3] = np.nan
+            return [logits]
+
+    onnxruntime_session = onnxruntime.InferenceSession
+    cases = parity.make_cases(tiny_model("hubert-layer"), RATE_HZ, [(1.0, 0.7, 0.5)])
+    assert parity.measure(bundle.model_path, cases)[0].is_close
+    monkeypatch.setattr(onnxruntime, "InferenceSession", NanInTheSecondRow)
+    assert not parity.measure(bundle.model_path, cases)[0].is_close
+
+
+def test_multilingual_vocabulary_is_that_of_the_loaded_language(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    vocabulary = json.loads((checkpoint / "vocab.json").read_text())
+    (checkpoint / "vocab.json").write_text(json.dumps({"fra": {"<pad>": 0}, "eng": vocabulary}))
+    settings = {"target_lang": "eng", "unk_token": {"content": "<unk>"}}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
+    bundle = export(checkpoint, tmp_path / "out")
+    assert json.loads((bundle.folder / "vocab.json").read_text()) == vocabulary
+    assert bundle.spec.decoding.skipped == ("</s>", "<pad>", "<s>", "<unk>")
+
+
 def test_existing_out_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputExistsError):
@@ -170,8 +215,6 @@ def test_made_from_names_the_source(tiny_checkpoint: Path, tmp_path: Path) -> No
 
 
 def test_processor_saved_as_one_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    import shutil
-
     checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     settings = json.loads((checkpoint / "preprocessor_config.json").read_text())
     (checkpoint / "preprocessor_config.json").unlink()
@@ -184,6 +227,6 @@ def test_processor_saved_as_one_file(tiny_checkpoint: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wav2vec2-base", "hubert-large"])
 def test_true_size_parity(name: str, tmp_path: Path) -> None:
-    cases = ((1.0,), (7.3,), (20.0,), (20.0, 7.3, 1.0))
-    _, results = export_with_parity(f"random:{name}", tmp_path / "out", cases_seconds=cases)
+    out = tmp_path / "out"
+    _, results = export_with_parity(f"random:{name}", out, cases_seconds=PARITY_SECONDS)
     assert max(result.max_difference for result in results) <= 1e-4

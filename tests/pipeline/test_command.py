@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,52 @@ def test_evaluate(tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixtur
     assert text.count("  said ") == 1
 
 
+def test_the_same_file_twice_gives_two_lines(
+    tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = clips / "0.wav"
+    assert len(output(["transcribe", tiny_bundle.folder, file, file], capsys).splitlines()) == 2
+
+
+def test_a_progress_bar_leaves_the_output_alone(tiny_bundle: Bundle, clips: Path) -> None:
+    import pty
+
+    reader, terminal = pty.openpty()
+    command = [sys.executable, "-m", "speechquant.pipeline.command"]
+    done = subprocess.run(
+        [*command, "transcribe", str(tiny_bundle.folder), str(clips)],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        check=True,
+    )
+    os.close(terminal)
+    assert len(done.stdout.splitlines()) == 3
+    assert "transcribing" in os.read(reader, 100_000).decode()
+    os.close(reader)
+
+
+def test_empty_references_are_valid_json(
+    tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = clips / "manifest.jsonl"
+    manifest.write_text('{"audio_filepath": "0.wav", "text": "..."}\n')
+    text = output(["evaluate", tiny_bundle.folder, "--data", manifest, "--json"], capsys)
+    assert "NaN" not in text
+    assert json.loads(text)["wer"]["rate"] is None
+
+
+def test_unreadable_files_are_named(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert run(["inspect", str(tiny_bundle.folder)]) == 1
+    assert ": Permission denied; check the path and its permissions" in capsys.readouterr().err
+
+
 def test_zoo_list(capsys: pytest.CaptureFixture[str]) -> None:
     models = json.loads(output(["zoo", "list", "--json"], capsys))["models"]
     assert [model["name"] for model in models] == ["zoo:wav2vec2", "zoo:hubert"]
@@ -177,7 +224,15 @@ def test_corpus_without_espeak_names_its_extra(tmp_path: Path) -> None:
     assert "pip install 'speechquant[zoo]'" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["export"], ["export", "a", "b", "--no"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["export"],
+        ["export", "a", "b", "--no"],
+        ["transcribe", "a", "b", "--threads", "0"],
+    ],
+)
 def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
     assert run(arguments) == 2
 

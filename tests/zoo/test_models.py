@@ -4,25 +4,19 @@ import json
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import transformers
 
 from speechquant.benchmarks import evaluate
-from speechquant.core.audio import read_audio
+from speechquant.benchmarks.float_tables import PARITY_SECONDS, score_torch
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
-from speechquant.core.wer import score_wer
 from speechquant.engines import open_recognizer
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS, VOCABULARY, token_ids
 
-RATE_HZ = 16_000
 SCORED_CLIPS = 60
-PARITY_SECONDS = ((1.0,), (7.3,), (20.0,), (20.0, 7.3, 1.0))
 
 
 @pytest.fixture(scope="module", params=MODEL_NAMES)
@@ -43,22 +37,6 @@ def clips() -> list[LabelledClip]:
     return read_data_set(corpus_manifest("test"))[:SCORED_CLIPS]
 
 
-def torch_texts(name: str, waves: list[np.ndarray]) -> list[str]:
-    """Return what transformers hears with its own model, feature extractor and tokenizer."""
-    folder = TRAINED_MODELS / name
-    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
-    model = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32).eval()
-    features = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
-    tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(folder)
-    texts = []
-    with torch.inference_mode():
-        for wave in waves:
-            fed = features(wave, sampling_rate=RATE_HZ, return_tensors="pt")
-            best = model(fed["input_values"]).logits.argmax(-1)[0]
-            texts.append(tokenizer.decode(best))
-    return texts
-
-
 def test_logits_equal_torch_at_every_length(exported: tuple[Bundle, list[ParityResult]]) -> None:
     _, results = exported
     assert [result.seconds for result in results] == list(PARITY_SECONDS)
@@ -68,9 +46,7 @@ def test_logits_equal_torch_at_every_length(exported: tuple[Bundle, list[ParityR
 def test_bundle_and_torch_make_the_same_errors(
     name: str, exported: tuple[Bundle, list[ParityResult]]
 ) -> None:
-    waves = [read_audio(clip.path, RATE_HZ) for clip in clips()]
-    references = [clip.text or "" for clip in clips()]
-    expected = score_wer(references, torch_texts(name, waves))
+    expected = score_torch(TRAINED_MODELS / name, clips())
     with open_recognizer(exported[0]) as recognizer:
         result = evaluate(recognizer, clips())
     assert result.words.errors == expected.errors

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def weights_after(
     folder: Path, settings: Settings, name: str = "hubert"
 ) -> dict[str, torch.Tensor]:
     folder.mkdir(exist_ok=True)
+    (folder / training.SETTINGS_FILE).write_text(json.dumps(asdict(settings)))
     run = Run(name, folder, settings, None)
     train(run, [(1.0, samples(6))], {"self": samples(1)})
     return run.model.state_dict()
@@ -72,7 +73,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
     assert "wer_self" in rows[-1]
-    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+    written = {path.name for path in (tmp_path / "run" / "checkpoint").iterdir()}
+    assert written >= {"model.safetensors", "training-log.jsonl", "training-settings.json"}
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -90,6 +92,20 @@ def test_warm_start_takes_the_weights_that_fit(tmp_path: Path) -> None:
     expected = own.base_model.get_parameter(key).half().float()
     assert torch.equal(warm.base_model.get_parameter(key), expected)
     assert torch.equal(warm.lm_head.weight, own.lm_head.weight.half().float())
+
+
+def test_frozen_convolutions_stay_and_the_others_learn(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, frozen_convolutions=2)
+    before = Run("hubert", tmp_path, settings, None).model.state_dict()
+    after = weights_after(tmp_path / "run", settings)
+    moved = [
+        not torch.equal(
+            before[f"hubert.feature_extractor.conv_layers.{i}.conv.weight"],
+            after[f"hubert.feature_extractor.conv_layers.{i}.conv.weight"],
+        )
+        for i in range(7)
+    ]
+    assert moved == [False] * 2 + [True] * 5
 
 
 def test_kept_layout_changes_no_value() -> None:
@@ -140,6 +156,8 @@ def test_last_speakers_are_held_out() -> None:
     assert {clip.speaker for clip in unseen} == {"c", "d"}
     assert len(seen) == 4
     assert split_speakers(clips, 0) == (clips, [])
+    with pytest.raises(ValueError, match="4 speakers"):
+        split_speakers(clips, 4)
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:
@@ -151,6 +169,8 @@ def test_learning_rate_rises_stays_and_falls() -> None:
 def test_extra_data_option() -> None:
     assert Extra.parse("an4,share=0.3,hold_out=8") == Extra(Path("an4"), 0.3, 8)
     assert Extra.parse("an4") == Extra(Path("an4"), 0.2, 0)
+    with pytest.raises(ValueError, match="holdout"):
+        Extra.parse("an4,holdout=8")
 
 
 def test_greedy_text() -> None:
