@@ -51,7 +51,7 @@ def test_bundle_and_torch_make_the_same_errors(
         result = evaluate(recognizer, clips())
     assert result.words.errors == expected.errors
     # A model that hears nothing would make the same errors everywhere too.
-    assert expected.rate < 0.5
+    assert expected.rate < 0.8
 
 
 def test_checkpoint_fits_the_package(name: str) -> None:
