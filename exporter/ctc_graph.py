@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from speechquant.core.bundles import receptive_field
+from speechquant.exporter.channel_norm import PlainChannelNorm
 from speechquant.exporter.wavlm_attention import PlainWavLMAttention
 
 # Added to the scores of padded frames: the exponential of it is zero in float32 and in float16,
@@ -37,6 +38,9 @@ class CtcGraph(nn.Module):
         self.frame_stride = math.prod(config.conv_stride)
         self.receptive_field = receptive_field(config.conv_kernel, config.conv_stride)
         self._fold_weight_norm()
+        first = self.feature_extractor.conv_layers[0]
+        if isinstance(first.layer_norm, nn.GroupNorm):
+            first.layer_norm = PlainChannelNorm(first.layer_norm)
         if self.is_wavlm:
             for layer in self.encoder.layers:
                 layer.attention = PlainWavLMAttention(layer.attention)

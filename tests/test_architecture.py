@@ -87,6 +87,7 @@ def python(code: str) -> str:
 
 # Modules that are made of an optional package; they are imported by functions that need it.
 NEEDS_OPTIONAL = {
+    "speechquant.exporter.channel_norm": "torch",
     "speechquant.exporter.ctc_graph": "torch",
     "speechquant.exporter.wavlm_attention": "torch",
 }
