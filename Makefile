@@ -35,7 +35,9 @@ float-tables: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export,zoo,dev]'
+	# Without the build's warnings about what an editable installation is.
+	PYTHONWARNINGS=ignore $(RUN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[export,zoo,dev]'
 	touch $@
 
 clean:
