@@ -32,10 +32,10 @@ bad-inputs: $(READY)
 float-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.float_tables $(DATA) > docs/results/float.md
 
+# PYTHONWARNINGS: without the build's warnings about what an editable installation is.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
-	# Without the build's warnings about what an editable installation is.
 	PYTHONWARNINGS=ignore $(RUN)/python -m pip install --quiet --constraint constraints.txt \
 		--editable '.[export,zoo,dev]'
 	touch $@

@@ -72,7 +72,7 @@ def test_labels_spell_the_text() -> None:
 
 def test_saved_files_are_what_transformers_reads(name: str) -> None:
     vocabulary = json.loads((TRAINED_MODELS / name / "vocab.json").read_text())
-    assert list(vocabulary) == list(VOCABULARY)
+    assert vocabulary == {token: index for index, token in enumerate(VOCABULARY)}
     preprocessor = json.loads((TRAINED_MODELS / name / "preprocessor_config.json").read_text())
     assert preprocessor["do_normalize"] is True
     assert preprocessor["return_attention_mask"] is (name == "hubert")
