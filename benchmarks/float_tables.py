@@ -113,7 +113,8 @@ def print_accuracy(folder: Path, extra: Sequence[Extra]) -> None:
     for further in extra:
         clips = read_data_set(further.source)
         unseen = split_speakers(clips, further.hold_out_speakers)[1]
-        sets[further.source.name] = unseen or clips
+        held_out = f", last {further.hold_out_speakers} speakers" if unseen else ""
+        sets[further.source.name + held_out] = unseen or clips
     for name in MODEL_NAMES:
         bundle = export(TRAINED_MODELS / name, folder / name, name=f"zoo:{name}")
         for data, clips in sets.items():
