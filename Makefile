@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
 	PYTHONWARNINGS=ignore $(RUN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[export,zoo,dev]'
+		--editable '.[export,quantize,report,zoo,dev]'
 	touch $@
 
 clean:

@@ -104,6 +104,19 @@ def read_audio(path: Path, sample_rate_hz: int, max_seconds: float | None = None
     return resample(channels.mean(axis=1, dtype=np.float32), rate, sample_rate_hz)
 
 
+def audio_seconds(path: Path) -> float:
+    """Return how long a file is by its header; raises AudioError."""
+    import soundfile
+
+    try:
+        return float(soundfile.info(path).duration)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise AudioError(
+            f"{path}: cannot be read as audio ({_one_line(error)}); "
+            "wav, flac, ogg and mp3 files are read"
+        ) from error
+
+
 def refuse_too_long(name: str, seconds: float, max_seconds: float) -> None:
     """Raise AudioError, naming the clip, where it is longer than `max_seconds`."""
     if seconds > max_seconds:

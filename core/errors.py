@@ -6,6 +6,8 @@ SpeechquantError
 |-- BundleError           a bundle that is damaged or of the wrong kind  (ValueError)
 |-- CheckpointError       a checkpoint that cannot be exported           (ValueError)
 |-- ParityError           an exported graph that differs from its model
+|-- ScaleError            a scale table that cannot be used              (ValueError)
+|-- CalibrationError      data or a model that gives no scales           (ValueError)
 |-- OptionError           an option whose value makes no sense           (ValueError)
 |-- OutputExistsError     an output that is already there                (FileExistsError)
 |-- StorageError          a disk that is full or not writable            (OSError)
@@ -37,6 +39,14 @@ class CheckpointError(SpeechquantError, ValueError):
 
 class ParityError(SpeechquantError):
     """An exported graph that differs from the model it was made from."""
+
+
+class ScaleError(SpeechquantError, ValueError):
+    """A scale table that cannot be used."""
+
+
+class CalibrationError(SpeechquantError, ValueError):
+    """Data or a model that gives no usable scales."""
 
 
 class OptionError(SpeechquantError, ValueError):

@@ -160,3 +160,33 @@ def _move_into_place(partial: Path, target: Path) -> None:
         raise
     _sync_folder(target.parent)
     shutil.rmtree(old)
+
+
+@contextmanager
+def new_file(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a path that becomes the file `target` when the block ends, and vanishes when it fails.
+
+    Raises OutputExistsError where `target` is there and `force` is not given, or is a folder, and
+    StorageError where the disk is full or not writable.
+    """
+    target = target.resolve()
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        refuse_existing_file(target, force=force)
+        partial = target.parent / f"{_partial_prefix(target)}{os.getpid()}"
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+
+def refuse_existing_file(target: Path, *, force: bool) -> None:
+    """Raise OutputExistsError where `target` is a folder, or is there without `force`."""
+    if target.is_dir():
+        raise OutputExistsError(f"{target}: is a folder; give the name of a file")
+    if os.path.lexists(target) and not force:
+        raise OutputExistsError(f"{target}: already there; choose another name or add --force")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechquant.core.audio import AUDIO_SUFFIXES
 from speechquant.core.errors import ManifestError
+from speechquant.core.files import sha256_of
 
 TRANSCRIPT_SUFFIX = ".trans.txt"
 
@@ -121,3 +124,15 @@ def _clips_of_chapter(transcript: Path) -> list[LabelledClip]:
             )
         clips.append(LabelledClip(audio[name], text.strip(), speaker=name.split("-")[0]))
     return clips
+
+
+def clip_key(clip: LabelledClip) -> str:
+    """Return a hash of the clip's audio file and text."""
+    digest = hashlib.sha256(sha256_of(clip.path).encode())
+    digest.update((clip.text or "").encode())
+    return digest.hexdigest()[:16]
+
+
+def data_key(clip_keys: Sequence[str]) -> str:
+    """Return a hash of a whole data set in its order."""
+    return hashlib.sha256(json.dumps(list(clip_keys)).encode()).hexdigest()

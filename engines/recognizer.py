@@ -46,6 +46,35 @@ class Transcript:
     words: tuple[Word, ...]
 
 
+def require_usable(spec: ModelSpec, wave: Waveform, name: str) -> None:
+    """Raise AudioError, naming the clip, where a model of `spec` cannot take `wave`."""
+    if wave.ndim != 1:
+        raise AudioError(f"{name}: has shape {wave.shape}; give mono samples, one dimension")
+    check_samples(wave, name)
+    rate = spec.sample_rate_hz
+    if len(wave) < spec.min_samples:
+        raise AudioError(
+            f"{name}: its length is {len(wave)} at {rate} Hz, the model needs at least "
+            f"{spec.min_samples} samples ({1000 * spec.min_samples / rate:.0f} ms); "
+            "leave the clip out"
+        )
+    refuse_too_long(name, len(wave) / rate, MAX_CLIP_SECONDS)
+
+
+def _normalized(wave: Waveform) -> Waveform:
+    centred = wave - wave.mean(dtype=np.float64)
+    return np.asarray(centred / np.sqrt(wave.var(dtype=np.float64) + _VARIANCE_FLOOR), np.float32)
+
+
+def feeds_of(spec: ModelSpec, waves: Sequence[Waveform]) -> dict[str, NDArray[Any]]:
+    """Return what the graph takes for a batch of waveforms: padded samples and their lengths."""
+    lengths = np.array([len(wave) for wave in waves], np.int64)
+    padded = np.zeros((len(waves), int(lengths.max())), np.float32)
+    for row, wave in zip(padded, waves, strict=True):
+        row[: len(wave)] = _normalized(wave) if spec.normalize_waveform else wave
+    return {"input_values": padded, "input_lengths": lengths}
+
+
 class Recognizer:
     """A session with what goes before and after it; a context manager."""
 
@@ -68,17 +97,7 @@ class Recognizer:
 
     def check(self, wave: Waveform, name: str) -> None:
         """Raise AudioError, naming the clip, where the model cannot take `wave`."""
-        if wave.ndim != 1:
-            raise AudioError(f"{name}: has shape {wave.shape}; give mono samples, one dimension")
-        check_samples(wave, name)
-        rate = self.spec.sample_rate_hz
-        if len(wave) < self.spec.min_samples:
-            raise AudioError(
-                f"{name}: its length is {len(wave)} at {rate} Hz, the model needs at least "
-                f"{self.spec.min_samples} samples ({1000 * self.spec.min_samples / rate:.0f} ms); "
-                "leave the clip out"
-            )
-        refuse_too_long(name, len(wave) / rate, MAX_CLIP_SECONDS)
+        require_usable(self.spec, wave, name)
 
     def transcribe(
         self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
@@ -115,23 +134,12 @@ class Recognizer:
         if batch:
             yield batch
 
-    def _normalized(self, wave: Waveform) -> Waveform:
-        if not self.spec.normalize_waveform:
-            return wave
-        centred = wave - wave.mean(dtype=np.float64)
-        return np.asarray(
-            centred / np.sqrt(wave.var(dtype=np.float64) + _VARIANCE_FLOOR), np.float32
-        )
-
     def _run(self, waves: list[Waveform]) -> list[Transcript]:
-        lengths = np.array([len(wave) for wave in waves], np.int64)
-        padded = np.zeros((len(waves), int(lengths.max())), np.float32)
-        for row, wave in zip(padded, waves, strict=True):
-            row[: len(wave)] = self._normalized(wave)
-        logits = self._session.run({"input_values": padded, "input_lengths": lengths})["logits"]
+        feeds = feeds_of(self.spec, waves)
+        logits = self._session.run(feeds)["logits"]
         return [
             self._transcript_of(row[: self.spec.frames_of(int(length))])
-            for row, length in zip(logits, lengths, strict=True)
+            for row, length in zip(logits, feeds["input_lengths"], strict=True)
         ]
 
     def _transcript_of(self, logits: NDArray[Any]) -> Transcript:

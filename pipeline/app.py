@@ -26,6 +26,9 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="Cores that one call may use; all by default.")
 ]
 BundleFolder = Annotated[Path, typer.Argument(help="Folder that `export` wrote.", readable=False)]
+Normalizer = Annotated[
+    str, typer.Option(help="How texts are made comparable: basic, whisper, none.")
+]
 Data = Annotated[
     str, typer.Option(help="JSONL manifest, LibriSpeech folder, or zoo:train, zoo:dev, zoo:test.")
 ]
@@ -65,9 +68,7 @@ def transcribe(
 def evaluate(
     bundle: BundleFolder,
     data: Data,
-    normalizer: Annotated[
-        str, typer.Option(help="How texts are made comparable: basic, whisper, none.")
-    ] = "basic",
+    normalizer: Normalizer = "basic",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first clips.")] = None,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst clips to show.")] = 5,
     threads: Threads = None,
@@ -87,6 +88,140 @@ def inspect(bundle: BundleFolder, json: Json = False) -> None:
     from speechquant.pipeline.steps import run_inspect
 
     run_inspect(bundle, as_json=json)
+
+
+Method = Annotated[
+    str, typer.Option(help="stablequant, ema, max, percentile, entropy, mse.", show_default=True)
+]
+BitsOfBoth = Annotated[int, typer.Option("--bits", help="Bits of activations and weights, 2..16.")]
+WeightBits = Annotated[int | None, typer.Option(help="Bits of the weights, where they differ.")]
+Dev = Annotated[
+    str | None, typer.Option(help="Data with texts to score trials on; DATA by default.")
+]
+Percentile = Annotated[
+    float, typer.Option(help="For --method percentile: the share of magnitudes kept, in percent.")
+]
+Asymmetric = Annotated[
+    bool, typer.Option("--asymmetric", help="For --method ema: levels 0..2^b-1, a zero point.")
+]
+Search = Annotated[
+    str, typer.Option(help="How StableQuant searches: fast, or exhaustive (Algorithm 1 in full).")
+]
+Gamma = Annotated[
+    float, typer.Option(help="WER points that a layer alone may add before it is clipped.")
+]
+KeepFloat = Annotated[
+    list[str] | None, typer.Option(help="Leave this layer in float; may be given again.")
+]
+Weights = Annotated[str, typer.Option("--weights", help="Rounding: nearest or adaround.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first clips of each set.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that score trials.")]
+
+
+@app.command()
+def calibrate(
+    bundle: BundleFolder,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The scale table to write.", readable=False)],
+    dev: Dev = None,
+    method: Method = "stablequant",
+    bits: BitsOfBoth = 8,
+    weight_bits: WeightBits = None,
+    percentile: Percentile = 99.99,
+    asymmetric: Asymmetric = False,
+    search: Search = "fast",
+    gamma: Gamma = 0.25,
+    keep_float: KeepFloat = None,
+    normalizer: Normalizer = "basic",
+    limit: Limit = None,
+    workers: Workers = 1,
+    threads: Threads = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Make a scale table from a bundle and audio."""
+    from speechquant.pipeline.quantization import new_request, run_calibrate
+
+    request = new_request(
+        bundle,
+        data,
+        dev,
+        out,
+        method=method,
+        bits=bits,
+        weight_bits=weight_bits,
+        percentile=percentile,
+        asymmetric=asymmetric,
+        search=search,
+        gamma=gamma,
+        keep_float=keep_float,
+        normalizer=normalizer,
+        limit=limit,
+        workers=workers,
+        threads=threads,
+    )
+    run_calibrate(request, out, force=force, as_json=json)
+
+
+@app.command()
+def quantize(
+    bundle: BundleFolder,
+    out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", readable=False)],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Calibration audio: manifest, LibriSpeech folder, zoo:train|dev|test."),
+    ] = None,
+    dev: Dev = None,
+    scales: Annotated[
+        Path | None, typer.Option(help="A table that `calibrate` made.", readable=False)
+    ] = None,
+    method: Method = "stablequant",
+    bits: BitsOfBoth = 8,
+    weight_bits: WeightBits = None,
+    percentile: Percentile = 99.99,
+    asymmetric: Asymmetric = False,
+    search: Search = "fast",
+    gamma: Gamma = 0.25,
+    max_wer_drop: Annotated[
+        float | None,
+        typer.Option(help="WER points that it may cost on --dev; layers stay float to keep it."),
+    ] = None,
+    keep_float: KeepFloat = None,
+    weights: Weights = "nearest",
+    spelling: Annotated[
+        str, typer.Option(help="Q/DQ as onnxruntime (uint8) or tensorrt (int8) likes it.")
+    ] = "onnxruntime",
+    normalizer: Normalizer = "basic",
+    limit: Limit = None,
+    workers: Workers = 1,
+    threads: Threads = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Make a W8A8 bundle (or another width) from a float one; a killed run goes on where it was."""
+    from speechquant.pipeline.quantization import QuantizeOptions, new_request, run_quantize
+
+    request = new_request(
+        bundle,
+        data,
+        dev,
+        out,
+        method=method,
+        bits=bits,
+        weight_bits=weight_bits,
+        percentile=percentile,
+        asymmetric=asymmetric,
+        search=search,
+        gamma=gamma,
+        keep_float=keep_float,
+        weights=weights,
+        normalizer=normalizer,
+        limit=limit,
+        workers=workers,
+        threads=threads,
+    )
+    options = QuantizeOptions(out, scales, spelling, max_wer_drop, force)
+    run_quantize(request, options, as_json=json)
 
 
 @zoo_app.command("list")

@@ -103,7 +103,7 @@ def test_every_module_imports_without_the_optional_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["core", "exporter", "engines", "benchmarks", "zoo", "pipeline"]
+    "package", ["core", "exporter", "calibrators", "engines", "benchmarks", "zoo", "pipeline"]
 )
 def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
     heavy = ("torch", "transformers", "onnx", "onnxruntime", "matplotlib")

@@ -1,0 +1,122 @@
+"""One model on one calibration set and one test set: tables made, bundles written and scored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from speechquant.benchmarks.evaluation import evaluate
+from speechquant.calibrators.adaround_levels import adaround_levels
+from speechquant.calibrators.calibrate import (
+    SearchOptions,
+    collect_statistics,
+    quantized_layers,
+    search_table,
+)
+from speechquant.calibrators.methods import MethodOptions, table_from_statistics
+from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
+from speechquant.calibrators.stablequant import SearchResult
+from speechquant.calibrators.statistics import ActivationStatistics
+from speechquant.core.bundles import Bundle
+from speechquant.core.manifests import LabelledClip, clip_key, data_key
+from speechquant.core.scales import Bits, ScaleTable
+from speechquant.core.wer import DifferenceInterval, ErrorRate, difference_interval
+from speechquant.engines.constant_weights import constant_weights
+from speechquant.engines.probe import ProbeSession
+from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.recognizer import open_recognizer
+from speechquant.engines.scoring import ScoringTask, open_scorer
+from speechquant.engines.weights import Levels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The word errors of a quantized bundle, beside the float one's, and its size."""
+
+    words: ErrorRate
+    drop: DifferenceInterval
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What measurements of one model share; everything slow is kept in the folder `work`."""
+
+    bundle: Bundle
+    calibration: Sequence[LabelledClip]
+    test: Sequence[LabelledClip]
+    work: Path
+    workers: int = 1
+
+    @cached_property
+    def statistics(self) -> ActivationStatistics:
+        """The activations on the calibration set."""
+        key = data_key([clip_key(clip) for clip in self.calibration])
+        with ProbeSession(self.bundle) as probe:
+            return collect_statistics(
+                self.bundle, self.calibration, key, probe.activations_of, self.work
+            )
+
+    @cached_property
+    def float_words(self) -> ErrorRate:
+        """The float bundle's errors on the test set."""
+        return self._words(self.bundle)
+
+    def table(
+        self, method: str, bits: int, *, float_layers: Sequence[str] = (), symmetric: bool = True
+    ) -> ScaleTable:
+        """Return the table of a method that needs no search, weights as wide as activations."""
+        options = MethodOptions(method, Bits(bits, bits), symmetric=symmetric)
+        layers = quantized_layers(self.bundle, float_layers)
+        table = table_from_statistics(self.statistics, layers, self.bundle.model_sha256, options)
+        return replace(table, float_layers=tuple(float_layers))
+
+    def search(
+        self, bits: int, search: str = "fast", dev: Sequence[LabelledClip] | None = None
+    ) -> SearchResult:
+        """Return StableQuant's choice on `dev`, the calibration set where none is given."""
+        dev = self.calibration if dev is None else dev
+        task = ScoringTask(self.bundle.folder, tuple(dev))
+        keys = [clip_key(clip) for clip in dev]
+        with (
+            open_scorer(task, self.workers) as scorer,
+            RecordedScorer(scorer, self.work / f"{search}-{SEARCH_FILE}", keys) as recorded,
+        ):
+            return search_table(
+                self.bundle,
+                self.bundle.spec.layers,
+                self.statistics,
+                recorded,
+                len(dev),
+                MethodOptions(bits=Bits(bits, bits)),
+                SearchOptions(search),
+            )
+
+    def adaround(self, bits: int) -> Mapping[str, Levels]:
+        """Return AdaRound's levels on every fourth clip of the calibration set."""
+        # A minute of audio already has more frames than the widest layer has inputs.
+        clips = self.calibration[::4]
+        saved = self.work / f"adaround-{bits}.npz"
+        with ProbeSession(self.bundle) as probe:
+            weights = constant_weights(self.bundle)
+            return adaround_levels(weights, probe.activations_of, clips, bits, saved)
+
+    def score(self, table: ScaleTable, levels: Mapping[str, Levels] | None = None) -> Scored:
+        """Write the bundle that `table` makes and count its errors on the test set."""
+        log.info("scoring %s %s", table.method, table.bits.name)
+        quantized = quantize_bundle(
+            self.bundle, self.work / "scored", table, rounded_weights=levels, force=True
+        )
+        words = self._words(quantized)
+        drop = difference_interval(self.float_words, words)
+        graph_bytes = sum(path.stat().st_size for path in quantized.folder.glob("model.onnx*"))
+        return Scored(words, drop, graph_bytes)
+
+    def _words(self, bundle: Bundle) -> ErrorRate:
+        with open_recognizer(bundle) as recognizer:
+            return evaluate(recognizer, self.test).words

@@ -1,0 +1,103 @@
+"""The calibration methods that StableQuant is compared with: max, percentile, entropy and mse.
+
+The last three follow NVIDIA's pytorch-quantization. The histogram differs: NVIDIA's ends at the
+largest magnitude, or a bin after it; ours ends at a power of two above. So the bins after the last
+that holds a value are left out, and an edge above the largest magnitude gives way to it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.calibrators.histogram import Histogram
+from speechquant.calibrators.scale_search import least_error_bins
+from speechquant.core.errors import CalibrationError
+from speechquant.core.scales import largest_level
+
+# NVIDIA's: fewer of the 2048 bins than that are not tried as a range.
+START_BIN = 128
+
+
+def max_amax(histogram: Histogram) -> float:
+    """Return the largest magnitude; raises CalibrationError where there were only zeros."""
+    return histogram.quantile_edge(0)
+
+
+def percentile_amax(histogram: Histogram, percent: float = 99.99) -> float:
+    """Return the edge above the `percent`-th percentile of the magnitudes.
+
+    NVIDIA takes the edge below, which is 0 where most values are in the first bin.
+    """
+    return histogram.quantile_edge(100 - percent)
+
+
+def mse_amax(histogram: Histogram, bits: int) -> float:
+    """Return the bin centre, from START_BIN on, that as the largest level errs least."""
+    (best,) = least_error_bins(histogram, [histogram.last_kept_bin(0)], bits, first_bin=START_BIN)
+    return float(histogram.centres[best])
+
+
+def entropy_amax(histogram: Histogram, bits: int) -> float:
+    """Return the edge, from START_BIN on, whose levels keep the distribution best (KL divergence).
+
+    Ties go to the highest edge. With as many levels as bins nothing is lost by the largest.
+    """
+    used = histogram.last_kept_bin(0) + 1
+    levels = largest_level(bits) + 1
+    if levels >= used:
+        return max_amax(histogram)
+    counts = histogram.counts[:used].astype(np.float64)
+    counts[0] = counts[1]  # NVIDIA's too: zeros are exact at any scale and would outweigh the rest
+    tried = range(min(START_BIN, used), used + 1)
+    divergences = [_divergence(counts, edge, levels) for edge in reversed(tried)]
+    best = tried[-1 - int(np.argmin(divergences))]
+    return min(best * histogram.width, histogram.amax)
+
+
+def _divergence(counts: NDArray[np.float64], edge: int, levels: int) -> float:
+    """Return the KL divergence of the first `edge` bins, the rest in the last, from their levels.
+
+    Each level spreads what its bins hold evenly over those of them that hold anything.
+    """
+    kept = counts[:edge]
+    outliers = float(counts[edge:].sum())
+    if outliers and not kept[-1]:
+        return math.inf  # the levels say that the last bin never occurs
+    (occupied,) = np.nonzero(kept)
+    if not occupied.size:
+        return math.inf
+    level = occupied * levels // edge
+    sizes = np.bincount(level, minlength=levels)
+    sums = np.bincount(level, kept[occupied], minlength=levels)
+    spread = sums[level] / sizes[level]
+    reference = kept[occupied]
+    reference[-1] += outliers
+    ratio = (reference / reference.sum()) / (spread / spread.sum())
+    return float((reference * np.log(ratio)).sum() / reference.sum())
+
+
+def symmetric_scale(amax: float, bits: int) -> float:
+    """Return s = amax / Q; raises CalibrationError unless it is above zero."""
+    return _usable(amax / largest_level(bits), f"0 to {amax}")
+
+
+def asymmetric_scale(minimum: float, maximum: float, bits: int) -> tuple[float, int]:
+    """Return the scale and zero point of the levels 0 .. 2^bits - 1 over a range that includes 0.
+
+    s = (max - min) / (2^bits - 1), z = round(-min / s). Raises CalibrationError for an empty range.
+    """
+    low, high = min(minimum, 0.0), max(maximum, 0.0)
+    scale = _usable((high - low) / (2**bits - 1), f"{low} to {high}")
+    return scale, round(-low / scale)
+
+
+def _usable(scale: float, values: str) -> float:
+    if not (math.isfinite(scale) and scale > 0):
+        raise CalibrationError(
+            f"values from {values} give the scale {scale}: calibrate with other audio, "
+            "or leave the layer in float"
+        )
+    return scale

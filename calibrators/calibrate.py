@@ -1,0 +1,109 @@
+"""From a model and audio to a scale table, whatever runs the model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechquant.calibrators.candidates import Candidates
+from speechquant.calibrators.collection import ActivationsOf, collect
+from speechquant.calibrators.fast_search import search_fast
+from speechquant.calibrators.methods import (
+    MethodOptions,
+    require_live,
+)
+from speechquant.calibrators.stablequant import GAMMA_POINTS, SearchResult, search_exhaustively
+from speechquant.calibrators.statistics import ActivationStatistics
+from speechquant.core.bundles import Bundle
+from speechquant.core.errors import CalibrationError, OptionError
+from speechquant.core.manifests import LabelledClip
+from speechquant.core.progress import OnStep
+from speechquant.core.scoring import Scorer
+
+log = logging.getLogger(__name__)
+
+SEARCHES = {"fast": search_fast, "exhaustive": search_exhaustively}
+FLOAT_PRECISION = "fp32"
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How StableQuant searches; raises OptionError for a search or gamma that is none."""
+
+    search: str = "fast"
+    gamma_points: float = GAMMA_POINTS
+
+    def __post_init__(self) -> None:
+        if self.search not in SEARCHES:
+            raise OptionError(f"no search {self.search!r}; choose {', '.join(SEARCHES)}")
+        if not self.gamma_points >= 0:
+            raise OptionError(f"gamma is {self.gamma_points}; give 0 or more percentage points")
+
+
+def require_float(bundle: Bundle) -> None:
+    """Raise CalibrationError where the bundle is quantized already."""
+    if bundle.spec.precision != FLOAT_PRECISION:
+        raise CalibrationError(
+            f"{bundle.folder}: already quantized ({bundle.spec.precision}); "
+            "give the float bundle that it was made from"
+        )
+
+
+def quantized_layers(bundle: Bundle, keep_float: Sequence[str]) -> dict[str, str]:
+    """Return tensor -> layer without the layers to keep; raises OptionError for an unknown one."""
+    known = bundle.spec.layer_names
+    unknown = [layer for layer in keep_float if layer not in known]
+    if unknown:
+        raise OptionError(
+            f"{bundle.folder} has no layer {unknown[0]!r}; choose among {', '.join(known)}"
+        )
+    kept = {name: layer for name, layer in bundle.spec.layers.items() if layer not in keep_float}
+    if not kept:
+        raise OptionError("every layer would stay float; leave some of them to be quantized")
+    return kept
+
+
+def statistics_key(bundle: Bundle, data_sha256: str) -> str:
+    """Return what statistics of a model on a data set are filed under."""
+    return hashlib.sha256(f"{bundle.model_sha256} {data_sha256}".encode()).hexdigest()[:16]
+
+
+def collect_statistics(
+    bundle: Bundle,
+    clips: Sequence[LabelledClip],
+    data_sha256: str,
+    activations_of: ActivationsOf,
+    work: Path,
+    on_step: OnStep | None = None,
+) -> ActivationStatistics:
+    """Return the statistics of every activation of the layer map, kept in `work` meanwhile."""
+    saved = work / f"statistics-{statistics_key(bundle, data_sha256)}.npz"
+    if len(clips) == 1:
+        log.warning("warning: calibrating on one clip; give a few dozen for scales that hold")
+    log.info(
+        "collecting statistics of %d tensors over %d clips", len(bundle.spec.layers), len(clips)
+    )
+    return collect(activations_of, clips, saved, on_step=on_step)
+
+
+def search_table(
+    bundle: Bundle,
+    layers: Mapping[str, str],
+    statistics: ActivationStatistics,
+    scorer: Scorer,
+    utterances: int,
+    options: MethodOptions,
+    search: SearchOptions,
+    on_step: OnStep | None = None,
+) -> SearchResult:
+    """Return StableQuant's choice; raises CalibrationError for a tensor that saw only zeros."""
+    require_live(statistics, layers)
+    histograms = {name: statistics.tensors[name].histogram for name in layers}
+    candidates = Candidates(bundle.model_sha256, options.bits, layers, histograms)
+    log.info("searching the layers to clip and the percentile (%s)", search.search)
+    return SEARCHES[search.search](
+        candidates, scorer, utterances, gamma_points=search.gamma_points, on_step=on_step
+    )

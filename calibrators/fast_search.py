@@ -1,0 +1,236 @@
+"""StableQuant's choice at a tenth of Algorithm 1's cost.
+
+Words are a coarse measure: most utterances lose none, and it takes hundreds of them to tell two
+trials apart. The best labels of the frames are a fine one. How many of them a trial changes from
+the float model's is known well after a handful of utterances, and the word errors that it adds
+follow that number closely. So each trial's effect is estimated from both: from the changed labels,
+at the errors per changed label that all trials show together, and from its own words, which weigh
+the more the more of the utterances were heard, and alone count when all were.
+
+Every trial hears the utterances in one shuffled order, so that two trials are compared on the same
+ones. A layer stops when its effect is on one side of gamma beyond doubt; the percentiles run in
+rounds, from which the worse part drops out.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from speechquant.calibrators.candidates import CLIP_PERCENTS, Candidates
+from speechquant.calibrators.stablequant import (
+    GAMMA_POINTS,
+    LayerEffect,
+    PercentileScore,
+    SearchResult,
+    total_errors,
+    total_words,
+)
+from speechquant.core.progress import OnStep
+from speechquant.core.scoring import Job, Score, Scorer, Trial
+
+# What the search may ask for, as a share of what Algorithm 1 asks for.
+BUDGET_SHARE = 0.1
+# How much of it, the float model's scores apart, goes to the layers.
+_LAYERS_SHARE = 0.4
+_FIRST_UTTERANCES = 8
+_GROWTH = 1.5
+# How many of the percentiles each round hears.
+_ROUNDS = (len(CLIP_PERCENTS), 16, 8, 4)
+# A layer's effect is beyond doubt this many standard deviations away from gamma.
+_CERTAIN = 2.0
+# How far off the errors predicted from changed labels are, as a share of them.
+_LAYER_MISFIT, _PERCENTILE_MISFIT = 0.5, 0.1
+# In squared errors: without it a trial that changed no word yet would seem certain to change none.
+_UNSEEN_VARIANCE = 1.0
+_LEAST_DEVIATION = 0.01  # in errors an utterance
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Effect:
+    """The errors that a trial adds to an utterance, on average over all of them, and how sure."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass
+class _Race:
+    """The utterances in their order, and what each trial made of the first of them."""
+
+    scorer: Scorer
+    order: Sequence[int]
+    budget: int
+    on_step: OnStep | None
+    asked: int = 0
+    heard: dict[str, list[Score]] = field(default_factory=dict)
+
+    def hear(self, trials: Sequence[Trial], utterances: int) -> None:
+        """Score each trial on the first `utterances` of the order; equal trials are one."""
+        jobs = []
+        for key, trial in {trial.key: trial for trial in trials}.items():
+            done = len(self.heard.setdefault(key, []))
+            jobs += [Job(trial, place) for place in self.order[done:utterances]]
+        for job, score in zip(jobs, self.scorer.score(jobs), strict=True):
+            self.heard[job.trial.key].append(score)
+            self.asked += 1
+            if self.on_step is not None:
+                self.on_step(min(self.asked, self.budget), self.budget)
+
+    def pairs(self, trial: Trial, beside: Trial) -> list[tuple[Score, Score]]:
+        """Return the scores of both on the utterances that `trial` heard."""
+        return list(zip(self.heard[trial.key], self.heard[beside.key], strict=False))
+
+    def affordable(self, trials: int, rounds: int, budget: int) -> int:
+        """Return how many more utterances so many trials may hear in each of so many rounds."""
+        return max((budget - self.asked) // max(trials, 1) // rounds, 0)
+
+
+def _changed_labels(score: Score, unquantized: Score) -> int:
+    return sum(a != b for a, b in zip(score.labels, unquantized.labels, strict=True))
+
+
+def _estimates(
+    race: _Race, trials: Sequence[Trial], unquantized: Trial, misfit: float
+) -> list[_Effect]:
+    """Return the effect of every trial, from its changed labels and from its words."""
+    added, changed = [], []
+    for trial in trials:
+        pairs = race.pairs(trial, unquantized)
+        added.append([score.errors - other.errors for score, other in pairs])
+        changed.append([_changed_labels(score, other) for score, other in pairs])
+    own_effects = [_own_effect(mine, len(race.order)) for mine in added]
+    if sum(map(sum, added)) <= 0 or not any(map(any, changed)):
+        return own_effects  # too few errors so far to say what a changed label costs
+    errors_per_label, uncertainty = _errors_per_label(added, changed)
+    effects = []
+    for own, labels in zip(own_effects, changed, strict=True):
+        predicted = errors_per_label * sum(labels) / len(labels)
+        deviation = math.hypot(misfit, uncertainty) * predicted + _LEAST_DEVIATION
+        effects.append(_combined(own, _Effect(predicted, deviation)))
+    return effects
+
+
+def _errors_per_label(
+    added: Sequence[Sequence[int]], changed: Sequence[Sequence[int]]
+) -> tuple[float, float]:
+    """Return the errors that a changed label adds in all trials, and how uncertain that is."""
+    all_added = sum(map(sum, added))
+    squares = sum(errors**2 for mine in added for errors in mine)
+    return all_added / sum(map(sum, changed)), math.sqrt(squares) / all_added
+
+
+def _own_effect(added: Sequence[int], utterances: int) -> _Effect:
+    heard = len(added)
+    mean = sum(added) / heard
+    variance = (sum((errors - mean) ** 2 for errors in added) + _UNSEEN_VARIANCE) / heard
+    # Of a set that was heard whole the mean is not an estimate any more.
+    return _Effect(mean, math.sqrt(variance / heard * (1 - heard / utterances)))
+
+
+def _combined(own: _Effect, predicted: _Effect) -> _Effect:
+    if own.deviation == 0.0:
+        return own
+    own_weight, other_weight = own.deviation**-2, predicted.deviation**-2
+    weight = own_weight + other_weight
+    mean = (own_weight * own.mean + other_weight * predicted.mean) / weight
+    return _Effect(mean, weight**-0.5)
+
+
+def search_fast(
+    candidates: Candidates,
+    scorer: Scorer,
+    utterances: int,
+    *,
+    gamma_points: float = GAMMA_POINTS,
+    on_step: OnStep | None = None,
+) -> SearchResult:
+    """Return S, p and what was seen, within BUDGET_SHARE of Algorithm 1's evaluations."""
+    trials = 1 + len(candidates.layer_names) + len(CLIP_PERCENTS)
+    order = list(range(utterances))
+    random.Random(_SEED).shuffle(order)  # noqa: S311 - no secret, and the same at every start
+    race = _Race(scorer, order, int(BUDGET_SHARE * trials * utterances), on_step)
+    unquantized = candidates.unquantized()
+    race.hear([unquantized], utterances)
+    words = total_words(race.heard[unquantized.key])
+    effects = _race_layers(race, candidates, gamma_points / 100 * words / utterances)
+    clipped_layers = [effect.layer for effect in effects if effect.clipped]
+    scored, best = _race_percentiles(race, candidates, clipped_layers)
+    return SearchResult(
+        table=candidates.clipped(clipped_layers, best).table,
+        layers=effects,
+        percentiles=scored,
+        utterances=utterances,
+        words=words,
+        float_errors=total_errors(race.heard[unquantized.key]),
+        asked=race.asked,
+    )
+
+
+def _race_layers(
+    race: _Race, candidates: Candidates, allowed_errors: float
+) -> tuple[LayerEffect, ...]:
+    """Return every layer's effect; above `allowed_errors` an utterance it is clipped."""
+    unquantized = candidates.unquantized()
+    trials = {layer: candidates.layer_alone(layer) for layer in candidates.layer_names}
+    budget = race.asked + int(_LAYERS_SHARE * (race.budget - race.asked))
+    undecided, heard = list(trials), 0
+    while undecided:
+        wanted = max(_FIRST_UTTERANCES, math.ceil(heard * (_GROWTH - 1)))
+        more = min(wanted, race.affordable(len(undecided), 1, budget), len(race.order) - heard)
+        if heard > 0 and more == 0:
+            break
+        heard += max(more, 1)
+        race.hear([trials[layer] for layer in undecided], heard)
+        effects = _estimates(race, list(trials.values()), unquantized, _LAYER_MISFIT)
+        undecided = [
+            layer
+            for layer, effect in zip(trials, effects, strict=True)
+            if layer in undecided
+            and abs(effect.mean - allowed_errors) <= _CERTAIN * effect.deviation
+        ]
+    return tuple(
+        _layer_effect(race, layer, trial, unquantized, effect.mean > allowed_errors)
+        for (layer, trial), effect in zip(trials.items(), effects, strict=True)
+    )
+
+
+def _layer_effect(
+    race: _Race, layer: str, trial: Trial, unquantized: Trial, clipped: bool
+) -> LayerEffect:
+    pairs = race.pairs(trial, unquantized)
+    added = sum(score.errors - other.errors for score, other in pairs)
+    words = sum(score.words for score, _ in pairs)
+    return LayerEffect(layer, added, words, len(pairs), clipped)
+
+
+def _race_percentiles(
+    race: _Race, candidates: Candidates, clipped_layers: Sequence[str]
+) -> tuple[tuple[PercentileScore, ...], float]:
+    unquantized = candidates.unquantized()
+    trials = {percent: candidates.clipped(clipped_layers, percent) for percent in CLIP_PERCENTS}
+    running, heard = list(CLIP_PERCENTS), 0
+    for place, kept in enumerate(_ROUNDS):
+        running = sorted(running[:kept])
+        distinct = len({trials[percent].key for percent in running})
+        if distinct == 1 and heard > 0:
+            break
+        more = race.affordable(distinct, len(_ROUNDS) - place, race.budget)
+        heard = min(max(heard + more, 1), len(race.order))
+        race.hear([trials[percent] for percent in running], heard)
+        effects = _estimates(
+            race, [trials[percent] for percent in running], unquantized, _PERCENTILE_MISFIT
+        )
+        means = dict(zip(running, (effect.mean for effect in effects), strict=True))
+        running = sorted(running, key=lambda percent: (means[percent], percent))
+    scored = tuple(_percentile_score(race, percent, trial) for percent, trial in trials.items())
+    return scored, running[0]
+
+
+def _percentile_score(race: _Race, percent: float, trial: Trial) -> PercentileScore:
+    scores = race.heard[trial.key]
+    words = sum(score.words for score in scores)
+    return PercentileScore(percent, total_errors(scores), words, len(scores))

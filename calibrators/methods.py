@@ -1,0 +1,104 @@
+"""Scale tables that need nothing but statistics: the EMA scheme and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from speechquant.calibrators.baselines import (
+    asymmetric_scale,
+    entropy_amax,
+    max_amax,
+    mse_amax,
+    percentile_amax,
+    symmetric_scale,
+)
+from speechquant.calibrators.histogram import Extent
+from speechquant.calibrators.statistics import ActivationStatistics, TensorStatistics
+from speechquant.core.errors import CalibrationError, OptionError
+from speechquant.core.scales import Bits, Scale, ScaleTable
+
+STABLEQUANT, EMA = "stablequant", "ema"
+DEFAULT_PERCENTILE = 99.99
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """A method, its width and what else it takes; raises OptionError where that makes no sense.
+
+    `percentile` belongs to the method of that name; `symmetric=False` to ema.
+    """
+
+    method: str = STABLEQUANT
+    bits: Bits = Bits()  # noqa: RUF009 - frozen, so sharing it is safe
+    percentile: float = DEFAULT_PERCENTILE
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise OptionError(f"no method {self.method!r}; choose {', '.join(METHODS)}")
+        if not 0 < self.percentile <= 100:
+            raise OptionError(f"percentile {self.percentile}: give more than 0 and at most 100")
+        if not self.symmetric and self.method != EMA:
+            raise OptionError(f"{self.method} has no asymmetric form; choose --method {EMA}")
+
+
+def averaged_extent(seen: TensorStatistics) -> Extent:
+    """Return the EMA of minimum and maximum, made to include 0."""
+    averaged = seen.averaged_extent
+    if averaged is None:
+        raise CalibrationError("no batch of calibration data was seen; give data with clips in it")
+    return Extent(min(averaged.minimum, 0.0), max(averaged.maximum, 0.0))
+
+
+_AMAX_OF: dict[str, Callable[[TensorStatistics, MethodOptions], float]] = {
+    EMA: lambda seen, options: averaged_extent(seen).amax,
+    "max": lambda seen, options: max_amax(seen.histogram),
+    "percentile": lambda seen, options: percentile_amax(seen.histogram, options.percentile),
+    "entropy": lambda seen, options: entropy_amax(seen.histogram, options.bits.activations),
+    "mse": lambda seen, options: mse_amax(seen.histogram, options.bits.activations),
+}
+METHODS = (STABLEQUANT, *_AMAX_OF)
+
+
+def require_live(statistics: ActivationStatistics, layers: Mapping[str, str]) -> None:
+    """Raise CalibrationError for a tensor of `layers` that only ever saw zeros."""
+    for name, layer in layers.items():
+        if statistics.tensors[name].histogram.amax == 0.0:
+            raise CalibrationError(
+                f"{name}: only ever saw zeros in the calibration data, so it has no scale; "
+                f"calibrate on speech, or leave the layer in float with --keep-float {layer}"
+            )
+
+
+def table_from_statistics(
+    statistics: ActivationStatistics,
+    layers: Mapping[str, str],
+    model_sha256: str,
+    options: MethodOptions,
+) -> ScaleTable:
+    """Return the table of any method but StableQuant, which needs a search.
+
+    `layers` maps each tensor to be quantized to its layer. Raises CalibrationError for a tensor
+    that only ever saw zeros.
+    """
+    require_live(statistics, layers)
+    return ScaleTable(
+        model_sha256=model_sha256,
+        method=options.method,
+        bits=options.bits,
+        symmetric=options.symmetric,
+        tensors={
+            name: _scale_of(statistics.tensors[name], layer, options)
+            for name, layer in layers.items()
+        },
+    )
+
+
+def _scale_of(seen: TensorStatistics, layer: str, options: MethodOptions) -> Scale:
+    bits = options.bits.activations
+    amax = _AMAX_OF[options.method](seen, options)
+    if options.symmetric:
+        return Scale(layer, symmetric_scale(amax, bits), amax)
+    scale, zero_point = asymmetric_scale(*averaged_extent(seen), bits)
+    return Scale(layer, scale, amax, zero_point)

@@ -1,0 +1,126 @@
+"""StableQuant's Algorithm 1 to the letter: every trial on every utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from speechquant.calibrators.candidates import CLIP_PERCENTS, Candidates
+from speechquant.core.errors import CalibrationError
+from speechquant.core.progress import OnStep
+from speechquant.core.scales import ScaleTable
+from speechquant.core.scoring import Job, Score, Scorer, Trial
+
+GAMMA_POINTS = 0.25
+
+
+@dataclass(frozen=True)
+class LayerEffect:
+    """Stage 1: the word errors that a layer alone adds, on the utterances that were asked."""
+
+    layer: str
+    added_errors: int
+    words: int
+    utterances: int
+    clipped: bool
+
+    @property
+    def points(self) -> float:
+        """The change of the WER in percentage points."""
+        return 100.0 * self.added_errors / self.words
+
+
+@dataclass(frozen=True)
+class PercentileScore:
+    """Stage 2: the word errors of a p, on the utterances that were asked."""
+
+    percent: float
+    errors: int
+    words: int
+    utterances: int
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search chose, what it saw, and the utterance evaluations that it asked for."""
+
+    table: ScaleTable
+    layers: tuple[LayerEffect, ...]
+    percentiles: tuple[PercentileScore, ...]
+    utterances: int
+    words: int
+    float_errors: int
+    asked: int
+
+    @property
+    def exhaustive_evaluations(self) -> int:
+        """What Algorithm 1 costs: float, every layer and every p on every utterance."""
+        return (1 + len(self.layers) + len(CLIP_PERCENTS)) * self.utterances
+
+
+def total_errors(scores: Sequence[Score]) -> int:
+    """Return the word errors of several utterances."""
+    return sum(score.errors for score in scores)
+
+
+def total_words(scores: Sequence[Score]) -> int:
+    """Return the words that were said; raises CalibrationError where there are none."""
+    words = sum(score.words for score in scores)
+    if words == 0:
+        raise CalibrationError(
+            "the development set has no words to compare with; give --dev a set with texts"
+        )
+    return words
+
+
+def adds_too_much(added_errors: int, words: int, gamma_points: float) -> bool:
+    """Whether a layer alone raises the WER by more than gamma."""
+    return 100.0 * added_errors / words > gamma_points
+
+
+def search_exhaustively(
+    candidates: Candidates,
+    scorer: Scorer,
+    utterances: int,
+    *,
+    gamma_points: float = GAMMA_POINTS,
+    on_step: OnStep | None = None,
+) -> SearchResult:
+    """Return S, p and all scores of Algorithm 1 over the utterances 0..utterances-1."""
+    trials = 1 + len(candidates.layer_names) + len(CLIP_PERCENTS)
+    done = iter(range(1, trials + 1))
+
+    def score_all(trial: Trial) -> list[Score]:
+        scores = list(scorer.score([Job(trial, place) for place in range(utterances)]))
+        if on_step is not None:
+            on_step(next(done), trials)
+        return scores
+
+    float_scores = score_all(candidates.unquantized())
+    words = total_words(float_scores)
+    float_errors = total_errors(float_scores)
+    effects = []
+    for layer in candidates.layer_names:
+        added = total_errors(score_all(candidates.layer_alone(layer))) - float_errors
+        clipped = adds_too_much(added, words, gamma_points)
+        effects.append(LayerEffect(layer, added, words, utterances, clipped))
+    clipped_layers = [effect.layer for effect in effects if effect.clipped]
+    scored = [
+        PercentileScore(
+            percent,
+            total_errors(score_all(candidates.clipped(clipped_layers, percent))),
+            words,
+            utterances,
+        )
+        for percent in CLIP_PERCENTS
+    ]
+    best = min(scored, key=lambda score: (score.errors, score.percent))
+    return SearchResult(
+        table=candidates.clipped(clipped_layers, best.percent).table,
+        layers=tuple(effects),
+        percentiles=tuple(scored),
+        utterances=utterances,
+        words=words,
+        float_errors=float_errors,
+        asked=trials * utterances,
+    )

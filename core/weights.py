@@ -1,0 +1,46 @@
+"""A constant weight of a graph, as the steps hand it to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.scales import largest_level
+
+_SMALLEST_SCALE = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantWeight:
+    """A weight to be quantized: its values, the operator that uses it and the tensor that feeds it.
+
+    The output channels lie along `channel_axis`; `attributes` are the operator's.
+    """
+
+    name: str
+    layer: str
+    activation: str
+    operator: str
+    channel_axis: int
+    attributes: Mapping[str, Any]
+    values: NDArray[np.float32]
+
+
+def channel_scales(values: NDArray[np.float32], axis: int, bits: int) -> NDArray[np.float32]:
+    """Return s = max|w| / Q of each channel along `axis`."""
+    others = tuple(index for index in range(values.ndim) if index != axis)
+    largest = np.abs(values).max(axis=others, initial=0)
+    scales: NDArray[np.float32] = largest / np.float32(largest_level(bits))
+    # Of a channel of zeros any scale gives zeros, but 0 would divide by it and TensorRT refuses it.
+    return np.where(scales < _SMALLEST_SCALE, np.float32(1), scales)
+
+
+def along_channels(scales: NDArray[Any], axis: int, dimensions: int) -> NDArray[Any]:
+    """Return one number a channel in a shape that multiplies a weight of so many dimensions."""
+    shape = [1] * dimensions
+    shape[axis] = -1
+    return scales.reshape(shape)

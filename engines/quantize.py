@@ -1,0 +1,161 @@
+"""From a float bundle and a scale table to a quantized bundle."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechquant.core.bundles import DESCRIPTION, MODEL_FILE, Bundle, load_bundle, new_bundle
+from speechquant.core.errors import BundleError, MissingPackageError, OptionError
+from speechquant.core.files import refuse_existing, refuse_unwritable
+from speechquant.core.progress import OnStep
+from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales_document
+from speechquant.engines.qdq import (
+    Spelling,
+    quantize_activations,
+    quantize_weights,
+    quantized_nodes,
+    refuse_unspellable,
+)
+from speechquant.engines.weights import Levels
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FLOAT_PRECISION = "fp32"
+_NEEDED_PACKAGES = ("onnx", "onnx_ir")
+_TOOLS = ("speechquant", "numpy", "onnx", "onnx-ir")
+# Protobuf refuses files of 2 GiB; beyond half of that the weights lie in a file beside.
+_EXTERNAL_ABOVE_BYTES = 1 << 30
+
+
+def quantize_bundle(
+    bundle: Bundle | str | Path,
+    out: str | Path,
+    table: ScaleTable,
+    *,
+    spelling: Spelling = Spelling.ONNXRUNTIME,
+    rounded_weights: Mapping[str, Levels] | None = None,
+    extra_files: Mapping[str, bytes | Path] | None = None,
+    force: bool = False,
+    on_step: OnStep | None = None,
+) -> Bundle:
+    """Write the float bundle, quantized as `table` says, as a new bundle, and return that.
+
+    `rounded_weights` holds the levels, by weight, that are not to be rounded to nearest;
+    `extra_files` are put into the bundle under their names; `on_step` counts weights. Raises
+    BundleError, ScaleError, OptionError, OutputExistsError, StorageError, MissingPackageError;
+    then nothing is written.
+    """
+    bundle, out = bundle if isinstance(bundle, Bundle) else load_bundle(Path(bundle)), Path(out)
+    extra_files, rounded_weights = dict(extra_files or {}), dict(rounded_weights or {})
+    _refuse_wrong_bundle(bundle, out)
+    require_fit(table, bundle, "the scale table")
+    refuse_unspellable(table, spelling)
+    _refuse_taken_names(extra_files, bundle)
+    refuse_existing(out, DESCRIPTION, force=force)
+    refuse_unwritable(out)
+    _require_packages()
+    graph = _quantized_graph(bundle, table, spelling, rounded_weights, on_step)
+    spec = replace(bundle.spec, precision=table.bits.name.lower())
+    made_from = _made_from(bundle, table, spelling, rounded_weights)
+    with new_bundle(out, spec, made_from, force=force) as folder:
+        _save_graph(graph, folder / MODEL_FILE)
+        _copy_files(bundle, folder)
+        (folder / SCALES_FILE).write_text(scales_document(table), encoding="utf-8")
+        for name, content in extra_files.items():
+            _put(content, folder / name)
+    return load_bundle(out)
+
+
+def _refuse_wrong_bundle(bundle: Bundle, out: Path) -> None:
+    if bundle.spec.precision != FLOAT_PRECISION:
+        raise BundleError(
+            f"{bundle.folder}: already quantized ({bundle.spec.precision}); "
+            "give the float bundle it was made from"
+        )
+    if out.resolve() == bundle.folder.resolve():
+        raise OptionError(
+            f"{out}: is the float bundle itself, which every other table needs; choose another name"
+        )
+
+
+def _refuse_taken_names(extra_files: Mapping[str, bytes | Path], bundle: Bundle) -> None:
+    taken = {DESCRIPTION, SCALES_FILE, *bundle.files} & set(extra_files)
+    if taken:
+        raise OptionError(
+            f"{min(taken)}: the bundle has a file of that name already; call the extra file "
+            "something else"
+        )
+
+
+def _require_packages() -> None:
+    missing = [name for name in _NEEDED_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            f"quantize needs {', '.join(missing)}: pip install 'speechquant[quantize]'"
+        )
+
+
+def _quantized_graph(
+    bundle: Bundle,
+    table: ScaleTable,
+    spelling: Spelling,
+    rounded: Mapping[str, Levels],
+    on_step: OnStep | None,
+) -> ir.Model:
+    import onnx_ir as ir
+
+    model = ir.load(bundle.model_path)
+    nodes = quantized_nodes(model, bundle.spec, table.float_layers)
+    quantize_weights(model, nodes, table.bits.weights, rounded=rounded, on_step=on_step)
+    quantize_activations(model, nodes, table, spelling)
+    # What stays float may still lie in the float bundle's data file.
+    return ir.external_data.load_to_model(model)
+
+
+def _made_from(
+    bundle: Bundle, table: ScaleTable, spelling: Spelling, rounded: Mapping[str, Levels]
+) -> dict[str, Any]:
+    return {
+        "parent": {
+            "model_sha256": bundle.model_sha256,
+            "made_from": dict(bundle.made_from),
+        },
+        "scales": {"key": table.key, "method": table.method},
+        "spelling": spelling.value,
+        "weight_rounding": "given" if rounded else "nearest",
+        "tools": {name: version(name) for name in _TOOLS},
+    }
+
+
+def _save_graph(model: ir.Model, path: Path) -> None:
+    """Write the model, its weights in a file beside it where they are too large for one."""
+    import onnx_ir as ir
+
+    weights = sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    external = f"{path.name}.data" if weights > _EXTERNAL_ABOVE_BYTES else None
+    ir.save(model, path, external_data=external)
+
+
+def _copy_files(bundle: Bundle, folder: Path) -> None:
+    for name in bundle.files:
+        if not name.startswith(MODEL_FILE):
+            _put(bundle.folder / name, folder / name)
+
+
+def _put(content: bytes | Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, Path):
+        shutil.copyfile(content, path)
+    else:
+        path.write_bytes(content)

@@ -1,0 +1,160 @@
+"""Word errors of a trial on one utterance: the pure function that a search is made of."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from speechquant.core.audio import Waveform, read_audio
+from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.manifests import LabelledClip
+from speechquant.core.scoring import Job, Score, Scorer, Trial
+from speechquant.core.text import normalizer
+from speechquant.core.wer import score_wer
+from speechquant.engines.ctc_decoding import CtcDecoder
+from speechquant.engines.recognizer import MAX_CLIP_SECONDS, feeds_of, require_usable
+from speechquant.engines.simulation import SimulatedSession, rounded_weights
+from speechquant.engines.weights import Levels
+
+# A large model takes gigabytes: one with float weights for stage 1, one with rounded ones for
+# stage 2. The guard goes through further ones, one after the other.
+_SESSIONS_KEPT = 2
+_KEPT_WAVE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """What every job of a search shares; small, so that it can be sent to other processes."""
+
+    bundle: Path
+    clips: tuple[LabelledClip, ...]
+    normalizer: str = "basic"
+    threads: int | None = None
+    # Levels of weights that are not rounded to nearest; an .npz file.
+    levels: Path | None = None
+
+    def read_levels(self) -> dict[str, Levels]:
+        """Return the levels by weight."""
+        if self.levels is None:
+            return {}
+        with np.load(self.levels, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
+
+_FIRST_LABEL = ord("0")  # label 0 in the log; those after it are readable characters too
+
+
+class UtteranceScorer:
+    """Runs jobs one at a time in this process."""
+
+    def __init__(self, task: ScoringTask) -> None:
+        self._task = task
+        self._bundle: Bundle = load_bundle(task.bundle)
+        self._normalize = normalizer(task.normalizer)
+        self._decoder = CtcDecoder.from_bundle(self._bundle)
+        self._sessions: OrderedDict[object, SimulatedSession] = OrderedDict()
+        self._waves: dict[int, Waveform] = {}
+        self._wave_bytes = 0
+
+    def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
+        """Yield the score of every job, in their order."""
+        return map(self._score, jobs)
+
+    def _score(self, job: Job) -> Score:
+        session = self._session_of(job.trial)
+        session.use(job.trial.table)
+        feeds = feeds_of(self._bundle.spec, [self._wave(job.utterance)])
+        logits = session.run(feeds)["logits"][0]
+        heard = " ".join(word.text for word in self._decoder.words_of(logits))
+        hypothesis = self._normalize(heard)
+        reference = self._normalize(self._task.clips[job.utterance].text or "")
+        counts = score_wer([reference], [hypothesis]).clips[0]
+        labels = "".join(chr(_FIRST_LABEL + label) for label in logits.argmax(axis=-1).tolist())
+        return Score(counts.errors, counts.reference_length, hypothesis, labels)
+
+    def _session_of(self, trial: Trial) -> SimulatedSession:
+        table = trial.table
+        weights_key = (table.bits.weights, table.float_layers) if trial.quantizes_weights else None
+        if weights_key not in self._sessions:
+            while len(self._sessions) >= _SESSIONS_KEPT:
+                self._sessions.popitem(last=False)
+            weights = (
+                rounded_weights(self._bundle, table, self._task.read_levels())
+                if trial.quantizes_weights
+                else {}
+            )
+            self._sessions[weights_key] = SimulatedSession(
+                self._bundle, self._task.threads, weights
+            )
+        self._sessions.move_to_end(weights_key)
+        return self._sessions[weights_key]
+
+    def _wave(self, utterance: int) -> Waveform:
+        if utterance in self._waves:
+            return self._waves[utterance]
+        path = self._task.clips[utterance].path
+        wave = read_audio(path, self._bundle.spec.sample_rate_hz, MAX_CLIP_SECONDS)
+        require_usable(self._bundle.spec, wave, str(path))
+        if self._wave_bytes + wave.nbytes <= _KEPT_WAVE_BYTES:
+            self._waves[utterance] = wave
+            self._wave_bytes += wave.nbytes
+        return wave
+
+
+_scorer_of_process: UtteranceScorer | None = None
+
+
+def _start_process(task: ScoringTask) -> None:
+    global _scorer_of_process
+    _scorer_of_process = UtteranceScorer(task)
+
+
+def _score_in_process(job: Job) -> Score:
+    if _scorer_of_process is None:
+        raise RuntimeError("the process was not started by a pool")
+    return next(iter(_scorer_of_process.score([job])))
+
+
+class ScoringPool:
+    """Runs jobs in several processes; a context manager."""
+
+    def __init__(self, task: ScoringTask, workers: int) -> None:
+        # Spawned, not forked: ONNX Runtime's threads do not survive a fork.
+        self._pool = ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_start_process, initargs=(task,)
+        )
+
+    def __enter__(self) -> ScoringPool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
+        """Yield the score of every job, in their order, each as soon as it is there."""
+        return self._pool.map(_score_in_process, jobs)
+
+
+@contextmanager
+def open_scorer(task: ScoringTask, workers: int) -> Iterator[Scorer]:
+    """Yield what scores the task's jobs in so many processes, which share the cores."""
+    if workers == 1:
+        yield UtteranceScorer(task)
+        return
+    threads = task.threads or max(1, (os.cpu_count() or 1) // workers)
+    with ScoringPool(replace(task, threads=threads), workers) as pool:
+        yield pool

@@ -1,0 +1,179 @@
+"""A float graph whose activations are rounded to any scale table at run time.
+
+A search tries hundreds of tables. Here they are an input of the graph, so that none of them costs
+a new session, and the arithmetic is that of QuantizeLinear and DequantizeLinear to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.bundles import Bundle
+from speechquant.core.scales import ScaleTable, largest_level
+from speechquant.engines.constant_weights import constant_weights
+from speechquant.engines.model_file import ChangedGraph, load_graph, onnx_required, weighted_nodes
+from speechquant.engines.session import Tensors
+from speechquant.engines.weights import Levels, quantize_weight
+
+if TYPE_CHECKING:
+    import onnx
+
+_ROUNDED, _LIMITS = "speechquant.rounded", "speechquant.limits"
+_SCALE, _LOWEST, _HIGHEST = range(3)
+# QuantizeLinear saturates where its integer type ends, one below -Q.
+_STORED_BITS = (8, 16)
+
+
+def levels_of(table: ScaleTable, zero_point: int) -> tuple[int, int]:
+    """Return the lowest and highest multiple of the scale that a quantizer of `table` gives."""
+    bits = table.bits.activations
+    if not table.symmetric:
+        return -zero_point, 2**bits - 1 - zero_point
+    highest = largest_level(bits)
+    return (-highest - 1 if bits in _STORED_BITS else -highest), highest
+
+
+def _rounding_branch(tensor: str, place: int) -> onnx.GraphProto:
+    from onnx import TensorProto, helper
+
+    def limit(index: int, name: str) -> list[onnx.NodeProto]:
+        position = helper.make_tensor(f"{name}.index", TensorProto.INT64, [], [index])
+        return [
+            helper.make_node("Constant", [], [f"{name}.at"], value=position),
+            helper.make_node("Gather", [_LIMITS, f"{name}.at"], [name]),
+        ]
+
+    prefix = f"{tensor}.rounded"
+    names = [f"{prefix}.{part}" for part in ("scale", "lowest", "highest")]
+    nodes = [node for index, name in enumerate(names) for node in limit(3 * place + index, name)]
+    steps = [f"{prefix}.divided", f"{prefix}.round", f"{prefix}.clipped", f"{prefix}.then"]
+    nodes += [
+        helper.make_node("Div", [tensor, names[_SCALE]], [steps[0]]),
+        helper.make_node("Round", [steps[0]], [steps[1]]),
+        helper.make_node("Clip", [steps[1], names[_LOWEST], names[_HIGHEST]], [steps[2]]),
+        helper.make_node("Mul", [steps[2], names[_SCALE]], [steps[3]]),
+    ]
+    output = helper.make_tensor_value_info(steps[3], TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, "rounded", [], [output])
+
+
+def _float_branch(tensor: str) -> onnx.GraphProto:
+    from onnx import TensorProto, helper
+
+    name = f"{tensor}.rounded.else"
+    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    return helper.make_graph(
+        [helper.make_node("Identity", [tensor], [name])], "float", [], [output]
+    )
+
+
+def _switch(tensor: str, place: int) -> list[onnx.NodeProto]:
+    from onnx import TensorProto, helper
+
+    position = helper.make_tensor(f"{tensor}.place", TensorProto.INT64, [], [place])
+    return [
+        helper.make_node("Constant", [], [f"{tensor}.at"], value=position),
+        helper.make_node("Gather", [_ROUNDED, f"{tensor}.at"], [f"{tensor}.is_rounded"]),
+        helper.make_node(
+            "If",
+            [f"{tensor}.is_rounded"],
+            [f"{tensor}.rounded"],
+            then_branch=_rounding_branch(tensor, place),
+            else_branch=_float_branch(tensor),
+        ),
+    ]
+
+
+def insert_switches(model: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProto:
+    """Return a copy in which every activation of the layer map can be rounded on its way in."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    places = {name: place for place, name in enumerate(bundle.spec.layers)}
+    for tensor, nodes in weighted_nodes(changed, bundle).items():
+        for node in nodes:
+            node.input[0] = f"{tensor}.rounded"
+    nodes, waiting = [], dict(places)
+    for value in changed.graph.input:
+        if value.name in waiting:
+            nodes += _switch(value.name, waiting.pop(value.name))
+    for node in changed.graph.node:
+        nodes.append(node)
+        for name in node.output:
+            if name in waiting:
+                nodes += _switch(name, waiting.pop(name))
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    changed.graph.input.extend(
+        [
+            helper.make_tensor_value_info(_ROUNDED, TensorProto.BOOL, [len(places)]),
+            helper.make_tensor_value_info(_LIMITS, TensorProto.FLOAT, [3 * len(places)]),
+        ]
+    )
+    return changed
+
+
+class SimulatedSession:
+    """A session that rounds what its table names; `use(None)` leaves the model in float."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        weights: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        with onnx_required("a search"):
+            model = insert_switches(load_graph(bundle), bundle)
+        self._places = {name: place for place, name in enumerate(bundle.spec.layers)}
+        self._session = ChangedGraph(model, bundle, threads, weights)
+        self.use(None)
+
+    def use(self, table: ScaleTable | None) -> None:
+        """Round by `table` from now on; activations that it does not name stay float."""
+        rounded = np.zeros(len(self._places), np.bool_)
+        limits = np.ones((len(self._places), 3), np.float32)
+        if table is not None:
+            for name, row in table.tensors.items():
+                rounded[self._places[name]] = True
+                limits[self._places[name]] = (row.scale, *levels_of(table, row.zero_point))
+        self._limits = {_ROUNDED: rounded, _LIMITS: limits.reshape(-1)}
+
+    def __enter__(self) -> SimulatedSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        del self._session
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Return every output by name."""
+        return self._session.run({**feeds, **self._limits})
+
+
+def rounded_weights(
+    bundle: Bundle, table: ScaleTable, levels: Mapping[str, Levels]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the weights as a quantized bundle's graph sees them; `levels` as it takes them."""
+    rounded = {}
+    for weight in constant_weights(bundle, table.float_layers):
+        quantized = quantize_weight(
+            weight.values,
+            weight.channel_axis,
+            table.bits.weights,
+            levels=levels.get(weight.name),
+            name=weight.name,
+        )
+        rounded[weight.name] = quantized.dequantized
+    return rounded

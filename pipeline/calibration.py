@@ -1,0 +1,215 @@
+"""From a bundle and data to a scale table: what `calibrate` and `quantize` share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from speechquant.calibrators.adaround_levels import adaround_levels
+from speechquant.calibrators.calibrate import (
+    SearchOptions,
+    collect_statistics,
+    quantized_layers,
+    search_table,
+    statistics_key,
+)
+from speechquant.calibrators.methods import STABLEQUANT, MethodOptions, table_from_statistics
+from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
+from speechquant.calibrators.stablequant import SearchResult
+from speechquant.calibrators.statistics import ActivationStatistics
+from speechquant.core.audio import audio_seconds
+from speechquant.core.bundles import Bundle
+from speechquant.core.errors import OptionError
+from speechquant.core.manifests import LabelledClip, clip_key, data_key
+from speechquant.core.scales import CalibrationData, ScaleTable
+from speechquant.engines.constant_weights import constant_weights
+from speechquant.engines.probe import ProbeSession
+from speechquant.engines.scoring import ScoringTask, open_scorer
+from speechquant.engines.weights import Levels
+from speechquant.pipeline.console import progress
+from speechquant.pipeline.sources import data_set_of
+
+log = logging.getLogger(__name__)
+
+NEAREST, ADAROUND = "nearest", "adaround"
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What calibrate and quantize are asked for; raises OptionError for what makes no sense.
+
+    `work` is a folder for what a killed run leaves to the next one.
+    """
+
+    bundle: Bundle
+    data: str | None
+    dev: str | None
+    method: MethodOptions
+    search: SearchOptions
+    work: Path
+    keep_float: tuple[str, ...] = ()
+    weight_rounding: str = NEAREST
+    normalizer: str = "basic"
+    limit: int | None = None
+    workers: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_rounding not in (NEAREST, ADAROUND):
+            raise OptionError(
+                f"no rounding {self.weight_rounding!r} of weights; choose {NEAREST}, {ADAROUND}"
+            )
+        quantized_layers(self.bundle, self.keep_float)
+
+    @cached_property
+    def clips(self) -> list[LabelledClip]:
+        """The calibration data."""
+        needs_text = self.dev is None and self.method.method == STABLEQUANT
+        if self.data is None:
+            raise OptionError("no calibration data; give --data, or a table with --scales")
+        return self._read(self.data, needs_text)
+
+    @cached_property
+    def dev_clips(self) -> list[LabelledClip]:
+        """The development set; the calibration data where none was given."""
+        source = self.dev or self.data
+        if source is None:
+            raise OptionError("no development set to score on; give --dev")
+        return self._read(source, require_text=True)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether there is a development set."""
+        if self.dev is None and self.data is not None:
+            return all(clip.text is not None for clip in self.clips)
+        return self.dev is not None
+
+    def _read(self, data: str, require_text: bool) -> list[LabelledClip]:
+        with progress("rendering") as on_step:
+            return data_set_of(data, require_text=require_text, on_step=on_step)[: self.limit]
+
+    @cached_property
+    def clip_keys(self) -> list[str]:
+        """A hash of each calibration clip."""
+        return [clip_key(clip) for clip in self.clips]
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """The activation tensors to quantize and their layers."""
+        return quantized_layers(self.bundle, self.keep_float)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A table and what it was made from.
+
+    `statistics` are None for a table that was given, `search` for a method that needs none.
+    """
+
+    table: ScaleTable
+    statistics: ActivationStatistics | None
+    search: SearchResult | None
+    levels: dict[str, Levels]
+
+
+def calibrate(request: CalibrationRequest) -> Calibration:
+    """Collect, round the weights if asked to, search if the method does, and return the table."""
+    statistics, data = _statistics_of(request)
+    levels = _levels_of(request)
+    search = None
+    if request.method.method == STABLEQUANT:
+        search = _search(request, statistics)
+        table = search.table
+    else:
+        table = table_from_statistics(
+            statistics, request.layers, request.bundle.model_sha256, request.method
+        )
+    return Calibration(
+        replace(table, data=data, float_layers=request.keep_float), statistics, search, levels
+    )
+
+
+def _statistics_of(
+    request: CalibrationRequest,
+) -> tuple[ActivationStatistics, CalibrationData]:
+    sha256 = data_key(request.clip_keys)
+    with (
+        ProbeSession(request.bundle, request.threads) as probe,
+        progress("collecting statistics") as on_step,
+    ):
+        statistics = collect_statistics(
+            request.bundle, request.clips, sha256, probe.activations_of, request.work, on_step
+        )
+    seconds = sum(audio_seconds(clip.path) for clip in request.clips)
+    return statistics, CalibrationData(sha256, len(request.clips), round(seconds, 2))
+
+
+def _levels_of(request: CalibrationRequest) -> dict[str, Levels]:
+    """Return AdaRound's levels by weight, none for rounding to nearest."""
+    if request.weight_rounding == NEAREST:
+        return {}
+    weights = constant_weights(request.bundle, request.keep_float)
+    with (
+        ProbeSession(request.bundle, request.threads) as probe,
+        progress("rounding the weights") as on_step,
+    ):
+        return adaround_levels(
+            weights,
+            probe.activations_of,
+            request.clips,
+            request.method.bits.weights,
+            request.work / _levels_name(request),
+            on_step,
+        )
+
+
+def _levels_name(request: CalibrationRequest) -> str:
+    key = statistics_key(request.bundle, data_key(request.clip_keys))
+    return f"{ADAROUND}-{request.method.bits.weights}-{key}.npz"
+
+
+@contextmanager
+def recorded_scorer(request: CalibrationRequest) -> Iterator[RecordedScorer]:
+    """Yield what scores trials on the development set, with its log in the work folder."""
+    rounds = request.weight_rounding == ADAROUND
+    task = ScoringTask(
+        bundle=request.bundle.folder,
+        clips=tuple(request.dev_clips),
+        normalizer=request.normalizer,
+        threads=request.threads,
+        levels=request.work / _levels_name(request) if rounds else None,
+    )
+    # What a score depends on beside the trial: the utterance, how texts are compared, the levels.
+    suffix = f"-{request.normalizer}" + (f"-{_levels_name(request)}" if rounds else "")
+    keys = [clip_key(clip) + suffix for clip in request.dev_clips]
+    with (
+        open_scorer(task, request.workers) as scorer,
+        RecordedScorer(scorer, request.work / SEARCH_FILE, keys) as recorded,
+    ):
+        yield recorded
+
+
+def _search(request: CalibrationRequest, statistics: ActivationStatistics) -> SearchResult:
+    with recorded_scorer(request) as scorer, progress("searching") as on_step:
+        result = search_table(
+            request.bundle,
+            request.layers,
+            statistics,
+            scorer,
+            len(request.dev_clips),
+            request.method,
+            request.search,
+            on_step,
+        )
+    log.info(
+        "clipped layers: %s; p = %.2f; %d utterance evaluations (Algorithm 1: %d)",
+        ", ".join(result.table.clipped_layers) or "none",
+        result.table.percentile or 0.0,
+        result.asked,
+        result.exhaustive_evaluations,
+    )
+    return result

@@ -1,0 +1,350 @@
+"""The commands calibrate and quantize."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from speechquant.benchmarks.evaluation import Evaluation, evaluate
+from speechquant.calibrators.calibrate import SearchOptions, require_float
+from speechquant.calibrators.collection import STATISTICS_FILE
+from speechquant.calibrators.guard import GuardResult, keep_budget
+from speechquant.calibrators.methods import MethodOptions
+from speechquant.calibrators.search_log import SEARCH_FILE
+from speechquant.calibrators.stablequant import SearchResult
+from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle
+from speechquant.core.errors import OptionError
+from speechquant.core.files import refuse_existing, refuse_existing_file, refuse_unwritable
+from speechquant.core.scales import Bits, ScaleTable, read_scales, require_fit, write_scales
+from speechquant.core.wer import DifferenceInterval, difference_interval
+from speechquant.engines.constant_weights import constant_weights
+from speechquant.engines.qdq import Spelling, refuse_unspellable
+from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.recognizer import open_recognizer
+from speechquant.engines.weights import Levels
+from speechquant.pipeline.calibration import (
+    NEAREST,
+    Calibration,
+    CalibrationRequest,
+    calibrate,
+    recorded_scorer,
+)
+from speechquant.pipeline.console import megabytes, print_json, print_table, progress
+
+log = logging.getLogger(__name__)
+
+REPORT_FILE = "quantization.json"
+_FLOAT_BITS = 32
+
+
+def work_folder(out: Path) -> Path:
+    """Return where the work towards `out` is kept until it is there."""
+    return out.with_name(f"{out.name}.work")
+
+
+def new_request(
+    bundle: Path,
+    data: str | None,
+    dev: str | None,
+    out: Path,
+    *,
+    method: str,
+    bits: int,
+    weight_bits: int | None,
+    percentile: float,
+    asymmetric: bool,
+    search: str,
+    gamma: float,
+    keep_float: Sequence[str] | None,
+    normalizer: str,
+    limit: int | None,
+    workers: int,
+    threads: int | None,
+    weights: str = NEAREST,
+) -> CalibrationRequest:
+    """Return what the command line asks for; raises OptionError and BundleError."""
+    return CalibrationRequest(
+        bundle=load_bundle(bundle),
+        data=data,
+        dev=dev,
+        method=MethodOptions(
+            method,
+            Bits(weights=bits if weight_bits is None else weight_bits, activations=bits),
+            percentile,
+            symmetric=not asymmetric,
+        ),
+        search=SearchOptions(search, gamma),
+        work=work_folder(out),
+        keep_float=tuple(dict.fromkeys(keep_float or ())),
+        weight_rounding=weights,
+        normalizer=normalizer,
+        limit=limit,
+        workers=workers,
+        threads=threads,
+    )
+
+
+def run_calibrate(request: CalibrationRequest, out: Path, *, force: bool, as_json: bool) -> None:
+    """Write scales.json and show it in short."""
+    require_float(request.bundle)
+    refuse_existing_file(out, force=force)
+    refuse_unwritable(out)
+    made = calibrate(request)
+    write_scales(made.table, out, force=force)
+    shutil.rmtree(request.work, ignore_errors=True)
+    if as_json:
+        print_json({"scales": str(out), **table_facts(made.table), **search_facts(made.search)})
+        return
+    print(f"{out}: {summary_of(made.table)}")
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """What quantize takes beside a calibration; `scales` is a table that is there already.
+
+    Raises OptionError for an unknown spelling and for a drop below zero.
+    """
+
+    out: Path
+    scales: Path | None = None
+    spelling_name: str = Spelling.ONNXRUNTIME.value
+    max_wer_drop: float | None = None
+    force: bool = False
+
+    @property
+    def spelling(self) -> Spelling:
+        """How the Q/DQ nodes are written."""
+        return Spelling(self.spelling_name)
+
+    def __post_init__(self) -> None:
+        names = [spelling.value for spelling in Spelling]
+        if self.spelling_name not in names:
+            raise OptionError(f"no spelling {self.spelling_name!r}; choose {', '.join(names)}")
+        if self.max_wer_drop is not None and not self.max_wer_drop >= 0:
+            raise OptionError(
+                f"--max-wer-drop is {self.max_wer_drop}; give 0 or more percentage points"
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The float bundle and the quantized one on the development set."""
+
+    before: Evaluation
+    after: Evaluation
+
+    @property
+    def drop(self) -> DifferenceInterval:
+        """The paired difference of the two word error rates."""
+        return difference_interval(self.before.words, self.after.words)
+
+    @property
+    def drop_points(self) -> float:
+        """How many percentage points of WER quantization costs."""
+        return 100.0 * self.drop.difference
+
+
+def run_quantize(request: CalibrationRequest, options: QuantizeOptions, *, as_json: bool) -> None:
+    """Write the quantized bundle when it is scored and keeps the budget, and show what came."""
+    require_float(request.bundle)
+    refuse_existing(options.out, DESCRIPTION, force=options.force)
+    refuse_unwritable(options.out)
+    made = _given(request, options) if options.scales else calibrate(request)
+    refuse_unspellable(made.table, options.spelling)
+    outcome, guard = None, None
+    if options.max_wer_drop is not None or request.has_texts:
+        outcome, guard = _score_and_guard(request, options, made)
+    table = guard.table if guard else made.table
+    report = report_facts(table, made.search, outcome, guard, options)
+    bundle = _write(request, options.out, table, made, options, report)
+    shutil.rmtree(request.work, ignore_errors=True)
+    if as_json:
+        print_json({"bundle": str(options.out), "size_bytes": bundle.size_bytes, **report})
+        return
+    print(f"{options.out}: {megabytes(bundle.size_bytes)}, {summary_of(table)}")
+    if outcome:
+        _print_outcome(outcome, guard, options)
+
+
+def _given(request: CalibrationRequest, options: QuantizeOptions) -> Calibration:
+    if options.scales is None:
+        raise ValueError("no scales were given")
+    table = read_scales(options.scales)
+    require_fit(table, request.bundle, str(options.scales))
+    return Calibration(table, None, None, {})
+
+
+def _write(
+    request: CalibrationRequest,
+    out: Path,
+    table: ScaleTable,
+    made: Calibration,
+    options: QuantizeOptions,
+    report: Mapping[str, Any],
+) -> Bundle:
+    extra: dict[str, bytes | Path] = {
+        REPORT_FILE: (json.dumps(report, indent=1) + "\n").encode(),
+    }
+    if made.statistics is not None:
+        made.statistics.save(request.work / STATISTICS_FILE)
+        extra[STATISTICS_FILE] = request.work / STATISTICS_FILE
+    if (request.work / SEARCH_FILE).is_file():
+        extra[SEARCH_FILE] = request.work / SEARCH_FILE
+    return quantize_bundle(
+        request.bundle,
+        out,
+        table,
+        spelling=options.spelling,
+        rounded_weights=_levels_left(request, table, made),
+        extra_files=extra,
+        force=options.force or out != options.out,
+    )
+
+
+def _levels_left(
+    request: CalibrationRequest, table: ScaleTable, made: Calibration
+) -> dict[str, Levels]:
+    """Return AdaRound's levels without those of the layers that the guard left in float."""
+    if not made.levels:
+        return {}
+    quantized = {weight.name for weight in constant_weights(request.bundle, table.float_layers)}
+    return {name: levels for name, levels in made.levels.items() if name in quantized}
+
+
+def _score_and_guard(
+    request: CalibrationRequest, options: QuantizeOptions, made: Calibration
+) -> tuple[Outcome, GuardResult | None]:
+    """Score a draft of the bundle; leave layers in float until it keeps the budget, if any."""
+    log.info("scoring the float bundle on %d clips", len(request.dev_clips))
+    before = _evaluate(request, request.bundle)
+    guard: GuardResult | None = None
+    allowed = _allowed_errors(before, options.max_wer_drop)
+    while True:
+        table = guard.table if guard else made.table
+        draft = _write(request, request.work / "draft", table, made, options, {})
+        log.info("scoring %s", table.bits.name)
+        outcome = Outcome(before, _evaluate(request, draft))
+        excess = outcome.after.words.errors - _allowed_errors(before, options.max_wer_drop)
+        if excess <= 0 or not table.tensors:
+            return outcome, guard
+        log.info("%.2f points over float: leaving layers in float", outcome.drop_points)
+        if guard is not None:
+            # The simulation kept the budget and the integers do not, by a word or two.
+            allowed = min(allowed, guard.errors_after) - max(excess, 1)
+        guard = _guard(request, made.table, allowed)
+
+
+def _allowed_errors(before: Evaluation, max_wer_drop: float | None) -> float:
+    if max_wer_drop is None:
+        return math.inf
+    return before.words.errors + max_wer_drop / 100 * before.words.reference_length
+
+
+def _evaluate(request: CalibrationRequest, bundle: Bundle) -> Evaluation:
+    with (
+        open_recognizer(bundle, threads=request.threads) as recognizer,
+        progress("evaluating") as on_step,
+    ):
+        return evaluate(
+            recognizer, request.dev_clips, normalizer=request.normalizer, on_step=on_step
+        )
+
+
+def _guard(request: CalibrationRequest, table: ScaleTable, allowed: float) -> GuardResult:
+    extra_bytes = dict.fromkeys(request.bundle.spec.layer_names, 0)
+    for weight in constant_weights(request.bundle):
+        stored_bits = 8 if table.bits.weights <= 8 else 16
+        extra_bytes[weight.layer] += weight.values.size * (_FLOAT_BITS - stored_bits) // 8
+    with recorded_scorer(request) as scorer, progress("leaving layers in float") as on_step:
+        return keep_budget(table, scorer, len(request.dev_clips), allowed, extra_bytes, on_step)
+
+
+def summary_of(table: ScaleTable) -> str:
+    """Return a table in a few words."""
+    parts = [table.bits.name, table.method, f"{len(table.tensors)} activations"]
+    if table.percentile is not None:
+        clipped = ", ".join(table.clipped_layers) or "no layer"
+        parts.append(f"clipped at p = {table.percentile:.2f} %: {clipped}")
+    if table.float_layers:
+        parts.append(f"in float: {', '.join(table.float_layers)}")
+    return "; ".join(parts)
+
+
+def table_facts(table: ScaleTable) -> dict[str, Any]:
+    """Return what there is to say about a table, without its rows."""
+    facts = asdict(table)
+    del facts["tensors"]
+    return {**facts, "quantized_tensors": len(table.tensors)}
+
+
+def search_facts(search: SearchResult | None) -> dict[str, Any]:
+    """Return what a search saw, nothing where there was none."""
+    if search is None:
+        return {}
+    return {
+        "search": {
+            "layers": [{**asdict(row), "points": row.points} for row in search.layers],
+            "percentiles": [asdict(row) for row in search.percentiles],
+            "utterances": search.utterances,
+            "words": search.words,
+            "float_errors": search.float_errors,
+            "evaluations": search.asked,
+            "exhaustive_evaluations": search.exhaustive_evaluations,
+        }
+    }
+
+
+def report_facts(
+    table: ScaleTable,
+    search: SearchResult | None,
+    outcome: Outcome | None,
+    guard: GuardResult | None,
+    options: QuantizeOptions,
+) -> dict[str, Any]:
+    """Return what quantization.json says."""
+    facts = {**table_facts(table), **search_facts(search)}
+    if outcome is not None:
+        facts["development_set"] = {
+            "clips": len(outcome.before.clips),
+            "words": outcome.before.words.reference_length,
+            "wer_float": outcome.before.words.rate,
+            "wer_quantized": outcome.after.words.rate,
+            "drop": asdict(outcome.drop),
+        }
+    if options.max_wer_drop is not None:
+        facts["guard"] = {
+            "max_wer_drop_points": options.max_wer_drop,
+            "float_layers": [] if guard is None else list(guard.float_layers),
+            "reliefs": [] if guard is None else [asdict(relief) for relief in guard.reliefs],
+        }
+    return facts
+
+
+def _print_outcome(outcome: Outcome, guard: GuardResult | None, options: QuantizeOptions) -> None:
+    drop, before, after = outcome.drop, outcome.before, outcome.after
+    print(
+        f"WER on {len(before.clips)} development clips: float {100 * before.words.rate:.2f} %, "
+        f"quantized {100 * after.words.rate:.2f} %; "
+        f"{100 * drop.difference:+.2f} points, {100 * drop.confidence:.0f} % interval "
+        f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}"
+    )
+    if options.max_wer_drop is None:
+        return
+    if guard is None:
+        print(f"within the budget of {options.max_wer_drop:.2f} points with every layer quantized")
+        return
+    print(f"left in float to keep the budget of {options.max_wer_drop:.2f} points:")
+    chosen = [relief for relief in guard.reliefs if relief.layer in guard.float_layers]
+    print_table(
+        ["layer", "errors it saves alone", "costs"],
+        [
+            [relief.layer, f"{relief.errors_saved}", megabytes(relief.extra_bytes)]
+            for relief in chosen
+        ],
+    )
