@@ -436,7 +436,7 @@ def _effect_legend(effects: Sequence[LayerEffect], gamma_points: float) -> list[
         ),
     ]
     if any(effect.evaluated_share < 1 for effect in effects):
-        label = "decided before all utterances were heard"
+        label = "estimated from the utterances heard"
         handles.append(Patch(facecolor="white", edgecolor=_GREY, hatch=_HATCH, label=label))
     if any(effect.bound is not None for effect in effects):
         handles.append(Line2D([], [], color=_BLACK, linewidth=1, label="bound it was decided on"))
@@ -532,7 +532,7 @@ def _percentile_legend(points: Sequence[PercentilePoint], winner: PercentilePoin
     if any(point.evaluated_share >= 1 for point in points):
         handles.append(_dot(_BLUE, _BLUE, "WER of all utterances"))
     if any(point.evaluated_share < 1 for point in points):
-        handles.append(_dot("white", _BLUE, "WER of the utterances heard before it was dropped"))
+        handles.append(_dot("white", _BLUE, "estimated from the utterances heard"))
     if above:
         label = f"higher than the axis goes: up to {max(above):.1f} %"
         handles.append(_dot("white", _BLUE, label, marker="^"))

@@ -29,7 +29,7 @@ METHODS = ("max", "ema", "percentile", "mse", "entropy")
 _MAX_CALIBRATION_CLIPS = 400
 
 # The paper's own rows (Hong et al.), WER in % on LibriSpeech test-clean; Table I is of percentile.
-PAPER_TABLE_1 = {  # transformer layers only, all layers
+PAPER_TABLE_1: dict[str, dict[int, tuple[object, object]]] = {  # transformer layers only, all layers
     "hubert": {16: (2.16, 2.17), 8: (2.21, 3.03), 6: (2.55, 96.6), 4: (98.08, 99.98)},
     "wav2vec2": {16: (2.78, 2.82), 8: (2.78, 95.28), 6: (2.98, 99.96), 4: (61.03, ">100")},
 }

@@ -37,8 +37,8 @@ BUDGET_SHARE = 0.1
 _LAYERS_SHARE = 0.4
 _FIRST_UTTERANCES = 8
 _GROWTH = 1.5
-# How many of the percentiles each round hears.
-_ROUNDS = (len(CLIP_PERCENTS), 16, 8, 4)
+# How many of the percentiles each round hears, and its share of what is left of the budget.
+_ROUNDS = ((len(CLIP_PERCENTS), 0.4), (16, 0.4), (8, 0.5), (4, 1.0))
 # A layer's effect is beyond doubt this many standard deviations away from gamma.
 _CERTAIN = 2.0
 # How far off the errors predicted from changed labels are, as a share of them.
@@ -83,10 +83,6 @@ class _Race:
     def pairs(self, trial: Trial, beside: Trial) -> list[tuple[Score, Score]]:
         """Return the scores of both on the utterances that `trial` heard."""
         return list(zip(self.heard[trial.key], self.heard[beside.key], strict=False))
-
-    def affordable(self, trials: int, rounds: int, budget: int) -> int:
-        """Return how many more utterances so many trials may hear in each of so many rounds."""
-        return max((budget - self.asked) // max(trials, 1) // rounds, 0)
 
 
 def _changed_labels(score: Score, unquantized: Score) -> int:
@@ -156,31 +152,34 @@ def search_fast(
     unquantized = candidates.unquantized()
     race.hear([unquantized], utterances)
     words = total_words(race.heard[unquantized.key])
-    effects = _race_layers(race, candidates, gamma_points / 100 * words / utterances)
+    effects = _race_layers(race, candidates, gamma_points, words)
     clipped_layers = [effect.layer for effect in effects if effect.clipped]
-    scored, best = _race_percentiles(race, candidates, clipped_layers)
+    scored, best = _race_percentiles(race, candidates, clipped_layers, words)
     return SearchResult(
         table=candidates.clipped(clipped_layers, best).table,
         layers=effects,
         percentiles=scored,
         utterances=utterances,
         words=words,
+        gamma_points=gamma_points,
         float_errors=total_errors(race.heard[unquantized.key]),
         asked=race.asked,
     )
 
 
 def _race_layers(
-    race: _Race, candidates: Candidates, allowed_errors: float
+    race: _Race, candidates: Candidates, gamma_points: float, words: int
 ) -> tuple[LayerEffect, ...]:
-    """Return every layer's effect; above `allowed_errors` an utterance it is clipped."""
+    """Return every layer's effect on a development set of so many words."""
+    allowed_errors = gamma_points / 100 * words / len(race.order)
     unquantized = candidates.unquantized()
     trials = {layer: candidates.layer_alone(layer) for layer in candidates.layer_names}
     budget = race.asked + int(_LAYERS_SHARE * (race.budget - race.asked))
     undecided, heard = list(trials), 0
     while undecided:
         wanted = max(_FIRST_UTTERANCES, math.ceil(heard * (_GROWTH - 1)))
-        more = min(wanted, race.affordable(len(undecided), 1, budget), len(race.order) - heard)
+        affordable = max(budget - race.asked, 0) // len(undecided)
+        more = min(wanted, affordable, len(race.order) - heard)
         if heard > 0 and more == 0:
             break
         heard += max(more, 1)
@@ -192,45 +191,58 @@ def _race_layers(
             if layer in undecided
             and abs(effect.mean - allowed_errors) <= _CERTAIN * effect.deviation
         ]
+    points_per_error = 100 * len(race.order) / words
     return tuple(
-        _layer_effect(race, layer, trial, unquantized, effect.mean > allowed_errors)
+        _layer_effect(race, layer, trial, unquantized, effect.mean * points_per_error, gamma_points)
         for (layer, trial), effect in zip(trials.items(), effects, strict=True)
     )
 
 
 def _layer_effect(
-    race: _Race, layer: str, trial: Trial, unquantized: Trial, clipped: bool
+    race: _Race,
+    layer: str,
+    trial: Trial,
+    unquantized: Trial,
+    points: float,
+    gamma_points: float,
 ) -> LayerEffect:
     pairs = race.pairs(trial, unquantized)
     added = sum(score.errors - other.errors for score, other in pairs)
     words = sum(score.words for score, _ in pairs)
-    return LayerEffect(layer, added, words, len(pairs), clipped)
+    return LayerEffect(layer, added, words, len(pairs), points, points > gamma_points)
 
 
 def _race_percentiles(
-    race: _Race, candidates: Candidates, clipped_layers: Sequence[str]
+    race: _Race, candidates: Candidates, clipped_layers: Sequence[str], words: int
 ) -> tuple[tuple[PercentileScore, ...], float]:
     unquantized = candidates.unquantized()
     trials = {percent: candidates.clipped(clipped_layers, percent) for percent in CLIP_PERCENTS}
+    means: dict[float, float] = {}
     running, heard = list(CLIP_PERCENTS), 0
-    for place, kept in enumerate(_ROUNDS):
+    for kept, share in _ROUNDS:
         running = sorted(running[:kept])
         distinct = len({trials[percent].key for percent in running})
         if distinct == 1 and heard > 0:
             break
-        more = race.affordable(distinct, len(_ROUNDS) - place, race.budget)
+        more = int(share * (race.budget - race.asked)) // distinct
         heard = min(max(heard + more, 1), len(race.order))
         race.hear([trials[percent] for percent in running], heard)
         effects = _estimates(
             race, [trials[percent] for percent in running], unquantized, _PERCENTILE_MISFIT
         )
-        means = dict(zip(running, (effect.mean for effect in effects), strict=True))
+        means.update(zip(running, (effect.mean for effect in effects), strict=True))
         running = sorted(running, key=lambda percent: (means[percent], percent))
-    scored = tuple(_percentile_score(race, percent, trial) for percent, trial in trials.items())
+    float_errors = total_errors(race.heard[unquantized.key])
+    scored = tuple(
+        _percentile_score(
+            race, percent, trial, (float_errors + means[percent] * len(race.order)) / words
+        )
+        for percent, trial in trials.items()
+    )
     return scored, running[0]
 
 
-def _percentile_score(race: _Race, percent: float, trial: Trial) -> PercentileScore:
+def _percentile_score(race: _Race, percent: float, trial: Trial, rate: float) -> PercentileScore:
     scores = race.heard[trial.key]
     words = sum(score.words for score in scores)
-    return PercentileScore(percent, total_errors(scores), words, len(scores))
+    return PercentileScore(percent, total_errors(scores), words, len(scores), rate)

@@ -16,28 +16,32 @@ GAMMA_POINTS = 0.25
 
 @dataclass(frozen=True)
 class LayerEffect:
-    """Stage 1: the word errors that a layer alone adds, on the utterances that were asked."""
+    """Stage 1: the word errors that a layer alone adds to so many utterances.
+
+    `points` is what it adds to the WER of the whole development set, in percentage points: an
+    estimate where not all utterances were heard.
+    """
 
     layer: str
     added_errors: int
     words: int
     utterances: int
+    points: float
     clipped: bool
-
-    @property
-    def points(self) -> float:
-        """The change of the WER in percentage points."""
-        return 100.0 * self.added_errors / self.words
 
 
 @dataclass(frozen=True)
 class PercentileScore:
-    """Stage 2: the word errors of a p, on the utterances that were asked."""
+    """Stage 2: the word errors of a p in so many utterances.
+
+    `rate` is its WER on the whole development set: an estimate where not all were heard.
+    """
 
     percent: float
     errors: int
     words: int
     utterances: int
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class SearchResult:
     percentiles: tuple[PercentileScore, ...]
     utterances: int
     words: int
+    gamma_points: float
     float_errors: int
     asked: int
 
@@ -71,11 +76,6 @@ def total_words(scores: Sequence[Score]) -> int:
             "the development set has no words to compare with; give --dev a set with texts"
         )
     return words
-
-
-def adds_too_much(added_errors: int, words: int, gamma_points: float) -> bool:
-    """Whether a layer alone raises the WER by more than gamma."""
-    return 100.0 * added_errors / words > gamma_points
 
 
 def search_exhaustively(
@@ -102,18 +102,14 @@ def search_exhaustively(
     effects = []
     for layer in candidates.layer_names:
         added = total_errors(score_all(candidates.layer_alone(layer))) - float_errors
-        clipped = adds_too_much(added, words, gamma_points)
-        effects.append(LayerEffect(layer, added, words, utterances, clipped))
+        points = 100 * added / words
+        clipped = points > gamma_points
+        effects.append(LayerEffect(layer, added, words, utterances, points, clipped))
     clipped_layers = [effect.layer for effect in effects if effect.clipped]
-    scored = [
-        PercentileScore(
-            percent,
-            total_errors(score_all(candidates.clipped(clipped_layers, percent))),
-            words,
-            utterances,
-        )
-        for percent in CLIP_PERCENTS
-    ]
+    scored = []
+    for percent in CLIP_PERCENTS:
+        errors = total_errors(score_all(candidates.clipped(clipped_layers, percent)))
+        scored.append(PercentileScore(percent, errors, words, utterances, errors / words))
     best = min(scored, key=lambda score: (score.errors, score.percent))
     return SearchResult(
         table=candidates.clipped(clipped_layers, best.percent).table,
@@ -121,6 +117,7 @@ def search_exhaustively(
         percentiles=tuple(scored),
         utterances=utterances,
         words=words,
+        gamma_points=gamma_points,
         float_errors=float_errors,
         asked=trials * utterances,
     )

@@ -83,11 +83,18 @@ def evaluate(
 
 
 @app.command()
-def inspect(bundle: BundleFolder, json: Json = False) -> None:
-    """Show what a bundle holds and what it was made from."""
-    from speechquant.pipeline.steps import run_inspect
+def inspect(
+    source: Annotated[Path, typer.Argument(help="A bundle, or a scale table.", readable=False)],
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Draw a quantized bundle's amplitudes and search here.", readable=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what a bundle or a scale table holds and what it was made from."""
+    from speechquant.pipeline.inspection import run_inspect
 
-    run_inspect(bundle, as_json=json)
+    run_inspect(source, pictures, as_json=json)
 
 
 Method = Annotated[

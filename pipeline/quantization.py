@@ -289,10 +289,11 @@ def search_facts(search: SearchResult | None) -> dict[str, Any]:
         return {}
     return {
         "search": {
-            "layers": [{**asdict(row), "points": row.points} for row in search.layers],
+            "layers": [asdict(row) for row in search.layers],
             "percentiles": [asdict(row) for row in search.percentiles],
             "utterances": search.utterances,
             "words": search.words,
+            "gamma_points": search.gamma_points,
             "float_errors": search.float_errors,
             "evaluations": search.asked,
             "exhaustive_evaluations": search.exhaustive_evaluations,

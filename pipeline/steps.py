@@ -1,4 +1,4 @@
-"""The commands export, evaluate and inspect."""
+"""The commands export and evaluate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from speechquant.benchmarks.evaluation import ClipResult, Evaluation
 from speechquant.benchmarks.evaluation import evaluate as evaluate_clips
-from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.bundles import Bundle
 from speechquant.core.wer import ErrorRate
 from speechquant.engines.recognizer import open_recognizer
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
@@ -53,24 +53,6 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "made_from": dict(bundle.made_from),
         "notes": list(spec.notes),
     }
-
-
-def run_inspect(folder: Path, *, as_json: bool) -> None:
-    """Show a bundle."""
-    facts = bundle_facts(load_bundle(folder))
-    if as_json:
-        print_json(facts)
-        return
-    for key, value in facts.items():
-        print(f"{key:<20} {_on_one_line(value)}")
-
-
-def _on_one_line(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_on_one_line(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_on_one_line, value)) or "none"
-    return str(value)
 
 
 def run_evaluate(

@@ -1,0 +1,53 @@
+"""The weights of a quantized bundle as its graph multiplies them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.bundles import Bundle
+from speechquant.core.weights import along_channels
+from speechquant.engines.model_file import onnx_required
+
+_ROUNDED_SUFFIX = "_dequantized"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWeight:
+    """A weight that is kept as integers, turned into floats again."""
+
+    name: str
+    layer: str
+    values: NDArray[np.float32]
+
+
+def stored_weights(bundle: Bundle) -> list[StoredWeight]:
+    """Return the integer weights of a quantized bundle, in the order of the graph."""
+    with onnx_required("inspecting weights"):
+        import onnx_ir as ir
+
+        model = ir.load(bundle.model_path)
+    found = []
+    for node in model.graph:
+        if node.op_type != "DequantizeLinear":
+            continue
+        levels, scales = node.inputs[0], node.inputs[1]
+        if levels is None or levels.const_value is None:
+            continue
+        if scales is None or scales.const_value is None:
+            continue
+        users = list(node.outputs[0].consumers())
+        activation = users[0].inputs[0] if users else None
+        tensor = "" if activation is None else (activation.name or "")
+        layer = bundle.spec.layers.get(tensor.removesuffix(_ROUNDED_SUFFIX))
+        if layer is None:
+            continue
+        integers = levels.const_value.numpy()
+        steps = along_channels(
+            scales.const_value.numpy(), node.attributes.get_int("axis", 1), integers.ndim
+        )
+        values = integers.astype(np.float32) * steps
+        found.append(StoredWeight(node.outputs[0].name or "", layer, values))
+    return found

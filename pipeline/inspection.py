@@ -1,0 +1,154 @@
+"""The command inspect: what a bundle or a scale table holds, as text, JSON and pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechquant.benchmarks.pictures import (
+    LayerEffect,
+    PercentilePoint,
+    TensorAmplitudes,
+    draw_distributions,
+    draw_layer_effects,
+    draw_percentiles,
+)
+from speechquant.calibrators.collection import STATISTICS_FILE
+from speechquant.calibrators.histogram import Histogram
+from speechquant.calibrators.statistics import ActivationStatistics
+from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.errors import OptionError
+from speechquant.core.files import refuse_unwritable
+from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales
+from speechquant.engines.stored_weights import stored_weights
+from speechquant.pipeline.console import print_json, print_table
+from speechquant.pipeline.quantization import REPORT_FILE, summary_of, table_facts
+from speechquant.pipeline.steps import bundle_facts
+
+
+def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
+    """Show a bundle or a scale table; draw a quantized bundle's pictures where asked to."""
+    if source.is_file():
+        if pictures is not None:
+            raise OptionError(f"{source}: pictures need the bundle that was made with it")
+        _show_table(read_scales(source), {"scales": str(source)}, as_json=as_json)
+        return
+    bundle = load_bundle(source)
+    facts = bundle_facts(bundle)
+    if pictures is not None:
+        facts["pictures"] = [str(path) for path in draw_pictures(bundle, pictures)]
+    scales = bundle.folder / SCALES_FILE
+    if scales.is_file():
+        _show_table(read_scales(scales), facts, as_json=as_json)
+    elif as_json:
+        print_json(facts)
+    else:
+        _print_facts(facts)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        print(f"{key:<20} {_on_one_line(value)}")
+
+
+def _on_one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_on_one_line(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_on_one_line, value)) or "none"
+    return str(value)
+
+
+def _show_table(table: ScaleTable, facts: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        tensors = {name: asdict(row) for name, row in table.tensors.items()}
+        print_json({**facts, **table_facts(table), "tensors": tensors})
+        return
+    _print_facts(facts)
+    print(f"\n{summary_of(table)}\n")
+    print_table(
+        ["layer", "activation", "scale", "zero point", "clipped above"],
+        [
+            [row.layer, name, f"{row.scale:.6g}", f"{row.zero_point}", f"{row.amax:.6g}"]
+            for name, row in table.tensors.items()
+        ],
+    )
+
+
+def draw_pictures(bundle: Bundle, folder: Path) -> list[Path]:
+    """Draw what the bundle's own files tell: amplitudes and clips, and both stages of a search."""
+    statistics = bundle.folder / STATISTICS_FILE
+    if not statistics.is_file():
+        raise OptionError(
+            f"{bundle.folder}: no {STATISTICS_FILE} in it to draw from; "
+            'make the bundle with "speechquant quantize --data"'
+        )
+    refuse_unwritable(folder / "x.png")
+    drawn = [folder / "amplitudes.png"]
+    table = read_scales(bundle.folder / SCALES_FILE)
+    seen = ActivationStatistics.load(statistics)
+    draw_distributions([*_activation_rows(bundle, table, seen), *_weight_rows(bundle)], drawn[0])
+    report = json.loads((bundle.folder / REPORT_FILE).read_text(encoding="utf-8"))
+    if "search" in report:
+        drawn += _draw_search(report, folder)
+    return drawn
+
+
+def _activation_rows(
+    bundle: Bundle, table: ScaleTable, seen: ActivationStatistics
+) -> list[TensorAmplitudes]:
+    rows = []
+    for name, layer in bundle.spec.layers.items():
+        histogram = seen.tensors[name].histogram
+        if histogram.range is None:
+            continue
+        # A tensor that stayed float clips nothing.
+        clip = table.tensors[name].amax if name in table.tensors else histogram.amax
+        rows.append(_amplitudes(name, layer, "activation", histogram, clip))
+    return rows
+
+
+def _weight_rows(bundle: Bundle) -> list[TensorAmplitudes]:
+    rows = []
+    for weight in stored_weights(bundle):
+        histogram = Histogram()
+        histogram.add(weight.values)
+        if histogram.range is not None:
+            largest = float(np.abs(weight.values).max())
+            rows.append(_amplitudes(weight.name, weight.layer, "weight", histogram, largest))
+    return rows
+
+
+def _amplitudes(
+    name: str, layer: str, kind: Any, histogram: Histogram, clip: float
+) -> TensorAmplitudes:
+    return TensorAmplitudes(
+        name=name,
+        layer=layer,
+        kind=kind,
+        edges=histogram.edges,
+        counts=histogram.counts,
+        clip=clip,
+        largest=histogram.amax,
+    )
+
+
+def _draw_search(report: dict[str, Any], folder: Path) -> list[Path]:
+    search = report["search"]
+    utterances = search["utterances"]
+    layers, percentiles = folder / "layers.png", folder / "percentiles.png"
+    effects = [
+        LayerEffect(row["layer"], row["points"], row["clipped"], row["utterances"] / utterances)
+        for row in search["layers"]
+    ]
+    draw_layer_effects(effects, search["gamma_points"], layers)
+    points = [
+        PercentilePoint(row["percent"], row["rate"], row["utterances"] / utterances)
+        for row in search["percentiles"]
+    ]
+    draw_percentiles(points, report["percentile"], percentiles)
+    return [layers, percentiles]
