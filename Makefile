@@ -4,7 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint format bad-inputs float-tables clean
+.PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
+	search-comparison calibration-cost clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -31,6 +32,17 @@ bad-inputs: $(READY)
 # DATA='--data PATH/an4-train,hold_out=8' adds a set of real voices.
 float-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.float_tables $(DATA) > docs/results/float.md
+
+# Half an hour on two cores. DATA as above adds a set; WORK='--work FOLDER' lets a killed run go on.
+stablequant-tables: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.stablequant_tables --workers 2 $(WORK) $(DATA)
+
+# Half an hour as well.
+search-comparison: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.search_comparison --workers 2 > docs/results/search.md
+
+calibration-cost: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.calibration_cost > docs/results/calibration-cost.md
 
 # PYTHONWARNINGS: without the build's warnings about what an editable installation is.
 $(READY): pyproject.toml constraints.txt

@@ -15,6 +15,7 @@ from speechquant.calibrators.calibrate import (
     collect_statistics,
     quantized_layers,
     search_table,
+    statistics_key,
 )
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
@@ -101,7 +102,8 @@ class Workbench:
         """Return AdaRound's levels on every fourth clip of the calibration set."""
         # A minute of audio already has more frames than the widest layer has inputs.
         clips = self.calibration[::4]
-        saved = self.work / f"adaround-{bits}.npz"
+        key = statistics_key(self.bundle, data_key([clip_key(clip) for clip in clips]))
+        saved = self.work / f"adaround-{bits}-{key}.npz"
         with ProbeSession(self.bundle) as probe:
             weights = constant_weights(self.bundle)
             return adaround_levels(weights, probe.activations_of, clips, bits, saved)

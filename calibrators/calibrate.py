@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
             raise OptionError(f"no search {self.search!r}; choose {', '.join(SEARCHES)}")
-        if not self.gamma_points >= 0:
+        if not 0 <= self.gamma_points < math.inf:
             raise OptionError(f"gamma is {self.gamma_points}; give 0 or more percentage points")
 
 
@@ -68,7 +69,8 @@ def quantized_layers(bundle: Bundle, keep_float: Sequence[str]) -> dict[str, str
 
 def statistics_key(bundle: Bundle, data_sha256: str) -> str:
     """Return what statistics of a model on a data set are filed under."""
-    return hashlib.sha256(f"{bundle.model_sha256} {data_sha256}".encode()).hexdigest()[:16]
+    parts = f"{bundle.model_sha256} {bundle.reading_sha256} {data_sha256}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def collect_statistics(
@@ -102,7 +104,9 @@ def search_table(
     """Return StableQuant's choice; raises CalibrationError for a tensor that saw only zeros."""
     require_live(statistics, layers)
     histograms = {name: statistics.tensors[name].histogram for name in layers}
-    candidates = Candidates(bundle.model_sha256, options.bits, layers, histograms)
+    # Their weights stay as they are too, so the trials must know of them.
+    kept = tuple(name for name in bundle.spec.layer_names if name not in layers.values())
+    candidates = Candidates(bundle.model_sha256, options.bits, layers, histograms, kept)
     log.info("searching the layers to clip and the percentile (%s)", search.search)
     return SEARCHES[search.search](
         candidates, scorer, utterances, gamma_points=search.gamma_points, on_step=on_step

@@ -22,13 +22,15 @@ CLIP_PERCENTS = tuple(step / 100 for step in range(51))
 class Candidates:
     """The trials of one model at one width, from the histograms of its activations.
 
-    `layers` maps each activation tensor to its layer.
+    `layers` maps each activation tensor to its layer; `float_layers` are those that are not to be
+    quantized at all.
     """
 
     model_sha256: str
     bits: Bits
     layers: Mapping[str, str]
     histograms: Mapping[str, Histogram]
+    float_layers: tuple[str, ...] = ()
 
     @cached_property
     def layer_names(self) -> tuple[str, ...]:
@@ -78,6 +80,7 @@ class Candidates:
             self._table(scales),
             percentile=percent,
             clipped_layers=tuple(name for name in self.layer_names if name in clipped_layers),
+            float_layers=self.float_layers,
         )
         return Trial(table, quantizes_weights=True, label=f"all layers, p = {percent:.2f}")
 

@@ -43,6 +43,9 @@ _ROUNDS = ((len(CLIP_PERCENTS), 0.4), (16, 0.4), (8, 0.5), (4, 1.0))
 _CERTAIN = 2.0
 # How far off the errors predicted from changed labels are, as a share of them.
 _LAYER_MISFIT, _PERCENTILE_MISFIT = 0.5, 0.1
+# What a changed label costs is asked of trials that add at most so many times the errors they may:
+# where a trial ruins the words, its labels change in another way than in one that shifts a few.
+_ALIKE = 10.0
 # In squared errors: without it a trial that changed no word yet would seem certain to change none.
 _UNSEEN_VARIANCE = 1.0
 _LEAST_DEVIATION = 0.01  # in errors an utterance
@@ -90,20 +93,32 @@ def _changed_labels(score: Score, unquantized: Score) -> int:
 
 
 def _estimates(
-    race: _Race, trials: Sequence[Trial], unquantized: Trial, misfit: float
+    race: _Race,
+    trials: Sequence[Trial],
+    unquantized: Trial,
+    misfit: float,
+    most_alike: float = math.inf,
 ) -> list[_Effect]:
-    """Return the effect of every trial, from its changed labels and from its words."""
+    """Return the effect of every trial, from its changed labels and from its words.
+
+    What a changed label costs comes from the trials that add at most `most_alike` errors.
+    """
     added, changed = [], []
     for trial in trials:
         pairs = race.pairs(trial, unquantized)
         added.append([score.errors - other.errors for score, other in pairs])
         changed.append([_changed_labels(score, other) for score, other in pairs])
     own_effects = [_own_effect(mine, len(race.order)) for mine in added]
-    if sum(map(sum, added)) <= 0 or not any(map(any, changed)):
+    alike = [place for place, own in enumerate(own_effects) if own.mean <= most_alike]
+    alike_added, alike_changed = [added[i] for i in alike], [changed[i] for i in alike]
+    if sum(map(sum, alike_added)) <= 0 or not any(map(any, alike_changed)):
         return own_effects  # too few errors so far to say what a changed label costs
-    errors_per_label, uncertainty = _errors_per_label(added, changed)
+    errors_per_label, uncertainty = _errors_per_label(alike_added, alike_changed)
     effects = []
     for own, labels in zip(own_effects, changed, strict=True):
+        if own.mean > most_alike:
+            effects.append(own)
+            continue
         predicted = errors_per_label * sum(labels) / len(labels)
         deviation = math.hypot(misfit, uncertainty) * predicted + _LEAST_DEVIATION
         effects.append(_combined(own, _Effect(predicted, deviation)))
@@ -144,7 +159,10 @@ def search_fast(
     gamma_points: float = GAMMA_POINTS,
     on_step: OnStep | None = None,
 ) -> SearchResult:
-    """Return S, p and what was seen, within BUDGET_SHARE of Algorithm 1's evaluations."""
+    """Return S, p and what was seen, within BUDGET_SHARE of Algorithm 1's evaluations.
+
+    Only a set so small that the share does not give each trial one utterance costs more: one each.
+    """
     trials = 1 + len(candidates.layer_names) + len(CLIP_PERCENTS)
     order = list(range(utterances))
     random.Random(_SEED).shuffle(order)  # noqa: S311 - no secret, and the same at every start
@@ -184,7 +202,9 @@ def _race_layers(
             break
         heard += max(more, 1)
         race.hear([trials[layer] for layer in undecided], heard)
-        effects = _estimates(race, list(trials.values()), unquantized, _LAYER_MISFIT)
+        effects = _estimates(
+            race, list(trials.values()), unquantized, _LAYER_MISFIT, _ALIKE * allowed_errors
+        )
         undecided = [
             layer
             for layer, effect in zip(trials, effects, strict=True)

@@ -43,7 +43,9 @@ class RecordedScorer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        # On a full disk closing fails as writing did: what is buffered is written once more.
+        with storage_errors(self.path):
+            self._file.close()
 
     def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
         """Yield the score of every job; each one is in the log before it is yielded."""
@@ -78,7 +80,7 @@ def read_search_log(path: Path) -> dict[tuple[str, str], Score]:
                 key = (row.pop("trial"), row.pop("utterance"))
                 del row["label"]
                 scores[key] = Score(**row)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StorageError(
                     f"{path}: not a search log ({error}); remove it and run the command again"
                 ) from error

@@ -113,11 +113,6 @@ class ActivationStatistics:
         """How many of them were added."""
         return self._seen
 
-    @property
-    def utterances_per_batch(self) -> int:
-        """How many utterances make a batch of the moving average; the last may have fewer."""
-        return -(-self._total // EMA_BATCHES)
-
     def add_utterance(self, activations: Mapping[str, NDArray[np.float32]]) -> None:
         """Count one utterance's activations by tensor name.
 
@@ -133,8 +128,10 @@ class ActivationStatistics:
         extents = {name: _named_extent(name, values) for name, values in activations.items()}
         for name, values in activations.items():
             self._tensors.setdefault(name, TensorStatistics()).add(values, extents[name])
+        batches_before = self._seen * EMA_BATCHES // self._total
         self._seen += 1
-        if self._seen % self.utterances_per_batch == 0 or self._seen == self._total:
+        # Batches as even as can be: EMA_BATCHES of them, or one for each utterance of a small set.
+        if self._seen * EMA_BATCHES // self._total > batches_before:
             for statistics in self._tensors.values():
                 statistics.end_batch()
 
@@ -151,7 +148,7 @@ class ActivationStatistics:
         stacked["seen"] = np.array(self._seen)
         # NumPy adds .npz to a name that lacks it, but not to an open file.
         with path.open("wb") as file:
-            np.savez(file, **stacked)
+            np.savez_compressed(file, **stacked)
 
     @classmethod
     def load(cls, path: Path) -> ActivationStatistics:

@@ -110,6 +110,18 @@ class Bundle:
         return _digest(graph)
 
     @property
+    def reading_sha256(self) -> str:
+        """The hash of what lies between audio, graph and text: how samples and labels are read."""
+        return _digest(
+            {
+                "sample_rate_hz": self.spec.sample_rate_hz,
+                "normalize_waveform": self.spec.normalize_waveform,
+                "decoding": asdict(self.spec.decoding),
+                "vocabulary": self.files.get(VOCABULARY_FILE),
+            }
+        )
+
+    @property
     def size_bytes(self) -> int:
         """The bytes of all files the description lists."""
         return sum((self.folder / name).stat().st_size for name in self.files)

@@ -120,15 +120,21 @@ def read_scales(path: Path) -> ScaleTable:
         raise ScaleError(f"{path}: not in the format {FORMAT!r}; {_MEND}")
     try:
         table = _table_of(document)
+        check_scales(table, str(path))
+    except ScaleError:
+        raise
     except OptionError as error:
         raise ScaleError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ScaleError(f"{path}: not as this version writes it ({error}); {_MEND}") from error
-    check_scales(table, str(path))
     return table
 
 
 def _table_of(document: dict[str, Any]) -> ScaleTable:
+    _require_types(document, model_sha256=str, method=str, clipped_layers=list, float_layers=list)
+    _require_types(document["bits"], weights=int, activations=int)
+    for row in document["tensors"].values():
+        _require_types(row, layer=str, scale=(int, float), amax=(int, float), zero_point=int)
     data = document.pop("data")
     return ScaleTable(
         **{
@@ -141,6 +147,13 @@ def _table_of(document: dict[str, Any]) -> ScaleTable:
         },
         data=None if data is None else CalibrationData(**data),
     )
+
+
+def _require_types(row: dict[str, Any], **types: type | tuple[type, ...]) -> None:
+    for name, expected in types.items():
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, expected):
+            raise TypeError(f"{name} is {value!r}")
 
 
 def check_scales(table: ScaleTable, where: str) -> None:
@@ -175,7 +188,7 @@ def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
             + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
             + f" of {bundle.folder}; {_MEND}"
         )
-    unknown = [name for name in table.tensors if name not in layers]
+    unknown = [name for name, row in table.tensors.items() if layers.get(name) != row.layer]
     unknown += [name for name in table.float_layers if name not in bundle.spec.layer_names]
     if unknown:
-        raise ScaleError(f"{where}: {bundle.folder} has no {unknown[0]}; {_MEND}")
+        raise ScaleError(f"{where}: {bundle.folder} has no {unknown[0]} in that layer; {_MEND}")

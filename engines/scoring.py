@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +19,7 @@ import numpy as np
 
 from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scoring import Job, Score, Scorer, Trial
 from speechquant.core.text import normalizer
@@ -44,7 +48,8 @@ class ScoringTask:
 
     def read_levels(self) -> dict[str, Levels]:
         """Return the levels by weight."""
-        if self.levels is None:
+        # Where every weight was too large for AdaRound there is no file.
+        if self.levels is None or not self.levels.is_file():
             return {}
         with np.load(self.levels, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -115,7 +120,18 @@ _scorer_of_process: UtteranceScorer | None = None
 
 def _start_process(task: ScoringTask) -> None:
     global _scorer_of_process
+    # Ctrl-C reaches every process of a terminal; the one that started this one ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _scorer_of_process = UtteranceScorer(task)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it was killed, which could not tell it to."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _score_in_process(job: Job) -> Score:
@@ -128,6 +144,7 @@ class ScoringPool:
     """Runs jobs in several processes; a context manager."""
 
     def __init__(self, task: ScoringTask, workers: int) -> None:
+        self._workers = workers
         # Spawned, not forked: ONNX Runtime's threads do not survive a fork.
         self._pool = ProcessPoolExecutor(
             workers, get_context("spawn"), initializer=_start_process, initargs=(task,)
@@ -145,8 +162,21 @@ class ScoringPool:
         self._pool.shutdown(cancel_futures=True)
 
     def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
-        """Yield the score of every job, in their order, each as soon as it is there."""
-        return self._pool.map(_score_in_process, jobs)
+        """Yield the score of every job, in their order, each as soon as it is there.
+
+        Raises OptionError where a process was ended from outside.
+        """
+        try:
+            # Not map(), which cancels what is left: where a process was ended, that can make the
+            # pool's own thread fail in Python 3.11, and then the other processes never end.
+            futures = [self._pool.submit(_score_in_process, job) for job in jobs]
+            for future in futures:
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise OptionError(
+                f"one of the {self._workers} processes that score trials was ended, most likely "
+                "for want of memory; give fewer --workers and run the same command again"
+            ) from error
 
 
 @contextmanager

@@ -252,7 +252,7 @@ def _load_model(folder: Path, architecture: str, source: str) -> PreTrainedModel
             f"{source}: cannot be loaded ({reason}); copy the checkpoint again"
         ) from error
     # The masked-span vector is used in training alone.
-    missing = [key for key in report["missing_keys"] if "masked_spec_embed" not in key]
+    missing = [key for key in sorted(report["missing_keys"]) if "masked_spec_embed" not in key]
     if missing:
         raise CheckpointError(
             f"{source}: {len(missing)} weights are missing, {missing[0]} first; "

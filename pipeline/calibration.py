@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +23,11 @@ from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.audio import audio_seconds
-from speechquant.core.bundles import Bundle
-from speechquant.core.errors import OptionError
+from speechquant.core.bundles import DESCRIPTION, Bundle
+from speechquant.core.errors import ManifestError, OptionError
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import CalibrationData, ScaleTable
+from speechquant.core.text import normalizer
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.scoring import ScoringTask, open_scorer
@@ -36,6 +38,25 @@ from speechquant.pipeline.sources import data_set_of
 log = logging.getLogger(__name__)
 
 NEAREST, ADAROUND = "nearest", "adaround"
+DRAFT_FOLDER = "draft"
+# All that a run puts into its work folder beside the draft, and what a killed one leaves of that.
+_WORK_FILES = (SEARCH_FILE, "statistics*.npz", "adaround-*.npz", ".*.partial-*")
+
+
+def work_folder(out: Path) -> Path:
+    """Return where the work towards `out` is kept until it is there."""
+    target = out.resolve()
+    return target.parent / f"{target.name}.work"
+
+
+def remove_work(work: Path) -> None:
+    """Remove what runs kept in a work folder, and the folder unless somebody's files are in it."""
+    if (work / DRAFT_FOLDER / DESCRIPTION).is_file():
+        shutil.rmtree(work / DRAFT_FOLDER, ignore_errors=True)
+    with suppress(OSError):
+        for path in [path for pattern in _WORK_FILES for path in work.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        work.rmdir()
 
 
 @dataclass(frozen=True)
@@ -63,6 +84,7 @@ class CalibrationRequest:
             raise OptionError(
                 f"no rounding {self.weight_rounding!r} of weights; choose {NEAREST}, {ADAROUND}"
             )
+        normalizer(self.normalizer)
         quantized_layers(self.bundle, self.keep_float)
 
     @cached_property
@@ -79,14 +101,30 @@ class CalibrationRequest:
         source = self.dev or self.data
         if source is None:
             raise OptionError("no development set to score on; give --dev")
-        return self._read(source, require_text=True)
+        clips = self._read(source, require_text=True)
+        if not self._has_words(clips):
+            raise ManifestError(
+                f"{source}: no word in its texts to compare with; give --dev a set that has some"
+            )
+        return clips
 
     @property
     def has_texts(self) -> bool:
         """Whether there is a development set."""
         if self.dev is None and self.data is not None:
-            return all(clip.text is not None for clip in self.clips)
+            is_complete = all(clip.text is not None for clip in self.clips)
+            return is_complete and self._has_words(self.clips)
         return self.dev is not None
+
+    def require_data(self) -> None:
+        """Read the data that the method needs, so that it is complained of before any work."""
+        _ = self.clips
+        if self.method.method == STABLEQUANT:
+            _ = self.dev_clips
+
+    def _has_words(self, clips: list[LabelledClip]) -> bool:
+        normalize = normalizer(self.normalizer)
+        return any(normalize(clip.text or "").split() for clip in clips)
 
     def _read(self, data: str, require_text: bool) -> list[LabelledClip]:
         with progress("rendering") as on_step:
@@ -118,6 +156,7 @@ class Calibration:
 
 def calibrate(request: CalibrationRequest) -> Calibration:
     """Collect, round the weights if asked to, search if the method does, and return the table."""
+    request.require_data()
     statistics, data = _statistics_of(request)
     levels = _levels_of(request)
     search = None
@@ -183,9 +222,10 @@ def recorded_scorer(request: CalibrationRequest) -> Iterator[RecordedScorer]:
         threads=request.threads,
         levels=request.work / _levels_name(request) if rounds else None,
     )
-    # What a score depends on beside the trial: the utterance, how texts are compared, the levels.
-    suffix = f"-{request.normalizer}" + (f"-{_levels_name(request)}" if rounds else "")
-    keys = [clip_key(clip) + suffix for clip in request.dev_clips]
+    # What a score depends on beside the trial and the utterance.
+    rest = [request.bundle.reading_sha256, request.normalizer]
+    rest += [_levels_name(request)] if rounds else []
+    keys = [data_key([clip_key(clip), *rest])[:16] for clip in request.dev_clips]
     with (
         open_scorer(task, request.workers) as scorer,
         RecordedScorer(scorer, request.work / SEARCH_FILE, keys) as recorded,

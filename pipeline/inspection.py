@@ -21,7 +21,7 @@ from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales
 from speechquant.engines.stored_weights import stored_weights
@@ -37,6 +37,8 @@ def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
             raise OptionError(f"{source}: pictures need the bundle that was made with it")
         _show_table(read_scales(source), {"scales": str(source)}, as_json=as_json)
         return
+    if not source.exists():
+        raise BundleError(f"{source}: no such bundle or scale table; check the path")
     bundle = load_bundle(source)
     facts = bundle_facts(bundle)
     if pictures is not None:

@@ -13,10 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 from tiny import save_tiny_checkpoint
+
+from speechquant.core.bundles import Bundle, load_bundle, new_bundle
+from speechquant.core.scales import Bits, Scale, ScaleTable, scales_document
 
 RATE_HZ = 16_000
 _COMMAND = [sys.executable, "-m", "speechquant.pipeline.command"]
@@ -42,6 +46,15 @@ class Workspace:
         path = self.path(name)
         path.write_text("".join(f"{line}\n" for line in lines))
         return path
+
+    def data_set(self, name: str, texts: list[str | None], loudness: float = 0.1) -> Path:
+        """Write a manifest of noise, a clip of half a second for each text."""
+        rng, rows = np.random.default_rng(0), []
+        for index, text in enumerate(texts):
+            wave = self.wav(f"{name}-{index}.wav", loudness * rng.standard_normal(RATE_HZ // 2))
+            row = {"audio_filepath": wave.name, "duration": 0.5, "text": text}
+            rows.append(json.dumps({key: value for key, value in row.items() if value is not None}))
+        return self.manifest(f"{name}.jsonl", *rows)
 
     def copy_of(self, folder: Path, name: str) -> Path:
         return Path(shutil.copytree(folder, self.path(name)))
@@ -72,7 +85,10 @@ def run(arguments: list[object]) -> subprocess.CompletedProcess[str]:
 
 def error_lines(stderr: str) -> list[str]:
     """Return what is left of stderr without the lines that report progress."""
-    progress = ("torch runs", "tracing", "writing", "ONNX Runtime runs")
+    progress = (
+        "torch runs", "tracing", "writing", "ONNX Runtime runs",
+        "collecting statistics", "searching", "clipped layers", "scoring",
+    )  # fmt: skip
     return [line for line in stderr.splitlines() if line and not line.startswith(progress)]
 
 
@@ -211,6 +227,92 @@ def _out_exists(at: Workspace) -> list[object]:
     return ["export", at.checkpoint, at.path("taken")]
 
 
+def table_of(bundle: Bundle, bits: Bits | None = None) -> ScaleTable:
+    """Return a table with the same scale for every tensor."""
+    rows = {name: Scale(layer, 0.05, 0.05 * 127) for name, layer in bundle.spec.layers.items()}
+    return ScaleTable(bundle.model_sha256, "max", bits or Bits(), rows)
+
+
+def _quantize(at: Workspace, *options: object) -> list[object]:
+    return ["quantize", at.bundle, at.path("out"), *options]
+
+
+def _with_data(*options: object) -> Callable[[Workspace], list[object]]:
+    def arguments(at: Workspace) -> list[object]:
+        return _quantize(at, "--data", at.data_set("data", ["yes", "no"]), *options)
+
+    return arguments
+
+
+def _with_texts(*texts: str | None, options: tuple[str, ...] = ()) -> Any:
+    return lambda at: _quantize(at, "--data", at.data_set("data", list(texts)), *options)
+
+
+def _dev_without_text(at: Workspace) -> list[object]:
+    return [*_with_data("--method", "ema")(at), "--dev", at.data_set("dev", [None])]
+
+
+def _silence(at: Workspace) -> list[object]:
+    return _quantize(at, "--data", at.data_set("silent", ["yes", "no"], loudness=0.0))
+
+
+def _scales(
+    change: Callable[[dict[str, Any]], object], *options: str
+) -> Callable[[Workspace], list[object]]:
+    """Quantize with a good table that `change` has spoilt."""
+
+    def arguments(at: Workspace) -> list[object]:
+        table = json.loads(scales_document(table_of(load_bundle(at.bundle))))
+        change(table)
+        return _quantize(at, "--scales", at.manifest("table.json", json.dumps(table)), *options)
+
+    return arguments
+
+
+def _scale(value: float) -> Callable[[Workspace], list[object]]:
+    return _scales(lambda table: table["tensors"]["head.input"].update(scale=value))
+
+
+def _dead_layer(at: Workspace) -> list[object]:
+    """A model whose head hears nothing, as the last norm before it multiplies with zero."""
+    import onnx
+
+    good = load_bundle(at.bundle)
+    model = onnx.load(str(good.model_path))
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("encoder.layer_norm."):
+            zeros = np.zeros(tuple(tensor.dims), np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, tensor.name))
+    with new_bundle(at.path("dead"), good.spec, good.made_from) as folder:
+        for name in good.files:
+            shutil.copyfile(good.folder / name, folder / name)
+        onnx.save(model, str(folder / "model.onnx"))
+    data = at.data_set("data", ["yes", "no"])
+    return ["quantize", at.path("dead"), at.path("out"), "--data", data]
+
+
+def _already_quantized(at: Workspace) -> list[object]:
+    from speechquant.engines import quantize_bundle
+
+    bundle = load_bundle(at.bundle)
+    quantize_bundle(bundle, at.path("w8a8"), table_of(bundle))
+    return ["quantize", at.path("w8a8"), at.path("out"), "--data", at.data_set("data", ["yes"])]
+
+
+def _damaged_search_log(at: Workspace) -> list[object]:
+    at.path("out.work").mkdir()
+    at.path("out.work").joinpath("search.jsonl").write_text("hello\n")
+    return _with_data()(at)
+
+
+_LAYERS = [*(f"conv.{n}" for n in range(7)), "feature_projection", "pos_conv", "block.0", "block.1"]
+_KEEP_ALL = [part for layer in [*_LAYERS, "head"] for part in ("--keep-float", layer)]
+
+
+def _no_out(at: Workspace) -> list[object]:
+    return ["calibrate", at.bundle, "--data", at.data_set("data", ["yes"]), "--out", at.checkpoint]
+
+
 CASES = (
     Case("a file that is no audio", _no_audio, r"notes\.wav: cannot be read as audio"),
     Case("a file that is not there", lambda at: ["transcribe", at.bundle, at.path("no.wav")],
@@ -273,22 +375,124 @@ CASES = (
          r"checkpoint: there, and not made by this command"),
     Case("an OUT in a place that cannot be", lambda at: ["export", at.checkpoint,
          at.checkpoint / "config.json" / "out"], r"cannot be written"),
+    Case("a scale table that is not there", lambda at: _quantize(at, "--scales", at.path("no.json")),
+         r"no\.json: no such scale table; make it again", "out"),
+    Case("a scale table that is none",
+         lambda at: _quantize(at, "--scales", at.manifest("table.json", "{}")),
+         r"table\.json: not in the format 'speechquant\.scales/1'", "out"),
+    Case("a scale table cut short", _scales(lambda table: table.pop("tensors")),
+         r"table\.json: not as this version writes it \('tensors'\); make it again", "out"),
+    Case("a scale table for another model", _scales(lambda table: table.update(model_sha256="0" * 64)),
+         r'table\.json: made for model 00000000\.\.\., .*bundle is .*: run "speechquant calibrate"', "out"),
+    Case("a scale table that lacks a tensor", _scales(lambda table: table["tensors"].pop("head.input")),
+         r"table\.json: no scale for head\.input of .*bundle; make it again", "out"),
+    Case("a scale table that lacks every tensor", _scales(lambda table: table["tensors"].clear()),
+         r"table\.json: no scale for \S+ and \d+ more tensors of .*bundle; make it again", "out"),
+    Case("a scale table with a tensor too many",
+         _scales(lambda table: table["tensors"].update(x=table["tensors"]["head.input"])),
+         r"table\.json: .*bundle has no x; make it again", "out"),
+    Case("a scale of zero", _scale(0.0),
+         r"table\.json: the scale of head\.input is 0\.0, it must be above zero", "out"),
+    Case("a negative scale", _scale(-0.5),
+         r"table\.json: the scale of head\.input is -0\.5, it must be above zero", "out"),
+    Case("a scale that is NaN", _scale(float("nan")),
+         r"table\.json: the scale of head\.input is nan, it must be above zero", "out"),
+    Case("a scale beyond float32", _scale(1e-60),
+         r"the scale of head\.input is 1e-60, which a graph in float32 cannot hold", "out"),
+    Case("a scale table of 17 bits", _scales(lambda table: table["bits"].update(activations=17)),
+         r"table\.json: 17 bits for activations: no such quantizer", "out"),
+    Case("a scale table and what would make another", _scales(lambda table: None, "--bits", "4"),
+         r"--scales is a table that is made already, --method, --bits.* leave one of the two out", "out"),
+    Case("neither data nor a scale table", _quantize,
+         r"no calibration data; give --data, or a table with --scales", "out"),
+    Case("calibration data without a clip", lambda at: _quantize(at, "--data", at.data_set("data", [])),
+         r"data\.jsonl: no clip in it", "out"),
+    Case("calibration data of silence", _silence,
+         r"conv_layers\.0\.conv\.input: only ever saw zeros .* calibrate on speech, or .* --keep-float conv\.0", "out"),
+    Case("a layer that only ever saw zeros", _dead_layer,
+         r"head\.input: only ever saw zeros .* leave the layer in float with --keep-float head", "out"),
+    Case("calibration data without texts for a search", _with_texts(None, None),
+         r"data\.jsonl:1: no string under the key 'text'; add it to that line", "out"),
+    Case("a development set without texts", _dev_without_text,
+         r"dev\.jsonl:1: no string under the key 'text'; add it to that line", "out"),
+    Case("a development set without a word", _with_texts("", "..."),
+         r"data\.jsonl: no word in its texts to compare with; give --dev a set that has some", "out"),
+    Case("a budget without a development set", _scales(lambda table: None, "--max-wer-drop", "1"),
+         r"no development set to score on; give --dev", "out"),
+    Case("1 bit", _with_data("--bits", "1"),
+         r"1 bits for weights: no such quantizer; give 2 to 16 bits", "out"),
+    Case("17 bits of weights", _with_data("--weight-bits", "17"),
+         r"17 bits for weights: no such quantizer; give 2 to 16 bits", "out"),
+    Case("a bundle that is quantized already", _already_quantized,
+         r"w8a8: already quantized \(w8a8\); give the float bundle", "out"),
+    Case("an unknown method", _with_data("--method", "magic"),
+         r"no method 'magic'; choose stablequant, ema, max, percentile, entropy, mse", "out"),
+    Case("an unknown search", _with_data("--search", "lucky"),
+         r"no search 'lucky'; choose fast, exhaustive", "out"),
+    Case("an unknown spelling", _with_data("--spelling", "openvino"),
+         r"no spelling 'openvino'; choose tensorrt, onnxruntime", "out"),
+    Case("an unknown rounding", _with_data("--weights", "up"),
+         r"no rounding 'up' of weights; choose nearest, adaround", "out"),
+    Case("an unknown normalizer for the search", _with_data("--normalizer", "german"),
+         r"no normalizer 'german'; choose basic, whisper, none", "out"),
+    Case("every layer kept in float", _with_data(*_KEEP_ALL),
+         r"every layer would stay float; leave some of them to be quantized", "out"),
+    Case("an unknown layer", _with_data("--keep-float", "conv.9"),
+         r"bundle has no layer 'conv\.9'; choose among conv\.0, conv\.1", "out"),
+    Case("a gamma below zero", _with_data("--gamma", "-0.1"),
+         r"gamma is -0\.1; give 0 or more percentage points", "out"),
+    Case("a gamma that is NaN", _with_data("--gamma", "nan"),
+         r"gamma is nan; give 0 or more percentage points", "out"),
+    Case("a budget below zero", _with_data("--max-wer-drop", "-1"),
+         r"--max-wer-drop is -1\.0; give 0 or more percentage points", "out"),
+    Case("a percentile of zero", _with_data("--method", "percentile", "--percentile", "0"),
+         r"percentile 0\.0: give more than 0 and at most 100", "out"),
+    Case("an asymmetric method that has no such form", _with_data("--method", "max", "--asymmetric"),
+         r"max has no asymmetric form; choose --method ema", "out"),
+    Case("an asymmetric table for TensorRT",
+         _with_data("--method", "ema", "--asymmetric", "--spelling", "tensorrt"),
+         r"asymmetric, and TensorRT takes only zero point 0", "out"),
+    Case("16 bits for TensorRT", _with_data("--bits", "16", "--spelling", "tensorrt"),
+         r"W16A16: TensorRT has no integers of more than 8 bits", "out"),
+    Case("a search log that is none", _damaged_search_log,
+         r"search\.jsonl: not a search log .* remove it and run the command again", "out"),
+    Case("the float bundle as OUT",
+         lambda at: ["quantize", at.bundle, at.bundle, *_with_data("--force")(at)[3:]],
+         r"bundle: is the float bundle itself"),
+    Case("a folder as a scale table's OUT", _no_out, r"checkpoint: is a folder; give the name of a file"),
 )  # fmt: skip
 
+SEARCH_ON_FULL_DISK_LINE = (
+    r"out\.work/search\.jsonl: the disk is full; free some room and run the same"
+)
 FULL_DISK_LINE = r"the disk is full; free some room"
 INTERRUPTED_LINE = r"interrupted; nothing half-written"
 
 
 def on_full_disk(at: Workspace) -> subprocess.CompletedProcess[str] | None:
     """Export to a file system of 200 kB; None where this machine lets nobody mount one."""
+    return _on_small_disk(at, 200, lambda out: ["export", at.checkpoint, out])
+
+
+def searched_on_full_disk(at: Workspace) -> subprocess.CompletedProcess[str] | None:
+    """Search where there is room for the statistics, but not for every trial's scores."""
+    data = at.data_set("data", ["yes"] * 40)
+    options = ("--data", data, "--search", "exhaustive", "--bits", "4", "--gamma", "0")
+    return _on_small_disk(at, 100, lambda out: ["quantize", at.bundle, out, *options])
+
+
+def _on_small_disk(
+    at: Workspace, kilobytes: int, arguments: Callable[[Path], list[object]]
+) -> subprocess.CompletedProcess[str] | None:
+    """Run a command line and print what it leaves on the disk."""
     disk = at.path("disk")
     disk.mkdir(exist_ok=True)
-    mount = f"mount -t tmpfs -o size=200k none {disk}"
+    mount = f"mount -t tmpfs -o size={kilobytes}k none {disk}"
     unshare = ["unshare", "-rm", "sh", "-c"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, mount]).returncode != 0:
         return None
-    export = " ".join([*_COMMAND, "export", str(at.checkpoint), str(disk / "out")])
-    script = f"{mount} && {export}; code=$?; ls -A {disk}; exit $code"
+    command = " ".join([*_COMMAND, *map(str, arguments(disk / "out"))])
+    script = f"{mount} && {command}; code=$?; ls -A {disk}; exit $code"
     return subprocess.run([*unshare, script], text=True, capture_output=True)
 
 
@@ -329,6 +533,9 @@ def main() -> None:
         full = on_full_disk(base)
         if full is not None:
             print(_row(base, "a full disk", full.stderr))
+        full = searched_on_full_disk(base)
+        if full is not None:
+            print(_row(base, "a disk that fills up during a search", full.stderr))
         print(_row(base, "Ctrl-C", interrupted_export(base, "tracing").stderr))
 
 

@@ -74,24 +74,29 @@ def test_ending_an_empty_batch_changes_nothing() -> None:
     assert statistics.averaged_extent == Extent(3.0, 5.0)
 
 
-@pytest.mark.parametrize(
-    ("total", "per_batch"), [(1, 1), (16, 1), (17, 2), (32, 2), (33, 3), (200, 13)]
-)
-def test_utterances_per_batch(total: int, per_batch: int) -> None:
-    assert ActivationStatistics(total).utterances_per_batch == per_batch
+@pytest.mark.parametrize("total", [1, 2, 15, 16, 17, 20, 33, 200])
+def test_as_many_batches_as_the_set_allows(total: int) -> None:
+    statistics = ActivationStatistics(total)
+    # Every utterance reaches 1, the first batch alone 2: what is left of it tells the batches.
+    for place in range(total):
+        statistics.add_utterance({"x": np.array([0.0, 2.0 if place == 0 else 1.0], np.float32)})
+    extent = statistics.tensors["x"].averaged_extent
+    assert extent is not None
+    assert extent.maximum == pytest.approx(1 + 0.9 ** (min(total, 16) - 1))
 
 
 def test_batches_are_cut_from_the_utterances() -> None:
-    # 19 utterances: nine batches of two, and the last one alone.
-    statistics = ActivationStatistics(19)
-    for number in range(19):
+    # 24 utterances in 16 batches: by turns one and two.
+    statistics = ActivationStatistics(24)
+    for number in range(24):
         statistics.add_utterance({"x": f32(-number, number)})
-    largest = [number + 1 for number in range(0, 18, 2)] + [18]
-    average = float(largest[0])
-    for maximum in largest[1:]:
+    last_of_batch = [number for number in range(24) if number % 3 != 0]
+    average = float(last_of_batch[0])
+    for maximum in last_of_batch[1:]:
         average = 0.9 * average + 0.1 * maximum
+    assert len(last_of_batch) == 16
     assert statistics.tensors["x"].averaged_extent == pytest.approx((-average, average))
-    assert statistics.utterances == 19
+    assert statistics.utterances == 24
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 5, 39])

@@ -79,7 +79,8 @@ def test_it_rounds_as_the_quantized_bundle_does(
     table = table_of(tiny_bundle, activations, bits)
     if not symmetric:
         rows = {
-            name: replace(row, zero_point=2 ** (bits - 1) - 1) for name, row in table.tensors.items()
+            name: replace(row, zero_point=2 ** (bits - 1) - 1)
+            for name, row in table.tensors.items()
         }
         table = replace(table, tensors=rows, symmetric=False)
     bundle = quantize_bundle(tiny_bundle, tmp_path / "quantized", table)

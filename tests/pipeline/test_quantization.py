@@ -1,0 +1,265 @@
+"""The commands calibrate and quantize, killed and undisturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from bad_inputs import SEARCH_ON_FULL_DISK_LINE, Workspace, error_lines, searched_on_full_disk
+
+from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.scales import read_scales
+from speechquant.engines import open_recognizer
+from speechquant.pipeline.command import run
+
+RATE_HZ = 16_000
+_COMMAND = [sys.executable, "-m", "speechquant.pipeline.command"]
+# With one core the sums of a float32 matrix product are in one order on every run.
+_ALONE = ["--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle) -> Path:
+    """Noise whose texts are what the float model hears, so that every change counts as an error."""
+    folder = tmp_path_factory.mktemp("data")
+    rng, rows = np.random.default_rng(0), []
+    with open_recognizer(tiny_bundle, threads=1) as recognizer:
+        for index in range(8):
+            samples = RATE_HZ // 2 + 1000 * (index % 4)
+            swell = np.sin(np.arange(samples) / (200 + 50 * index))
+            wave = (0.1 * swell * rng.standard_normal(samples)).astype(np.float32)
+            soundfile.write(folder / f"{index}.wav", wave, RATE_HZ, subtype="FLOAT")
+            text = recognizer.transcribe([wave])[0]
+            rows.append(json.dumps({"audio_filepath": f"{index}.wav", "text": text}))
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(f"{row}\n" for row in rows))
+    return manifest
+
+
+def output(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> Any:
+    capsys.readouterr()
+    assert run([str(argument) for argument in [*arguments, "--json"]]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_table_first_or_all_at_once(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table_path, two, one = (tmp_path / name for name in ("ema.json", "two", "one"))
+    ema: list[object] = ["--data", data, "--method", "ema", "--bits", "6", *_ALONE]
+    calibrated = output(["calibrate", tiny_bundle.folder, "--out", table_path, *ema], capsys)
+    assert calibrated["method"] == "ema"
+    assert calibrated["bits"] == {"weights": 6, "activations": 6}
+    assert calibrated["data"]["utterances"] == 8
+    output(["quantize", tiny_bundle.folder, two, "--scales", table_path, *_ALONE], capsys)
+    output(["quantize", tiny_bundle.folder, one, *ema], capsys)
+    assert read_scales(one / "scales.json") == read_scales(two / "scales.json")
+    assert (one / "model.onnx").read_bytes() == (two / "model.onnx").read_bytes()
+    assert files_in(two) | {"statistics.npz"} == files_in(one)
+    assert files_in(tmp_path) == {"ema.json", "one", "two"}
+
+
+def test_the_report_says_what_evaluate_counts(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    report = output(["quantize", tiny_bundle.folder, out, "--data", data, *_ALONE], capsys)
+    said = report["development_set"]
+    for bundle, key in ((tiny_bundle.folder, "wer_float"), (out, "wer_quantized")):
+        counted = output(["evaluate", bundle, "--data", data, *_ALONE], capsys)["wer"]
+        assert said[key] == counted["rate"]
+        assert said["words"] == counted["reference_length"]
+    written = json.loads((out / "quantization.json").read_text())
+    assert {**written, "bundle": report["bundle"], "size_bytes": report["size_bytes"]} == report
+    assert load_bundle(out).spec.precision == "w8a8"
+    assert files_in(tmp_path) == {"out"}
+
+
+def test_one_clip_is_worth_a_warning(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["calibrate", str(tiny_bundle.folder), "--data", str(data), "--limit", "1"]
+    arguments += ["--out", str(tmp_path / "scales.json"), "--method", "max"]
+    assert run(arguments) == 0
+    assert "warning: calibrating on one clip" in capsys.readouterr().err
+    assert read_scales(tmp_path / "scales.json").data.utterances == 1  # type: ignore[union-attr]
+
+
+def test_data_without_texts_is_enough_for_a_method_without_a_search(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    silent = tmp_path / "no-texts.jsonl"
+    paths = [{"audio_filepath": str(data.parent / row["audio_filepath"])} for row in rows]
+    silent.write_text("".join(f"{json.dumps(row)}\n" for row in paths))
+    out = tmp_path / "out"
+    report = output(
+        ["quantize", tiny_bundle.folder, out, "--data", silent, "--method", "mse"], capsys
+    )
+    assert "development_set" not in report
+    assert report["data"]["utterances"] == 8
+
+
+def test_layers_stay_float_until_the_budget_is_kept(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantize: list[object] = ["quantize", tiny_bundle.folder, tmp_path / "free", "--data", data]
+    quantize += ["--method", "max", "--bits", "6", *_ALONE]
+    free = output(quantize, capsys)
+    quantize[2] = tmp_path / "guarded"
+    guarded = output([*quantize, "--max-wer-drop", "50", "--keep-float", "conv.3"], capsys)
+    assert free["development_set"]["wer_quantized"] > 0.5
+    assert guarded["development_set"]["wer_quantized"] <= 0.5
+    layers = guarded["guard"]["float_layers"]
+    assert 0 < len(layers) < len(tiny_bundle.spec.layer_names) - 1
+    assert guarded["float_layers"] == ["conv.3", *layers]
+    table = read_scales(tmp_path / "guarded" / "scales.json")
+    assert {row.layer for row in table.tensors.values()}.isdisjoint({"conv.3", *layers})
+    assert files_in(tmp_path) == {"free", "guarded"}
+
+
+def test_a_budget_that_no_layer_fits_is_said(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["quantize", str(tiny_bundle.folder), str(tmp_path / "out"), "--data", str(data)]
+    arguments += ["--method", "max", "--bits", "2", "--max-wer-drop", "0", "--limit", "2", *_ALONE]
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert "warning: no layer can be quantized within the budget" in captured.err
+    assert "+0.00 points" in captured.out
+
+
+def test_somebodys_files_in_the_work_folder_stay(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "out.work"
+    (work / "draft").mkdir(parents=True)
+    for name in ("thesis.tex", "draft/chapter.tex"):
+        (work / name).write_text("mine")
+    ema: list[object] = ["--data", data, "--method", "ema", *_ALONE]
+    calibrate = ["calibrate", tiny_bundle.folder, "--out", tmp_path / "out"]
+    output([*calibrate, *ema], capsys)
+    assert {path.name for path in work.rglob("*")} == {"thesis.tex", "draft", "chapter.tex"}
+
+
+def test_a_disk_that_fills_up_during_a_search(
+    tmp_path: Path, tiny_bundle: Bundle, tiny_checkpoint: Path
+) -> None:
+    done = searched_on_full_disk(Workspace(tmp_path, tiny_bundle.folder, tiny_checkpoint))
+    if done is None:
+        pytest.skip("this machine lets nobody mount a small file system")
+    assert done.returncode == 1
+    assert re.search(SEARCH_ON_FULL_DISK_LINE, error_lines(done.stderr)[-1])
+    # The statistics and the scores so far; nothing at OUT.
+    assert done.stdout.split() == ["out.work"]
+
+
+def test_interrupted_with_several_processes(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path
+) -> None:
+    command = [*_COMMAND, *_quantize(tiny_bundle, data, tmp_path / "out"), "--workers", "2"]
+    # Its own group, to which the signal goes as Ctrl-C does in a terminal.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    _wait_for(lambda: len(_log_lines(tmp_path / "out.work")) > 3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error_lines(stderr) == ["error: interrupted; nothing half-written was left behind"]
+    assert files_in(tmp_path) == {"out.work"}
+
+
+def _wait_for(happened: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def _log_lines(folder: Path) -> list[str]:
+    log = folder / "search.jsonl"
+    return log.read_text().splitlines() if log.is_file() else []
+
+
+def _quantize(bundle: Bundle, data: Path, out: Path, search: str = "exhaustive") -> list[str]:
+    options = ["--data", str(data), "--search", search, "--bits", "6", "--gamma", "0", *_ALONE]
+    return ["quantize", str(bundle.folder), str(out), *options]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What must not depend on whether a run was killed."""
+
+    scales: bytes
+    model: bytes
+    evaluated: frozenset[tuple[str, str]]
+
+    @classmethod
+    def read(cls, out: Path) -> Result:
+        rows = [json.loads(line) for line in _log_lines(out)]
+        evaluated = [(row["trial"], row["utterance"]) for row in rows]
+        assert len(set(evaluated)) == len(evaluated)
+        return cls(
+            (out / "scales.json").read_bytes(),
+            (out / "model.onnx").read_bytes(),
+            frozenset(evaluated),
+        )
+
+
+def _survives_kills(bundle: Bundle, data: Path, folder: Path, kills: int, search: str) -> set[str]:
+    """Kill so often, as long as a run takes on average; return where the kills came."""
+    started = time.monotonic()
+    subprocess.run([*_COMMAND, *_quantize(bundle, data, folder / "whole", search)], check=True)
+    seconds = time.monotonic() - started
+    whole, out, work = Result.read(folder / "whole"), folder / "out", folder / "out.work"
+    draw, moments = random.Random(0), set()
+    while kills:
+        command = [*_COMMAND, *_quantize(bundle, data, out, search)]
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        try:
+            process.communicate(timeout=draw.uniform(0.2 * seconds, seconds))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills -= 1
+            done = len(_log_lines(work))
+            moments.add(
+                "statistics" if done == 0 else "search" if done < len(whole.evaluated) else "end"
+            )
+        if out.exists():  # whole, or not at all
+            assert Result.read(out) == whole
+            shutil.rmtree(out)
+            shutil.rmtree(work, ignore_errors=True)
+    subprocess.run([*_COMMAND, *_quantize(bundle, data, out, search)], check=True)
+    assert Result.read(out) == whole
+    assert files_in(folder) == {"whole", "out"}
+    return moments
+
+
+def test_killed_three_times(tiny_bundle: Bundle, data: Path, tmp_path: Path) -> None:
+    _survives_kills(tiny_bundle, data, tmp_path, 3, "exhaustive")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["exhaustive", "fast"])
+def test_killed_twenty_times(tiny_bundle: Bundle, data: Path, tmp_path: Path, search: str) -> None:
+    moments = _survives_kills(tiny_bundle, data, tmp_path, 20, search)
+    assert moments >= {"statistics", "search"} if search == "exhaustive" else moments
