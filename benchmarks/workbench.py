@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
+from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import Bits, ScaleTable
-from speechquant.core.wer import DifferenceInterval, ErrorRate, difference_interval
+from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.quantize import quantize_bundle
@@ -110,14 +112,26 @@ class Workbench:
 
     def score(self, table: ScaleTable, levels: Mapping[str, Levels] | None = None) -> Scored:
         """Write the bundle that `table` makes and count its errors on the test set."""
-        log.info("scoring %s %s", table.method, table.bits.name)
-        quantized = quantize_bundle(
-            self.bundle, self.work / "scored", table, rounded_weights=levels, force=True
+        kept = (
+            self.work / f"scored-{self._test_key}-{table.key}-{'adaround' if levels else ''}.json"
         )
-        words = self._words(quantized)
+        if not kept.is_file():
+            log.info("scoring %s %s", table.method, table.bits.name)
+            quantized = quantize_bundle(
+                self.bundle, self.work / "scored", table, rounded_weights=levels, force=True
+            )
+            sizes = [path.stat().st_size for path in quantized.folder.glob("model.onnx*")]
+            clips = [asdict(clip) for clip in self._words(quantized).clips]
+            with new_file(kept) as partial:
+                partial.write_text(json.dumps({"size_bytes": sum(sizes), "clips": clips}))
+        document = json.loads(kept.read_text(encoding="utf-8"))
+        words = ErrorRate(tuple(EditCounts(**clip) for clip in document["clips"]))
         drop = difference_interval(self.float_words, words)
-        graph_bytes = sum(path.stat().st_size for path in quantized.folder.glob("model.onnx*"))
-        return Scored(words, drop, graph_bytes)
+        return Scored(words, drop, document["size_bytes"])
+
+    @cached_property
+    def _test_key(self) -> str:
+        return data_key([clip_key(clip) for clip in self.test])[:16]
 
     def _words(self, bundle: Bundle) -> ErrorRate:
         with open_recognizer(bundle) as recognizer:

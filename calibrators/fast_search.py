@@ -41,11 +41,10 @@ _GROWTH = 1.5
 _ROUNDS = ((len(CLIP_PERCENTS), 0.4), (16, 0.4), (8, 0.5), (4, 1.0))
 # A layer's effect is beyond doubt this many standard deviations away from gamma.
 _CERTAIN = 2.0
-# How far off the errors predicted from changed labels are, as a share of them.
-_LAYER_MISFIT, _PERCENTILE_MISFIT = 0.5, 0.1
-# What a changed label costs is asked of trials that add at most so many times the errors they may:
-# where a trial ruins the words, its labels change in another way than in one that shifts a few.
-_ALIKE = 10.0
+# How widely the layers differ in what a changed label costs: the shape of the gamma distribution.
+_PRIOR_ERRORS = 2.0
+# How far off a percentile's errors predicted from changed labels are, as a share of them.
+_PERCENTILE_MISFIT = 0.1
 # In squared errors: without it a trial that changed no word yet would seem certain to change none.
 _UNSEEN_VARIANCE = 1.0
 _LEAST_DEVIATION = 0.01  # in errors an utterance
@@ -92,37 +91,62 @@ def _changed_labels(score: Score, unquantized: Score) -> int:
     return sum(a != b for a, b in zip(score.labels, unquantized.labels, strict=True))
 
 
-def _estimates(
-    race: _Race,
-    trials: Sequence[Trial],
-    unquantized: Trial,
-    misfit: float,
-    most_alike: float = math.inf,
-) -> list[_Effect]:
-    """Return the effect of every trial, from its changed labels and from its words.
+def _layer_effects(race: _Race, trials: Sequence[Trial], unquantized: Trial) -> list[_Effect]:
+    """Return the effect of every layer alone.
 
-    What a changed label costs comes from the trials that add at most `most_alike` errors.
+    What a changed label costs differs from layer to layer: it is taken to be gamma distributed
+    around what it costs in all of them, and each layer's own errors over its own changed labels
+    move it from there.
     """
+    added, changed = _errors_and_labels(race, trials, unquantized)
+    own_effects = [_own_effect(mine, len(race.order)) for mine in added]
+    all_changed = sum(map(sum, changed))
+    if all_changed == 0:
+        return own_effects
+    # At least one error in all: none, or fewer than in float, is luck where labels change.
+    pooled = max(sum(map(sum, added)), 1) / all_changed
+    effects = []
+    for own, mine, labels in zip(own_effects, added, changed, strict=True):
+        # As if one error in so many labels had been seen before any of its own.
+        seen_labels = _PRIOR_ERRORS / pooled + sum(labels)
+        errors_per_label = (_PRIOR_ERRORS + max(sum(mine), 0)) / seen_labels
+        moved = sum(abs(errors) for errors in mine)
+        deviation = math.sqrt(_PRIOR_ERRORS + moved) / seen_labels
+        labels_each = sum(labels) / len(labels)
+        unheard = 1 - len(mine) / len(race.order)
+        mean = own.mean if unheard == 0 else errors_per_label * labels_each
+        effects.append(_Effect(mean, deviation * labels_each * math.sqrt(unheard)))
+    return effects
+
+
+def _percentile_effects(race: _Race, trials: Sequence[Trial], unquantized: Trial) -> list[_Effect]:
+    """Return the effect of every percentile, from its changed labels and from its words.
+
+    All of them quantize the same layers, so a changed label costs nearly the same in all.
+    """
+    added, changed = _errors_and_labels(race, trials, unquantized)
+    own_effects = [_own_effect(mine, len(race.order)) for mine in added]
+    if sum(map(sum, added)) <= 0 or not any(map(any, changed)):
+        return own_effects
+    errors_per_label, uncertainty = _errors_per_label(added, changed)
+    effects = []
+    for own, labels in zip(own_effects, changed, strict=True):
+        predicted = errors_per_label * sum(labels) / len(labels)
+        deviation = math.hypot(_PERCENTILE_MISFIT, uncertainty) * predicted + _LEAST_DEVIATION
+        effects.append(_combined(own, _Effect(predicted, deviation)))
+    return effects
+
+
+def _errors_and_labels(
+    race: _Race, trials: Sequence[Trial], unquantized: Trial
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return what each trial added to the errors of each utterance, and the labels it changed."""
     added, changed = [], []
     for trial in trials:
         pairs = race.pairs(trial, unquantized)
         added.append([score.errors - other.errors for score, other in pairs])
         changed.append([_changed_labels(score, other) for score, other in pairs])
-    own_effects = [_own_effect(mine, len(race.order)) for mine in added]
-    alike = [place for place, own in enumerate(own_effects) if own.mean <= most_alike]
-    alike_added, alike_changed = [added[i] for i in alike], [changed[i] for i in alike]
-    if sum(map(sum, alike_added)) <= 0 or not any(map(any, alike_changed)):
-        return own_effects  # too few errors so far to say what a changed label costs
-    errors_per_label, uncertainty = _errors_per_label(alike_added, alike_changed)
-    effects = []
-    for own, labels in zip(own_effects, changed, strict=True):
-        if own.mean > most_alike:
-            effects.append(own)
-            continue
-        predicted = errors_per_label * sum(labels) / len(labels)
-        deviation = math.hypot(misfit, uncertainty) * predicted + _LEAST_DEVIATION
-        effects.append(_combined(own, _Effect(predicted, deviation)))
-    return effects
+    return added, changed
 
 
 def _errors_per_label(
@@ -202,9 +226,7 @@ def _race_layers(
             break
         heard += max(more, 1)
         race.hear([trials[layer] for layer in undecided], heard)
-        effects = _estimates(
-            race, list(trials.values()), unquantized, _LAYER_MISFIT, _ALIKE * allowed_errors
-        )
+        effects = _layer_effects(race, list(trials.values()), unquantized)
         undecided = [
             layer
             for layer, effect in zip(trials, effects, strict=True)
@@ -247,9 +269,7 @@ def _race_percentiles(
         more = int(share * (race.budget - race.asked)) // distinct
         heard = min(max(heard + more, 1), len(race.order))
         race.hear([trials[percent] for percent in running], heard)
-        effects = _estimates(
-            race, [trials[percent] for percent in running], unquantized, _PERCENTILE_MISFIT
-        )
+        effects = _percentile_effects(race, [trials[percent] for percent in running], unquantized)
         means.update(zip(running, (effect.mean for effect in effects), strict=True))
         running = sorted(running, key=lambda percent: (means[percent], percent))
     float_errors = total_errors(race.heard[unquantized.key])
