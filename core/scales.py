@@ -188,7 +188,13 @@ def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
             + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
             + f" of {bundle.folder}; {_MEND}"
         )
-    unknown = [name for name, row in table.tensors.items() if layers.get(name) != row.layer]
+    unknown = [name for name in table.tensors if name not in layers]
     unknown += [name for name in table.float_layers if name not in bundle.spec.layer_names]
     if unknown:
-        raise ScaleError(f"{where}: {bundle.folder} has no {unknown[0]} in that layer; {_MEND}")
+        raise ScaleError(f"{where}: {bundle.folder} has no {unknown[0]}; {_MEND}")
+    misplaced = [name for name, row in table.tensors.items() if layers[name] != row.layer]
+    if misplaced:
+        raise ScaleError(
+            f"{where}: {bundle.folder} has {misplaced[0]} in {layers[misplaced[0]]}, not in "
+            f"{table.tensors[misplaced[0]].layer}; {_MEND}"
+        )

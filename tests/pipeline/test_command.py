@@ -247,12 +247,12 @@ def test_debug_shows_the_error_itself(tmp_path: Path) -> None:
 def test_unexpected_errors_are_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from speechquant.pipeline import steps
+    from speechquant.pipeline import inspection
 
     def broken(_: Path) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr(steps, "load_bundle", broken)
+    monkeypatch.setattr(inspection, "load_bundle", broken)
     assert run(["inspect", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(
