@@ -83,7 +83,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", type=int, default=5, help="disjoint development sets of zoo:dev")
-    parser.add_argument("--clips", type=int, default=60, help="clips of each set")
+    parser.add_argument("--clips", type=int, default=80, help="clips of each set")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
