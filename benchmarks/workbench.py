@@ -26,13 +26,13 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import Bits, ScaleTable
+from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.recognizer import open_recognizer
 from speechquant.engines.scoring import ScoringTask, open_scorer
-from speechquant.engines.weights import Levels
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +70,9 @@ class Workbench:
         """The float bundle's errors on the test set."""
         return self._words(self.bundle)
 
-    def table(
-        self, method: str, bits: int, *, float_layers: Sequence[str] = (), symmetric: bool = True
-    ) -> ScaleTable:
+    def table(self, method: str, bits: int, *, float_layers: Sequence[str] = ()) -> ScaleTable:
         """Return the table of a method that needs no search, weights as wide as activations."""
-        options = MethodOptions(method, Bits(bits, bits), symmetric=symmetric)
+        options = MethodOptions(method, Bits(bits, bits))
         layers = quantized_layers(self.bundle, float_layers)
         table = table_from_statistics(self.statistics, layers, self.bundle.model_sha256, options)
         return replace(table, float_layers=tuple(float_layers))

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from speechquant.core.errors import CalibrationError, OptionError
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import largest_level
+from speechquant.core.weights import Levels
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-Levels = NDArray[np.int8] | NDArray[np.int16]
 
 # Of all groups of one layer. A matrix product of 4,096 inputs takes 128 MiB. The positional
 # convolutions of the base and large models (16 groups of 6,144 and 8,192 inputs) would take 4.5 and

@@ -15,7 +15,6 @@ from speechquant.calibrators.adaround import (
     MAX_GRAM_BYTES,
     ConvWindow,
     GramAccumulator,
-    Levels,
     as_matrices,
     from_matrices,
     new_gram,
@@ -25,7 +24,7 @@ from speechquant.calibrators.collection import ActivationsOf
 from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
-from speechquant.core.weights import ConstantWeight, channel_scales
+from speechquant.core.weights import ConstantWeight, Levels, channel_scales, read_levels
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ def adaround_levels(
     Weights whose Gram matrix is beyond MAX_GRAM_BYTES are left out, with a warning: they are then
     rounded to nearest. `on_step` counts weights.
     """
-    done = _load(saved)
+    done = read_levels(saved)
     inputs: dict[_Input, list[ConstantWeight]] = {}
     for weight in weights:
         if weight.name not in done:
@@ -132,13 +131,6 @@ def _round(weight: ConstantWeight, key: _Input, gram: NDArray[np.float64], bits:
     )
     levels = from_matrices(rounded, weight.operator, weight.values.shape, **layout)
     return np.ascontiguousarray(levels)
-
-
-def _load(saved: Path) -> dict[str, Levels]:
-    if not saved.is_file():
-        return {}
-    with np.load(saved, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
 
 
 def _save(levels: dict[str, Levels], saved: Path) -> None:

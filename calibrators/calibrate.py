@@ -19,7 +19,7 @@ from speechquant.calibrators.methods import (
 from speechquant.calibrators.stablequant import GAMMA_POINTS, SearchResult, search_exhaustively
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
-from speechquant.core.errors import CalibrationError, OptionError
+from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.core.scoring import Scorer
@@ -27,7 +27,6 @@ from speechquant.core.scoring import Scorer
 log = logging.getLogger(__name__)
 
 SEARCHES = {"fast": search_fast, "exhaustive": search_exhaustively}
-FLOAT_PRECISION = "fp32"
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,6 @@ class SearchOptions:
             raise OptionError(f"no search {self.search!r}; choose {', '.join(SEARCHES)}")
         if not 0 <= self.gamma_points < math.inf:
             raise OptionError(f"gamma is {self.gamma_points}; give 0 or more percentage points")
-
-
-def require_float(bundle: Bundle) -> None:
-    """Raise CalibrationError where the bundle is quantized already."""
-    if bundle.spec.precision != FLOAT_PRECISION:
-        raise CalibrationError(
-            f"{bundle.folder}: already quantized ({bundle.spec.precision}); "
-            "give the float bundle that it was made from"
-        )
 
 
 def quantized_layers(bundle: Bundle, keep_float: Sequence[str]) -> dict[str, str]:

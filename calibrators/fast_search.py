@@ -4,8 +4,8 @@ Words are a coarse measure: most utterances lose none, and it takes hundreds of 
 trials apart. The best labels of the frames are a fine one. How many of them a trial changes from
 the float model's is known well after a handful of utterances, and the word errors that it adds
 follow that number closely. So each trial's effect is estimated from both: from the changed labels,
-at the errors per changed label that all trials show together, and from its own words, which weigh
-the more the more of the utterances were heard, and alone count when all were.
+at the price in errors that the trials together and it alone show, and from its own words, which
+weigh the more the more of the utterances were heard, and alone count when all were.
 
 Every trial hears the utterances in one shuffled order, so that two trials are compared on the same
 ones. A layer stops when its effect is on one side of gamma beyond doubt; the percentiles run in

@@ -17,6 +17,7 @@ FORMAT = "speechquant.bundle/1"
 DESCRIPTION = "bundle.json"
 MODEL_FILE = "model.onnx"
 VOCABULARY_FILE = "vocab.json"
+FLOAT_PRECISION = "fp32"
 
 _MEND = 'export it again with "speechquant export"'
 
@@ -218,3 +219,12 @@ def load_bundle(folder: Path) -> Bundle:
     # The two that every bundle of a CTC model is made of.
     _check_files(folder, {MODEL_FILE: "", VOCABULARY_FILE: "", **files})
     return Bundle(folder, spec, files, made_from)
+
+
+def require_float(bundle: Bundle) -> None:
+    """Raise BundleError where the bundle is quantized already."""
+    if bundle.spec.precision != FLOAT_PRECISION:
+        raise BundleError(
+            f"{bundle.folder}: already quantized ({bundle.spec.precision}); "
+            "give the float bundle that it was made from"
+        )

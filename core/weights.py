@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.scales import largest_level
+
+Levels = NDArray[np.int8] | NDArray[np.int16]
 
 _SMALLEST_SCALE = np.finfo(np.float32).tiny
 
@@ -44,3 +47,11 @@ def along_channels(scales: NDArray[Any], axis: int, dimensions: int) -> NDArray[
     shape = [1] * dimensions
     shape[axis] = -1
     return scales.reshape(shape)
+
+
+def read_levels(path: Path | None) -> dict[str, Levels]:
+    """Return the levels that another rounding chose, by weight; none without a file."""
+    if path is None or not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}

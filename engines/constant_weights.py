@@ -7,17 +7,17 @@ from collections.abc import Collection
 import numpy as np
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.onnx_files import require_packages
 from speechquant.core.weights import ConstantWeight
-from speechquant.engines.model_file import onnx_required
 from speechquant.engines.qdq import quantized_nodes, weight_axis
 
 
 def constant_weights(bundle: Bundle, float_layers: Collection[str] = ()) -> list[ConstantWeight]:
     """Return each weight once, in the order of the graph, without those of the float layers."""
-    with onnx_required("quantization"):
-        import onnx_ir as ir
+    require_packages("quantization")
+    import onnx_ir as ir
 
-        model = ir.load(bundle.model_path)
+    model = ir.load(bundle.model_path)
     found: dict[str, ConstantWeight] = {}
     for node in quantized_nodes(model, bundle.spec, float_layers):
         activation, weight = node.inputs[0], node.inputs[1]

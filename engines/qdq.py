@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 
 from speechquant.core.bundles import ModelSpec
 from speechquant.core.errors import BundleError, OptionError, ScaleError
+from speechquant.core.onnx_files import WEIGHT_OPERATORS
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import Scale, ScaleTable, largest_level
-from speechquant.engines.weights import Levels, QuantizedWeight, quantize_weight
+from speechquant.core.weights import Levels
+from speechquant.engines.weights import QuantizedWeight, quantize_weight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 OPSET_OF_16_BITS = 21
 _IR_VERSION_OF_16_BITS = 10
-_WEIGHT_OPERATORS = frozenset({"Conv", "MatMul", "Gemm"})
 
 
 class Spelling(Enum):
@@ -52,6 +53,12 @@ class ActivationLevels:
         """Whether the type's own range ends where the levels do, give or take -Q against -Q - 1."""
         info = np.iinfo(self.dtype)
         return self.highest == info.max and self.lowest <= info.min + 1
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """The lowest and highest multiple of the scale that come out of the graph."""
+        lowest = np.iinfo(self.dtype).min if self.is_saturated else self.lowest
+        return lowest - self.zero_point, self.highest - self.zero_point
 
 
 def activation_levels(
@@ -99,7 +106,7 @@ def quantized_nodes(
     return [
         node
         for node in model.graph
-        if node.op_type in _WEIGHT_OPERATORS
+        if node.op_type in WEIGHT_OPERATORS
         and _input(node, 1).is_initializer()
         and spec.layers.get(_input(node, 0).name or "") not in (None, *float_layers)
     ]

@@ -6,15 +6,23 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.bundles import DESCRIPTION, MODEL_FILE, Bundle, load_bundle, new_bundle
-from speechquant.core.errors import BundleError, MissingPackageError, OptionError
+from speechquant.core.bundles import (
+    DESCRIPTION,
+    MODEL_FILE,
+    Bundle,
+    load_bundle,
+    new_bundle,
+    require_float,
+)
+from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_existing, refuse_unwritable
+from speechquant.core.onnx_files import require_packages, save_graph
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales_document
+from speechquant.core.weights import Levels
 from speechquant.engines.qdq import (
     Spelling,
     quantize_activations,
@@ -22,16 +30,11 @@ from speechquant.engines.qdq import (
     quantized_nodes,
     refuse_unspellable,
 )
-from speechquant.engines.weights import Levels
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FLOAT_PRECISION = "fp32"
-_NEEDED_PACKAGES = ("onnx", "onnx_ir")
 _TOOLS = ("speechquant", "numpy", "onnx", "onnx-ir")
-# Protobuf refuses files of 2 GiB; beyond half of that the weights lie in a file beside.
-_EXTERNAL_ABOVE_BYTES = 1 << 30
 
 
 def quantize_bundle(
@@ -60,12 +63,12 @@ def quantize_bundle(
     _refuse_taken_names(extra_files, bundle)
     refuse_existing(out, DESCRIPTION, force=force)
     refuse_unwritable(out)
-    _require_packages()
+    require_packages("quantize")
     graph = _quantized_graph(bundle, table, spelling, rounded_weights, on_step)
     spec = replace(bundle.spec, precision=table.bits.name.lower())
     made_from = _made_from(bundle, table, spelling, rounded_weights)
     with new_bundle(out, spec, made_from, force=force) as folder:
-        _save_graph(graph, folder / MODEL_FILE)
+        save_graph(graph, folder / MODEL_FILE)
         _copy_files(bundle, folder)
         (folder / SCALES_FILE).write_text(scales_document(table), encoding="utf-8")
         for name, content in extra_files.items():
@@ -74,11 +77,7 @@ def quantize_bundle(
 
 
 def _refuse_wrong_bundle(bundle: Bundle, out: Path) -> None:
-    if bundle.spec.precision != FLOAT_PRECISION:
-        raise BundleError(
-            f"{bundle.folder}: already quantized ({bundle.spec.precision}); "
-            "give the float bundle it was made from"
-        )
+    require_float(bundle)
     if out.resolve() == bundle.folder.resolve():
         raise OptionError(
             f"{out}: is the float bundle itself, which every other table needs; choose another name"
@@ -91,14 +90,6 @@ def _refuse_taken_names(extra_files: Mapping[str, bytes | Path], bundle: Bundle)
         raise OptionError(
             f"{min(taken)}: the bundle has a file of that name already; call the extra file "
             "something else"
-        )
-
-
-def _require_packages() -> None:
-    missing = [name for name in _NEEDED_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(
-            f"quantize needs {', '.join(missing)}: pip install 'speechquant[quantize]'"
         )
 
 
@@ -132,19 +123,6 @@ def _made_from(
         "weight_rounding": "given" if rounded else "nearest",
         "tools": {name: version(name) for name in _TOOLS},
     }
-
-
-def _save_graph(model: ir.Model, path: Path) -> None:
-    """Write the model, its weights in a file beside it where they are too large for one."""
-    import onnx_ir as ir
-
-    weights = sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-    )
-    external = f"{path.name}.data" if weights > _EXTERNAL_ABOVE_BYTES else None
-    ir.save(model, path, external_data=external)
 
 
 def _copy_files(bundle: Bundle, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Waveform, check_samples, refuse_too_long
+from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
 from speechquant.core.bundles import Bundle, ModelSpec, load_bundle
 from speechquant.core.errors import AudioError, BundleError
 from speechquant.core.progress import OnStep
@@ -59,6 +59,13 @@ def require_usable(spec: ModelSpec, wave: Waveform, name: str) -> None:
             "leave the clip out"
         )
     refuse_too_long(name, len(wave) / rate, MAX_CLIP_SECONDS)
+
+
+def read_clip(spec: ModelSpec, path: Path) -> Waveform:
+    """Return a file as a model of `spec` takes it; raises AudioError."""
+    wave = read_audio(path, spec.sample_rate_hz, MAX_CLIP_SECONDS)
+    require_usable(spec, wave, str(path))
+    return wave
 
 
 def _normalized(wave: Waveform) -> Waveform:

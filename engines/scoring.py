@@ -15,19 +15,17 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
-from speechquant.core.audio import Waveform, read_audio
+from speechquant.core.audio import Waveform
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scoring import Job, Score, Scorer, Trial
 from speechquant.core.text import normalizer
+from speechquant.core.weights import read_levels
 from speechquant.core.wer import score_wer
 from speechquant.engines.ctc_decoding import CtcDecoder
-from speechquant.engines.recognizer import MAX_CLIP_SECONDS, feeds_of, require_usable
+from speechquant.engines.recognizer import feeds_of, read_clip
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
-from speechquant.engines.weights import Levels
 
 # A large model takes gigabytes: one with float weights for stage 1, one with rounded ones for
 # stage 2. The guard goes through further ones, one after the other.
@@ -45,14 +43,6 @@ class ScoringTask:
     threads: int | None = None
     # Levels of weights that are not rounded to nearest; an .npz file.
     levels: Path | None = None
-
-    def read_levels(self) -> dict[str, Levels]:
-        """Return the levels by weight."""
-        # Where every weight was too large for AdaRound there is no file.
-        if self.levels is None or not self.levels.is_file():
-            return {}
-        with np.load(self.levels, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
 
 
 _FIRST_LABEL = ord("0")  # label 0 in the log; those after it are readable characters too
@@ -93,7 +83,7 @@ class UtteranceScorer:
             while len(self._sessions) >= _SESSIONS_KEPT:
                 self._sessions.popitem(last=False)
             weights = (
-                rounded_weights(self._bundle, table, self._task.read_levels())
+                rounded_weights(self._bundle, table, read_levels(self._task.levels))
                 if trial.quantizes_weights
                 else {}
             )
@@ -106,9 +96,7 @@ class UtteranceScorer:
     def _wave(self, utterance: int) -> Waveform:
         if utterance in self._waves:
             return self._waves[utterance]
-        path = self._task.clips[utterance].path
-        wave = read_audio(path, self._bundle.spec.sample_rate_hz, MAX_CLIP_SECONDS)
-        require_usable(self._bundle.spec, wave, str(path))
+        wave = read_clip(self._bundle.spec, self._task.clips[utterance].path)
         if self._wave_bytes + wave.nbytes <= _KEPT_WAVE_BYTES:
             self._waves[utterance] = wave
             self._wave_bytes += wave.nbytes

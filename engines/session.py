@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import BundleError, OptionError
 
+if TYPE_CHECKING:
+    import onnxruntime
+
+Entered = TypeVar("Entered", bound="OnnxRuntimeSession")
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -33,29 +37,29 @@ class Session(Protocol):
         ...
 
 
-class OnnxRuntimeSession:
-    """A session on ONNX Runtime's CPU provider."""
+def session_options(threads: int | None) -> onnxruntime.SessionOptions:
+    """Return what every session of ONNX Runtime is opened with."""
+    import onnxruntime
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone; the rest is about the graph's spelling
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+class OnnxRuntimeSession:
+    """A session on ONNX Runtime's CPU provider, on the graph in a file or in bytes."""
+
+    def __init__(self, graph: Path | bytes, options: onnxruntime.SessionOptions) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone; the rest is about the graph's spelling
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(
-                bundle.model_path, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            reason = " ".join(str(error).split())
-            raise BundleError(
-                f"{bundle.folder}: ONNX Runtime refuses the graph ({reason}); "
-                'export it again with "speechquant export"'
-            ) from error
+        self._session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def __enter__(self) -> OnnxRuntimeSession:
+    def __enter__(self: Entered) -> Entered:
         return self
 
     def __exit__(
@@ -83,4 +87,11 @@ def open_session(bundle: Bundle | str | Path, *, threads: int | None = None) -> 
         raise OptionError(f"threads is {threads}; give at least 1")
     if not isinstance(bundle, Bundle):
         bundle = load_bundle(Path(bundle))
-    return OnnxRuntimeSession(bundle, threads)
+    try:
+        return OnnxRuntimeSession(bundle.model_path, session_options(threads))
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        reason = " ".join(str(error).split())
+        raise BundleError(
+            f"{bundle.folder}: ONNX Runtime refuses the graph ({reason}); "
+            'export it again with "speechquant export"'
+        ) from error

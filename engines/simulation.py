@@ -7,35 +7,25 @@ a new session, and the arithmetic is that of QuantizeLinear and DequantizeLinear
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.scales import ScaleTable, largest_level
+from speechquant.core.scales import ScaleTable
+from speechquant.core.weights import Levels
 from speechquant.engines.constant_weights import constant_weights
-from speechquant.engines.model_file import ChangedGraph, load_graph, onnx_required, weighted_nodes
+from speechquant.engines.model_file import ChangedGraph, load_graph, weighted_nodes
+from speechquant.engines.qdq import Spelling, activation_levels
 from speechquant.engines.session import Tensors
-from speechquant.engines.weights import Levels, quantize_weight
+from speechquant.engines.weights import quantize_weight
 
 if TYPE_CHECKING:
     import onnx
 
 _ROUNDED, _LIMITS = "speechquant.rounded", "speechquant.limits"
 _SCALE, _LOWEST, _HIGHEST = range(3)
-# QuantizeLinear saturates where its integer type ends, one below -Q.
-_STORED_BITS = (8, 16)
-
-
-def levels_of(table: ScaleTable, zero_point: int) -> tuple[int, int]:
-    """Return the lowest and highest multiple of the scale that a quantizer of `table` gives."""
-    bits = table.bits.activations
-    if not table.symmetric:
-        return -zero_point, 2**bits - 1 - zero_point
-    highest = largest_level(bits)
-    return (-highest - 1 if bits in _STORED_BITS else -highest), highest
 
 
 def _rounding_branch(tensor: str, place: int) -> onnx.GraphProto:
@@ -121,7 +111,7 @@ def insert_switches(model: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProto:
     return changed
 
 
-class SimulatedSession:
+class SimulatedSession(ChangedGraph):
     """A session that rounds what its table names; `use(None)` leaves the model in float."""
 
     def __init__(
@@ -130,10 +120,9 @@ class SimulatedSession:
         threads: int | None = None,
         weights: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
-        with onnx_required("a search"):
-            model = insert_switches(load_graph(bundle), bundle)
+        model = insert_switches(load_graph(bundle, "a search"), bundle)
         self._places = {name: place for place, name in enumerate(bundle.spec.layers)}
-        self._session = ChangedGraph(model, bundle, threads, weights)
+        super().__init__(model, bundle, threads, weights)
         self.use(None)
 
     def use(self, table: ScaleTable | None) -> None:
@@ -143,23 +132,18 @@ class SimulatedSession:
         if table is not None:
             for name, row in table.tensors.items():
                 rounded[self._places[name]] = True
-                limits[self._places[name]] = (row.scale, *levels_of(table, row.zero_point))
+                levels = activation_levels(
+                    table.bits.activations,
+                    Spelling.ONNXRUNTIME,
+                    symmetric=table.symmetric,
+                    zero_point=row.zero_point,
+                )
+                limits[self._places[name]] = (row.scale, *levels.reach)
         self._limits = {_ROUNDED: rounded, _LIMITS: limits.reshape(-1)}
-
-    def __enter__(self) -> SimulatedSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        del self._session
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Return every output by name."""
-        return self._session.run({**feeds, **self._limits})
+        return super().run({**feeds, **self._limits})
 
 
 def rounded_weights(

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.onnx_files import require_packages
 from speechquant.core.weights import along_channels
-from speechquant.engines.model_file import onnx_required
 
 _ROUNDED_SUFFIX = "_dequantized"
 
@@ -25,10 +25,10 @@ class StoredWeight:
 
 def stored_weights(bundle: Bundle) -> list[StoredWeight]:
     """Return the integer weights of a quantized bundle, in the order of the graph."""
-    with onnx_required("inspecting weights"):
-        import onnx_ir as ir
+    require_packages("inspecting weights")
+    import onnx_ir as ir
 
-        model = ir.load(bundle.model_path)
+    model = ir.load(bundle.model_path)
     found = []
     for node in model.graph:
         if node.op_type != "DequantizeLinear":

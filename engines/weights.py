@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.scales import Bits, largest_level
-from speechquant.core.weights import along_channels, channel_scales
+from speechquant.core.weights import Levels, along_channels, channel_scales
 
 Floats = NDArray[np.float32]
-Levels = NDArray[np.int8] | NDArray[np.int16]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from speechquant.core.bundles import (
     DESCRIPTION,
+    FLOAT_PRECISION,
     MODEL_FILE,
     Bundle,
     ModelSpec,
@@ -17,8 +18,8 @@ from speechquant.core.bundles import (
     load_bundle,
     new_bundle,
 )
-from speechquant.core.errors import MissingPackageError
 from speechquant.core.files import refuse_existing, refuse_unwritable
+from speechquant.core.onnx_files import require_packages, save_graph
 from speechquant.exporter.checkpoints import Checkpoint, load_checkpoint
 from speechquant.exporter.parity import (
     EXPORT_CASES_SECONDS,
@@ -68,15 +69,13 @@ def export_with_parity(
     out = Path(out)
     refuse_existing(out, DESCRIPTION, force=force)
     refuse_unwritable(out)
-    _require_packages()
+    require_packages("export", _NEEDED_PACKAGES, extra="export")
     checkpoint = load_checkpoint(str(model))
     log.info("torch runs the reference of the parity check")
     # Before the graph is made, because that takes the model's modules apart.
     cases = make_cases(checkpoint.model, checkpoint.sample_rate_hz, cases_seconds)
     log.info("tracing the graph")
     graph, spec = _graph_and_spec(checkpoint)
-    from speechquant.exporter.onnx_graph import save_graph
-
     with new_bundle(out, spec, _made_from(name or str(model)), force=force) as folder:
         log.info("writing the graph")
         save_graph(graph, folder / MODEL_FILE)
@@ -86,16 +85,6 @@ def export_with_parity(
         results = measure(folder / MODEL_FILE, cases)
         require_close(results, checkpoint.source)
     return load_bundle(out), results
-
-
-def _require_packages() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in _NEEDED_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(
-            f"export needs {', '.join(missing)}: pip install 'speechquant[export]'"
-        )
 
 
 def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
@@ -119,7 +108,7 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
     spec = ModelSpec(
         architecture=checkpoint.architecture,
         task="ctc",
-        precision="fp32",
+        precision=FLOAT_PRECISION,
         sample_rate_hz=checkpoint.sample_rate_hz,
         normalize_waveform=checkpoint.normalize_waveform,
         padding_exact=padding_exact,

@@ -7,8 +7,9 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from speechquant.core.onnx_files import WEIGHT_OPERATORS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 OPSET = 20  # the first with Gelu as one node
 INPUT_VALUES, INPUT_LENGTHS, LOGITS = "input_values", "input_lengths", "logits"
 _TRACED_SAMPLES = (16_037, 12_011)
-# Protobuf refuses files of 2 GiB; beyond half of that the weights lie in a file beside.
-_EXTERNAL_ABOVE_BYTES = 1 << 30
-_WEIGHT_OPERATORS = frozenset({"Conv", "MatMul", "Gemm"})
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
@@ -66,7 +64,7 @@ def quantizable_nodes(model: ir.Model) -> list[ir.Node]:
     return [
         node
         for node in model.graph
-        if node.op_type in _WEIGHT_OPERATORS
+        if node.op_type in WEIGHT_OPERATORS
         and node.inputs[1] is not None
         and node.inputs[1].is_initializer()
     ]
@@ -134,16 +132,3 @@ def name_output_dims(model: ir.Model) -> None:
     if output.shape is None:
         raise ValueError("the traced graph has no output shape")
     output.shape = ir.Shape(["batch", "frames", output.shape[2]])
-
-
-def save_graph(model: ir.Model, path: Path) -> None:
-    """Write the model, its weights in a file beside it where they are too large for one."""
-    import onnx_ir as ir
-
-    weights = sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-    )
-    external = f"{path.name}.data" if weights > _EXTERNAL_ABOVE_BYTES else None
-    ir.save(model, path, external_data=external)

@@ -28,10 +28,10 @@ from speechquant.core.errors import ManifestError, OptionError
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import CalibrationData, ScaleTable
 from speechquant.core.text import normalizer
+from speechquant.core.weights import Levels
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.scoring import ScoringTask, open_scorer
-from speechquant.engines.weights import Levels
 from speechquant.pipeline.console import progress
 from speechquant.pipeline.sources import data_set_of
 
@@ -135,6 +135,11 @@ class CalibrationRequest:
         """A hash of each calibration clip."""
         return [clip_key(clip) for clip in self.clips]
 
+    @cached_property
+    def dev_clip_keys(self) -> list[str]:
+        """A hash of each clip of the development set."""
+        return [clip_key(clip) for clip in self.dev_clips]
+
     @property
     def layers(self) -> dict[str, str]:
         """The activation tensors to quantize and their layers."""
@@ -225,7 +230,7 @@ def recorded_scorer(request: CalibrationRequest) -> Iterator[RecordedScorer]:
     # What a score depends on beside the trial and the utterance.
     rest = [request.bundle.reading_sha256, request.normalizer]
     rest += [_levels_name(request)] if rounds else []
-    keys = [data_key([clip_key(clip), *rest])[:16] for clip in request.dev_clips]
+    keys = [data_key([key, *rest])[:16] for key in request.dev_clip_keys]
     with (
         open_scorer(task, request.workers) as scorer,
         RecordedScorer(scorer, request.work / SEARCH_FILE, keys) as recorded,

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from speechquant.benchmarks.evaluation import Evaluation, evaluate
-from speechquant.calibrators.calibrate import SearchOptions, require_float
+from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.guard import GuardResult, keep_budget
 from speechquant.calibrators.methods import MethodOptions
 from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.calibrators.stablequant import SearchResult
-from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle
+from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle, require_float
 from speechquant.core.errors import OptionError
 from speechquant.core.files import (
     new_file,
@@ -28,12 +28,12 @@ from speechquant.core.files import (
     storage_errors,
 )
 from speechquant.core.scales import Bits, ScaleTable, read_scales, require_fit, write_scales
+from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.recognizer import open_recognizer
-from speechquant.engines.weights import Levels
 from speechquant.pipeline.calibration import (
     DRAFT_FOLDER,
     NEAREST,

@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.audio import Waveform, audio_files_in, read_audio
+from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
-from speechquant.engines.recognizer import MAX_CLIP_SECONDS, Recognizer, open_recognizer
+from speechquant.engines.recognizer import Recognizer, open_recognizer, read_clip
 from speechquant.pipeline.console import print_json, progress
 
 _FILES_AT_ONCE = 64
@@ -32,8 +32,7 @@ def _files_of(paths: list[Path]) -> list[Path]:
 def _read(recognizer: Recognizer, file: Path, failures: list[str]) -> Waveform | None:
     # One bad file among a thousand must not cost the other transcripts.
     try:
-        wave = read_audio(file, recognizer.spec.sample_rate_hz, MAX_CLIP_SECONDS)
-        recognizer.check(wave, str(file))
+        wave = read_clip(recognizer.spec, file)
     except AudioError as error:
         failures.append(str(error))
         return None

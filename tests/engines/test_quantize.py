@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from tiny import save_tiny_checkpoint
 
+from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import (
     BundleError,
@@ -23,7 +24,6 @@ from speechquant.core.errors import (
 )
 from speechquant.core.scales import Bits, Scale, ScaleTable, largest_level, read_scales
 from speechquant.engines import open_recognizer, open_session
-from speechquant.engines import quantize as quantize_module
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
@@ -210,7 +210,7 @@ def test_weights_beside_the_graph_are_read_and_written(
     assert "model.onnx.data" not in inside.files
     np.testing.assert_array_equal(logits_of(inside), expected)
 
-    monkeypatch.setattr(quantize_module, "_EXTERNAL_ABOVE_BYTES", 1000)
+    monkeypatch.setattr(onnx_files, "_EXTERNAL_ABOVE_BYTES", 1000)
     beside = quantize_bundle(outside, tmp_path / "beside", table)
     assert "model.onnx.data" in beside.files
     np.testing.assert_array_equal(logits_of(beside), expected)
@@ -283,7 +283,7 @@ def test_outputs_are_replaced_only_with_force_and_never_the_float_bundle(
 def test_a_missing_package_is_named_before_any_work(
     tiny_bundle: Bundle, table: ScaleTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_files, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"pip install 'speechquant\[quantize\]'"):
         quantize_bundle(tiny_bundle, tmp_path / "out", table)
     assert list(tmp_path.iterdir()) == []
