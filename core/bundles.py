@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechquant.core.described_folders import (
+    FolderKind,
+    check_files,
+    digest_of,
+    new_described_folder,
+    read_description,
+)
 from speechquant.core.errors import BundleError
-from speechquant.core.files import new_folder, sha256_of
 
 FORMAT = "speechquant.bundle/1"
 DESCRIPTION = "bundle.json"
 MODEL_FILE = "model.onnx"
 VOCABULARY_FILE = "vocab.json"
 FLOAT_PRECISION = "fp32"
+# The files of a checkpoint that say how audio and labels are read, where it has them.
+TEXT_FILES = (
+    VOCABULARY_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 
-_MEND = 'export it again with "speechquant export"'
+_KIND = FolderKind("bundle", DESCRIPTION, FORMAT, "speechquant export", BundleError)
 
 
 @dataclass(frozen=True)
@@ -108,12 +121,12 @@ class Bundle:
     def model_sha256(self) -> str:
         """The hash of the graph and its weights, which scale tables name."""
         graph = {name: digest for name, digest in self.files.items() if name.startswith(MODEL_FILE)}
-        return _digest(graph)
+        return digest_of(graph)
 
     @property
     def reading_sha256(self) -> str:
         """The hash of what lies between audio, graph and text: how samples and labels are read."""
-        return _digest(
+        return digest_of(
             {
                 "sample_rate_hz": self.spec.sample_rate_hz,
                 "normalize_waveform": self.spec.normalize_waveform,
@@ -128,10 +141,6 @@ class Bundle:
         return sum((self.folder / name).stat().st_size for name in self.files)
 
 
-def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
 @contextmanager
 def new_bundle(
     target: Path, spec: ModelSpec, made_from: Mapping[str, Any], *, force: bool = False
@@ -140,55 +149,14 @@ def new_bundle(
 
     Raises OutputExistsError or StorageError; then nothing of the bundle is left behind.
     """
-    with new_folder(target, DESCRIPTION, force=force) as folder:
+    document = {"spec": asdict(spec), "made_from": dict(made_from)}
+    with new_described_folder(target, _KIND, document, force=force) as folder:
         yield folder
-        document: dict[str, Any] = {
-            "format": FORMAT,
-            "spec": asdict(spec),
-            "made_from": dict(made_from),
-            "files": {
-                path.relative_to(folder).as_posix(): sha256_of(path)
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            },
-        }
-        document["sha256"] = _digest(document)
-        (folder / DESCRIPTION).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        raise BundleError(
-            f"{folder}: no {DESCRIPTION} in it, so it is no bundle; "
-            'give a folder that "speechquant export" wrote'
-        )
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"{path}: not valid JSON ({error}); {_MEND}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        found = document.get("format") if isinstance(document, dict) else None
-        raise BundleError(f"{path}: format {found!r}, this version reads {FORMAT!r}; {_MEND}")
-    announced = document.pop("sha256", None)
-    if announced != _digest(document):
-        raise BundleError(f"{path}: altered since it was written; {_MEND}")
-    return document
+def spec_of(document: Mapping[str, Any]) -> ModelSpec:
+    """Return a spec from the plain values that `asdict` made of it."""
 
-
-def _check_files(folder: Path, files: Mapping[str, str]) -> None:
-    for name, announced in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise BundleError(f"{folder}: {name} is missing; {_MEND}")
-        if sha256_of(path) != announced:
-            raise BundleError(
-                f"{path}: altered or truncated since the bundle was written "
-                f"(its sha256 is no longer {announced[:12]}...); {_MEND}"
-            )
-
-
-def _spec_of(document: Mapping[str, Any]) -> ModelSpec:
     def tensors(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(row["name"], row["dtype"], tuple(row["dims"])) for row in rows)
 
@@ -208,16 +176,16 @@ def _spec_of(document: Mapping[str, Any]) -> ModelSpec:
 
 def load_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
-    document = _read_description(folder)
+    document = read_description(folder, _KIND)
     try:
-        files, spec = dict(document["files"]), _spec_of(document["spec"])
+        files, spec = dict(document["files"]), spec_of(document["spec"])
         made_from = dict(document["made_from"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{folder / DESCRIPTION}: not as this version writes it ({error}); {_MEND}"
+            f"{folder / DESCRIPTION}: not as this version writes it ({error}); {_KIND.mend}"
         ) from error
     # The two that every bundle of a CTC model is made of.
-    _check_files(folder, {MODEL_FILE: "", VOCABULARY_FILE: "", **files})
+    check_files(folder, {MODEL_FILE: "", VOCABULARY_FILE: "", **files}, _KIND)
     return Bundle(folder, spec, files, made_from)
 
 

@@ -8,6 +8,7 @@ SpeechquantError
 |-- ParityError           an exported graph that differs from its model
 |-- ScaleError            a scale table that cannot be used              (ValueError)
 |-- CalibrationError      data or a model that gives no scales           (ValueError)
+|-- EngineError           an engine that cannot be built, or not run here  (ValueError)
 |-- OptionError           an option whose value makes no sense           (ValueError)
 |-- OutputExistsError     an output that is already there                (FileExistsError)
 |-- StorageError          a disk that is full or not writable            (OSError)
@@ -47,6 +48,10 @@ class ScaleError(SpeechquantError, ValueError):
 
 class CalibrationError(SpeechquantError, ValueError):
     """Data or a model that gives no usable scales."""
+
+
+class EngineError(SpeechquantError, ValueError):
+    """An engine that cannot be built, or cannot run here."""
 
 
 class OptionError(SpeechquantError, ValueError):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from speechquant.core import bundles
 from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.described_folders import digest_of
 from speechquant.core.errors import BundleError
 
 
@@ -46,7 +46,7 @@ def test_a_description_of_another_make_is_refused(copy: Path, change: str) -> No
         document["spec"][change] = 1
     else:
         document.pop(change)
-    path.write_text(json.dumps({**document, "sha256": bundles._digest(document)}))
+    path.write_text(json.dumps({**document, "sha256": digest_of(document)}))
     with pytest.raises(BundleError, match="not as this version writes it"):
         load_bundle(copy)
 
