@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 OPSET_OF_16_BITS = 21
 _IR_VERSION_OF_16_BITS = 10
+_FLOAT32 = np.finfo(np.float32)
 
 
 class Spelling(Enum):
@@ -88,8 +89,9 @@ def refuse_unspellable(table: ScaleTable, spelling: Spelling) -> None:
             f"{table.bits.name}: TensorRT has no integers of more than 8 bits; give fewer or use "
             "the onnxruntime spelling"
         )
+    smallest, largest = (float(end) for end in (_FLOAT32.tiny, _FLOAT32.max))
     for name, row in table.tensors.items():
-        if not np.finfo(np.float32).tiny <= row.scale <= np.finfo(np.float32).max:
+        if not smallest <= row.scale <= largest:
             raise ScaleError(
                 f"the scale of {name} is {row.scale}, which a graph in float32 cannot hold; "
                 "calibrate on data that reaches this tensor"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.bundles import CtcDecoding
+from speechquant.core.bundles import TEXT_FILES, CtcDecoding
 from speechquant.core.errors import CheckpointError
 from speechquant.exporter.random_models import PREFIX, VOCABULARY, random_model
 
@@ -16,18 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ARCHITECTURES = ("Wav2Vec2ForCTC", "HubertForCTC", "WavLMForCTC", "Data2VecAudioForCTC")
-_TEXT_FILES = (
-    "vocab.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 _PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # Not every safetensors file: multilingual checkpoints hold a thousand adapters beside the model.
-_HUB_FILES = ["config.json", *_TEXT_FILES, *_WEIGHT_FILES, "model-*.safetensors"]
+_HUB_FILES = ["config.json", *TEXT_FILES, *_WEIGHT_FILES, "model-*.safetensors"]
 _TOKENIZERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
 _SAMPLE_RATE_HZ = 16_000
 
@@ -114,7 +106,7 @@ def _checkpoint_of_folder(folder: Path, source: str) -> Checkpoint:
     tokenizer = _tokenizer(folder)
     vocabulary = _vocabulary(folder, config, tokenizer.get("target_lang"))
     text_files = {
-        name: (folder / name).read_bytes() for name in _TEXT_FILES if (folder / name).is_file()
+        name: (folder / name).read_bytes() for name in TEXT_FILES if (folder / name).is_file()
     }
     return Checkpoint(
         source=source,
