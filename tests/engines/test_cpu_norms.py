@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from small_graphs import GraphOf, operators, run
+
+from speechquant.engines.cpu_norms import fold_norms
+from speechquant.engines.cpu_products import fuse_products
+from speechquant.engines.graph_writer import remove_unused
+
+CHANNELS, EPSILON, SCALE = 5, 1e-5, 0.125
+
+
+def normed_product(inputs: int, bias: bool) -> ir.Model:
+    """A product normalised over time, spelled as the exporter spells a group norm."""
+    rng = np.random.default_rng(inputs)
+    graph = GraphOf()
+    weight = rng.integers(-127, 128, (inputs, CHANNELS)).astype(np.int8)
+    scales = rng.uniform(0.001, 0.01, CHANNELS)
+    factors = [graph.activation("x", SCALE), graph.weight("w", weight, scales, axis=1)]
+    x = graph.add("MatMul", factors, "product")
+    if bias:
+        x = graph.add("Add", [x, graph.constant("b", np.arange(5, dtype=np.float32))], "biased")
+    axes = graph.constant("axes", np.array([1]))
+    mean = graph.add("ReduceMean", [x, axes], "mean", keepdims=1)
+    square = graph.add("ReduceMean", [graph.add("Mul", [x, x], "xx"), axes], "ms", keepdims=1)
+    squared = graph.add("Mul", [mean, mean], "mm")
+    variance = graph.add("Sub", [square, squared], "variance")
+    safe = graph.add("Add", [variance, graph.constant("e", np.float32(EPSILON))], "safe")
+    inverse = graph.add("Reciprocal", [graph.add("Sqrt", [safe], "deviation")], "inverse")
+    gain = graph.constant("gain", rng.normal(size=(1, CHANNELS)).astype(np.float32))
+    scale = graph.add("Mul", [gain, inverse], "scale")
+    offset = graph.constant("offset", rng.normal(size=(1, CHANNELS)).astype(np.float32))
+    shift = graph.add("Sub", [offset, graph.add("Mul", [mean, scale], "moved")], "shift")
+    graph.add("Add", [graph.add("Mul", [x, scale], "scaled"), shift], "y")
+    return graph.model({"x": [2, "t", inputs]}, "y", [2, None, CHANNELS])
+
+
+def expected_of(model: ir.Model, x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """The norm in float64, from its definition."""
+    value = {
+        name: initializer.const_value.numpy().astype(np.float64)
+        for name, initializer in model.graph.initializers.items()
+        if initializer.const_value is not None
+    }
+    levels = np.clip(np.rint(x.astype(np.float64) / SCALE), -128, 127)
+    product = levels * SCALE @ (value["w_quantized"] * value["w_scale"]) + value.get("b", 0)
+    mean, variance = product.mean(1, keepdims=True), product.var(1, keepdims=True)
+    normed: np.ndarray = (product - mean) / np.sqrt(variance + EPSILON)  # type: ignore[type-arg]
+    return normed * value["gain"] + value["offset"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("inputs", [10, 3])
+def test_the_norm_of_a_narrow_product_needs_no_pass_over_it(inputs: int, bias: bool) -> None:
+    model = normed_product(inputs, bias)
+    x = np.random.default_rng(1).normal(size=(2, 400, inputs)).astype(np.float32) * [[[3]], [[1]]]
+    x = x.astype(np.float32)
+    expected = expected_of(model, x)
+    assert fuse_products(model) == 1
+    assert fold_norms(model) == 1
+    remove_unused(model)
+    assert "MatMulIntegerToFloat" not in operators(model)
+    assert operators(model).count("ReduceMean") == 1  # of the inputs alone
+    np.testing.assert_allclose(run(model, {"x": x}), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_a_wide_product_stays() -> None:
+    model = normed_product(40, bias=False)
+    assert fuse_products(model) == 1
+    assert fold_norms(model) == 0
+
+
+def test_a_product_that_something_else_reads_stays() -> None:
+    graph_model = normed_product(10, bias=False)
+    fuse_products(graph_model)
+    product = next(n for n in graph_model.graph if n.op_type == "MatMulIntegerToFloat")
+    graph_model.graph.append(ir.node("Neg", [product.outputs[0]]))
+    assert fold_norms(graph_model) == 0
