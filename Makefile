@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
-	search-comparison calibration-cost clean
+	search-comparison calibration-cost cpu-speed backend-agreement engine-builds test-tensorrt8 clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -44,12 +44,39 @@ search-comparison: $(READY)
 calibration-cost: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.calibration_cost > docs/results/calibration-cost.md
 
+# The calibrator classes and the session on the real TensorRT 8.5, which needs Python 3.10
+# (PYTHON310=... where it is not found) and 1.7 GB of downloads, but no GPU. speechquant goes in without
+# its dependencies, whose versions in constraints.txt are for a later Python: these need NumPy alone.
+TENSORRT8 := build/tensorrt8
+PYTHON310 ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || \
+	PYENV_VERSION="$$(pyenv versions --bare 2>/dev/null | grep '^3\.10\.' | tail -n 1)" \
+	pyenv which python3.10 2>/dev/null)
+
+test-tensorrt8:
+	@if [ -z "$(PYTHON310)" ]; then \
+		echo "test-tensorrt8: skipped, there is no Python 3.10 here; name one with PYTHON310=..."; \
+	else \
+		$(MAKE) --no-print-directory $(TENSORRT8)/.ready PYTHON310="$(PYTHON310)" && \
+		$(TENSORRT8)/bin/python -m pytest --confcutdir=tests/tensorrt8 tests/tensorrt8 \
+			tests/calibrators/test_tensorrt.py tests/engines/test_tensorrt_session.py; \
+	fi
+
+# The import fails where a library of CUDA is missing, which the tests would take for a reason to skip.
+$(TENSORRT8)/.ready: pyproject.toml constraints-tensorrt8.txt
+	$(PYTHON310) -m venv $(TENSORRT8)
+	$(TENSORRT8)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement constraints-tensorrt8.txt
+	PYTHONWARNINGS=ignore $(TENSORRT8)/bin/python -m pip install --quiet \
+		--disable-pip-version-check --no-deps --editable .
+	$(TENSORRT8)/bin/python -c 'import tensorrt'
+	touch $@
+
 # PYTHONWARNINGS: without the build's warnings about what an editable installation is.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
 	PYTHONWARNINGS=ignore $(RUN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[export,quantize,report,zoo,dev]'
+		--editable '.[export,quantize,openvino,tensorrt-rtx,report,zoo,dev]'
 	touch $@
 
 clean:

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
-from speechquant.core.bundles import Bundle, ModelSpec, load_bundle
+from speechquant.core.bundles import Bundle, ModelSpec
+from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import AudioError, BundleError
 from speechquant.core.progress import OnStep
+from speechquant.engines.backends import AUTO
 from speechquant.engines.ctc_decoding import CtcDecoder, SpokenWord
-from speechquant.engines.session import Session, open_session
+from speechquant.engines.session import Session, load_source, open_session
 
 # Attention holds scores of frames x frames for every head: at 120 s those are 2.3 GB in a large
 # model, at two hours 8 TB.
@@ -90,6 +92,11 @@ class Recognizer:
         self._session = session
         self._decoder = CtcDecoder.from_bundle(bundle)
 
+    @property
+    def provider(self) -> str:
+        """What the session runs on."""
+        return self._session.provider
+
     def __enter__(self) -> Recognizer:
         self._session.__enter__()
         return self
@@ -161,10 +168,13 @@ class Recognizer:
         return Word(word.text, round(start, 3), round(end, 3))
 
 
-def open_recognizer(bundle: Bundle | str | Path, *, threads: int | None = None) -> Recognizer:
-    """Return a recognizer on `bundle`, a folder or one already loaded; raises BundleError."""
-    if not isinstance(bundle, Bundle):
-        bundle = load_bundle(Path(bundle))
-    if bundle.spec.task != "ctc":
-        raise BundleError(f"{bundle.folder}: task {bundle.spec.task!r}; a ctc bundle is needed")
-    return Recognizer(bundle, open_session(bundle, threads=threads))
+def open_recognizer(
+    source: Bundle | Engine | str | Path, *, provider: str = AUTO, threads: int | None = None
+) -> Recognizer:
+    """Return a recognizer on a bundle or an engine, as `open_session` takes them."""
+    source = load_source(source)
+    if source.spec.task != "ctc":
+        raise BundleError(f"{source.folder}: task {source.spec.task!r}; a ctc model is needed")
+    # All that decoding reads of an engine is what a bundle has too.
+    described = Bundle(source.folder, source.spec, source.files)
+    return Recognizer(described, open_session(source, provider=provider, threads=threads))

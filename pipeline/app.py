@@ -25,6 +25,15 @@ Force = Annotated[bool, typer.Option("--force", help="Replace OUT where it exist
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Cores that one call may use; all by default.")
 ]
+Provider = Annotated[
+    str,
+    typer.Option(
+        help="What a bundle runs on: cpu, openvino; auto is openvino on Intel processors."
+    ),
+]
+Runnable = Annotated[
+    Path, typer.Argument(help="Folder that `export`, `quantize` or `build` wrote.", readable=False)
+]
 BundleFolder = Annotated[Path, typer.Argument(help="Folder that `export` wrote.", readable=False)]
 Normalizer = Annotated[
     str, typer.Option(help="How texts are made comparable: basic, whisper, none.")
@@ -51,26 +60,28 @@ def export(
 
 @app.command()
 def transcribe(
-    bundle: BundleFolder,
+    bundle: Runnable,
     audio: Annotated[
         list[Path], typer.Argument(help="Audio files, or folders of them.", readable=False)
     ],
+    provider: Provider = "auto",
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Write down what is said in audio files."""
     from speechquant.pipeline.transcription import run_transcribe
 
-    run_transcribe(bundle, audio, threads=threads, as_json=json)
+    run_transcribe(bundle, audio, provider=provider, threads=threads, as_json=json)
 
 
 @app.command()
 def evaluate(
-    bundle: BundleFolder,
+    bundle: Runnable,
     data: Data,
     normalizer: Normalizer = "basic",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first clips.")] = None,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst clips to show.")] = 5,
+    provider: Provider = "auto",
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -78,20 +89,29 @@ def evaluate(
     from speechquant.pipeline.steps import run_evaluate
 
     run_evaluate(
-        bundle, data, normalizer=normalizer, limit=limit, worst=worst, threads=threads, as_json=json
+        bundle,
+        data,
+        normalizer=normalizer,
+        limit=limit,
+        worst=worst,
+        provider=provider,
+        threads=threads,
+        as_json=json,
     )
 
 
 @app.command()
 def inspect(
-    source: Annotated[Path, typer.Argument(help="A bundle, or a scale table.", readable=False)],
+    source: Annotated[
+        Path, typer.Argument(help="A bundle, an engine or a scale table.", readable=False)
+    ],
     pictures: Annotated[
         Path | None,
         typer.Option(help="Draw a quantized bundle's amplitudes and search here.", readable=False),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what a bundle or a scale table holds and what it was made from."""
+    """Show what a bundle, an engine or a scale table holds and what it was made from."""
     from speechquant.pipeline.inspection import run_inspect
 
     run_inspect(source, pictures, as_json=json)
@@ -229,6 +249,59 @@ def quantize(
     )
     options = QuantizeOptions(out, scales, spelling, max_wer_drop, force)
     run_quantize(request, options, as_json=json)
+
+
+@app.command()
+def build(
+    bundle: BundleFolder,
+    out: Annotated[Path, typer.Argument(help="Folder of the engine to write.", readable=False)],
+    backend: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx, onnxruntime.")],
+    target: Annotated[
+        str | None,
+        typer.Option(help="The GPU: sm86, rtx3090, ..., or current; current by default."),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="MIN,OPT,MAX of a clip in seconds; 0.1,10,30 by default on a GPU."),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(help="MIN,OPT,MAX of the clips in one call; 1,1,4 by default on a GPU."),
+    ] = None,
+    rest: Annotated[
+        str | None,
+        typer.Option(help="Type of what is not quantized: fp16 (default on a GPU), bf16, fp32."),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(help="TensorRT: file of its measurements, read and written.", readable=False),
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="TensorRT: for later versions too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="TensorRT: for every GPU since Ampere.")
+    ] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Build an engine from a W8A8 or float bundle, and show what precision it runs in."""
+    from speechquant.pipeline.build import run_build
+
+    run_build(
+        bundle,
+        out,
+        force=force,
+        as_json=json,
+        backend=backend,
+        target=target,
+        lengths=lengths,
+        batch=batch,
+        rest=rest,
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
 
 
 @zoo_app.command("list")

@@ -1,4 +1,4 @@
-"""The command inspect: what a bundle or a scale table holds, as text, JSON and pictures."""
+"""The command inspect: what a bundle, an engine or a scale table holds, as text, JSON, pictures."""
 
 from __future__ import annotations
 
@@ -21,24 +21,32 @@ from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.engine_folders import Engine, is_engine, load_engine
 from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales
 from speechquant.engines.stored_weights import stored_weights
+from speechquant.engines.tensorrt_layers import INT8, OTHER, EngineLayer, LayerReport
+from speechquant.pipeline.build import engine_facts, layer_report, print_products
 from speechquant.pipeline.console import print_json, print_table
 from speechquant.pipeline.quantization import REPORT_FILE, summary_of, table_facts
 from speechquant.pipeline.steps import bundle_facts
 
 
 def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
-    """Show a bundle or a scale table; draw a quantized bundle's pictures where asked to."""
+    """Show a bundle, an engine or a scale table; draw a quantized bundle's pictures if asked to."""
     if source.is_file():
         if pictures is not None:
             raise OptionError(f"{source}: pictures need the bundle that was made with it")
         _show_table(read_scales(source), {"scales": str(source)}, as_json=as_json)
         return
     if not source.exists():
-        raise BundleError(f"{source}: no such bundle or scale table; check the path")
+        raise BundleError(f"{source}: no such bundle, engine or scale table; check the path")
+    if is_engine(source):
+        if pictures is not None:
+            raise OptionError(f"{source}: pictures need the bundle that it was built from")
+        _show_engine(load_engine(source), as_json=as_json)
+        return
     bundle = load_bundle(source)
     facts = bundle_facts(bundle)
     if pictures is not None:
@@ -50,6 +58,59 @@ def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
         print_json(facts)
     else:
         _print_facts(facts)
+
+
+def _show_engine(engine: Engine, *, as_json: bool) -> None:
+    facts, report = engine_facts(engine), layer_report(engine)
+    if as_json:
+        if report is not None:
+            facts["engine_layers"] = [
+                {**asdict(layer), "precision": layer.precision} for layer in report.layers
+            ]
+        print_json(facts)
+        return
+    counts = facts.pop("products", None)
+    source = engine.manifest.source
+    facts["source"] = f"{source['precision']} {source['model_sha256'][:12]}"
+    _print_facts({key: value for key, value in facts.items() if value not in (None, {})})
+    if report is None or counts is None:
+        return
+    print()
+    _print_layers(report)
+    print()
+    print_products(report)
+    left = [placed for placed in report.placed() if placed.falls_back]
+    for placed in left:
+        print(f"NOT INT8: {placed.product.node} runs in {placed.runs}")
+    if not left and any(product.quantized for product in report.products):
+        print("every product that the graph quantizes multiplies INT8 by INT8")
+
+
+def _print_layers(report: LayerReport) -> None:
+    quantized = {product.node for product in report.products if product.quantized}
+    print_table(
+        ["layer", "kind", "runs in", "takes", "makes", ""],
+        [
+            [
+                _shortened(layer.name),
+                layer.kind,
+                layer.precision,
+                _on_one_line(layer.inputs),
+                _on_one_line(layer.outputs),
+                "NOT INT8" if _falls_back(layer, quantized) else "",
+            ]
+            for layer in report.layers
+            if layer.precision != OTHER
+        ],
+    )
+
+
+def _falls_back(layer: EngineLayer, quantized: set[str]) -> bool:
+    return layer.is_product and layer.precision != INT8 and not quantized.isdisjoint(layer.nodes)
+
+
+def _shortened(name: str, most: int = 48) -> str:
+    return name if len(name) <= most else f"{name[: most - 3]}..."
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

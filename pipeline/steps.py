@@ -62,17 +62,20 @@ def run_evaluate(
     normalizer: str,
     limit: int | None,
     worst: int,
+    provider: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Evaluate and show the errors."""
-    with open_recognizer(folder, threads=threads) as recognizer:
+    with open_recognizer(folder, provider=provider, threads=threads) as recognizer:
+        runs_on = recognizer.provider
         with progress("rendering") as on_step:
             clips = data_set_of(data, require_text=True, on_step=on_step)[:limit]
         with progress("evaluating") as on_step:
             result = evaluate_clips(recognizer, clips, normalizer=normalizer, on_step=on_step)
     if as_json:
-        print_json({"bundle": str(folder), "data": data, **evaluation_facts(result)})
+        facts = {"bundle": str(folder), "data": data, "provider": runs_on}
+        print_json({**facts, **evaluation_facts(result)})
         return
     print_table(
         ERROR_HEADINGS,
@@ -81,7 +84,7 @@ def run_evaluate(
     print(
         f"{len(clips)} clips, {result.audio_seconds:.0f} s of audio in "
         f"{result.compute_seconds:.1f} s: real-time factor {result.real_time_factor:.3f}; "
-        f"normalizer {normalizer}"
+        f"normalizer {normalizer}; provider {runs_on}"
     )
     for clip in result.worst(worst):
         print_clip(clip)

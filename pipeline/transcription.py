@@ -66,7 +66,9 @@ def _rows(
             }
 
 
-def run_transcribe(bundle: Path, audio: list[Path], *, threads: int | None, as_json: bool) -> None:
+def run_transcribe(
+    bundle: Path, audio: list[Path], *, provider: str, threads: int | None, as_json: bool
+) -> None:
     """Transcribe every file; raises AudioError at the end where some could not be read."""
     files = _files_of(audio)
     failures: list[str] = []
@@ -74,7 +76,8 @@ def run_transcribe(bundle: Path, audio: list[Path], *, threads: int | None, as_j
     # Lines on a terminal show how far it is, and a bar would be drawn over them.
     shows_lines = not as_json and sys.stdout.isatty()
     bar = nullcontext(None) if shows_lines else progress("transcribing")
-    with open_recognizer(bundle, threads=threads) as recognizer, bar as on_step:
+    opened = open_recognizer(bundle, provider=provider, threads=threads)
+    with opened as recognizer, bar as on_step:
         for row in _rows(recognizer, files, failures):
             rows.append(row)
             if not as_json:
@@ -82,7 +85,14 @@ def run_transcribe(bundle: Path, audio: list[Path], *, threads: int | None, as_j
             if on_step is not None:
                 on_step(len(rows) + len(failures), len(files))
     if as_json:
-        print_json({"bundle": str(bundle), "clips": rows, "failures": failures})
+        print_json(
+            {
+                "bundle": str(bundle),
+                "provider": opened.provider,
+                "clips": rows,
+                "failures": failures,
+            }
+        )
     if len(failures) == 1:
         raise AudioError(failures[0])
     if failures:

@@ -313,6 +313,44 @@ def _no_out(at: Workspace) -> list[object]:
     return ["calibrate", at.bundle, "--data", at.data_set("data", ["yes"]), "--out", at.checkpoint]
 
 
+def _build(*options: object) -> Callable[[Workspace], list[object]]:
+    return lambda at: ["build", at.bundle, at.path("out"), "--backend", *options]
+
+
+def _engine(at: Workspace, *options: object) -> Path:
+    engine = at.path("engine")
+    done = run(["build", at.bundle, engine, "--backend", *(options or ("onnxruntime",))])
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    return engine
+
+
+def _truncated_engine(at: Workspace) -> list[object]:
+    plan = _engine(at) / "engine.onnx"
+    plan.write_bytes(plan.read_bytes()[:-1000])
+    return ["inspect", plan.parent]
+
+
+def _altered_engine(at: Workspace) -> list[object]:
+    path = _engine(at) / "engine.json"
+    path.write_text(path.read_text().replace('"cpu"', '"sm86"'))
+    return ["inspect", path.parent]
+
+
+def _engine_on_another_provider(at: Workspace) -> list[object]:
+    wave = at.wav("good.wav", np.zeros(RATE_HZ))
+    return ["transcribe", _engine(at), wave, "--provider", "openvino"]
+
+
+def _engine_without_gpu(at: Workspace) -> list[object]:
+    engine = _engine(at, "tensorrt-rtx", "--target", "sm86", "--lengths", "0.1,1,2")
+    return ["transcribe", engine, at.wav("good.wav", np.zeros(RATE_HZ))]
+
+
+def _quantized_engine(at: Workspace) -> list[object]:
+    return ["quantize", _engine(at), at.path("out"), "--data", at.data_set("data", ["yes"])]
+
+
 CASES = (
     Case("a file that is no audio", _no_audio, r"notes\.wav: cannot be read as audio"),
     Case("a file that is not there", lambda at: ["transcribe", at.bundle, at.path("no.wav")],
@@ -460,6 +498,35 @@ CASES = (
          lambda at: ["quantize", at.bundle, at.bundle, *_with_data("--force")(at)[3:]],
          r"bundle: is the float bundle itself"),
     Case("a folder as a scale table's OUT", _no_out, r"checkpoint: is a folder; give the name of a file"),
+    Case("a backend that is none", _build("cuda"),
+         r"no backend 'cuda'; choose one of tensorrt, tensorrt-rtx, onnxruntime", "out"),
+    Case("a GPU that is none", _build("tensorrt-rtx", "--target", "rtx9999"),
+         r"rtx9999", "out"),
+    Case("the current GPU where there is none", _build("tensorrt-rtx", "--target", "current"),
+         r"GPU", "out"),
+    Case("a target for a CPU engine", _build("onnxruntime", "--target", "sm86"),
+         r"target is 'sm86', but an engine of onnxruntime runs on any CPU; leave it out", "out"),
+    Case("lengths that are none", _build("tensorrt-rtx", "--target", "sm86", "--lengths", "1,two,3"),
+         r"lengths is '1,two,3'; give MIN,OPT,MAX", "out"),
+    Case("lengths in the wrong order", _build("tensorrt-rtx", "--target", "sm86", "--lengths", "5,1,9"),
+         r"lengths are 80000, 16000, 144000; give the least, the usual and the most", "out"),
+    Case("lengths shorter than a frame",
+         _build("tensorrt-rtx", "--target", "sm86", "--lengths", "0.001,1,2"),
+         r"the least length is 16 samples .*give at least 0\.025 s", "out"),
+    Case("a batch of none", _build("tensorrt-rtx", "--target", "sm86", "--batch", "0,1,2"),
+         r"the least of batch is 0; give at least 1", "out"),
+    Case("an unknown type for the rest", _build("tensorrt-rtx", "--target", "sm86", "--rest", "fp8"),
+         r"rest is 'fp8'; choose one of fp16, bf16, fp32", "out"),
+    Case("an engine instead of a bundle", _quantized_engine, r"engine: no bundle\.json in it", "out"),
+    Case("a truncated engine", _truncated_engine, r"engine\.onnx: altered or truncated"),
+    Case("an engine with an altered manifest", _altered_engine, r"engine\.json: altered since"),
+    Case("an engine on another provider", _engine_on_another_provider,
+         r"an engine of onnxruntime, which runs on nothing else"),
+    Case("an engine for a GPU where there is none", _engine_without_gpu,
+         r"pip install 'speechquant\[gpu\]'|GPU"),
+    Case("an unknown provider",
+         lambda at: ["transcribe", at.bundle, at.wav("good.wav", np.zeros(RATE_HZ)), "--provider", "cuda"],
+         r"no provider 'cuda'; choose one of auto, cpu, openvino"),
 )  # fmt: skip
 
 SEARCH_ON_FULL_DISK_LINE = (

@@ -32,6 +32,10 @@ OPTIONAL = (
     "onnxscript",
     "espeakng_loader",
     "safetensors",
+    "tensorrt",
+    "tensorrt_rtx",
+    "pycuda",
+    "openvino",
 )
 
 

@@ -1,0 +1,106 @@
+"""What an engine is asked to be, and what a builder answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechquant.core.bundles import ModelSpec
+from speechquant.core.engine_folders import Limits
+from speechquant.core.errors import OptionError
+
+REST_TYPES = ("fp16", "bf16", "fp32")
+# Where nothing else is asked for: clips of 0.1 to 30 seconds, fastest at 10, one at a time.
+_DEFAULT_SECONDS = (0.1, 10.0, 30.0)
+_DEFAULT_BATCH = Limits(1, 1, 4)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build; None leaves the choice to the backend.
+
+    `rest` is the type of what is not quantized. `timing_cache` is a file that is read where it is
+    there and written afterwards. `version_compatible` and `hardware_compatible` are TensorRT's: an
+    engine for later versions of the same major one, and for every GPU since Ampere.
+    """
+
+    backend: str
+    target: str | None = None
+    samples: Limits | None = None
+    batch: Limits | None = None
+    rest: str | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rest is not None and self.rest not in REST_TYPES:
+            raise OptionError(f"rest is {self.rest!r}; choose one of {', '.join(REST_TYPES)}")
+        for name, limits in (("lengths", self.samples), ("batch", self.batch)):
+            if limits is not None:
+                _require_ordered(name, limits)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a builder wrote into the folder it was given, and what the manifest says of it."""
+
+    engine_file: str
+    target: str
+    toolchain: Mapping[str, str]
+    rest: str
+    samples: Limits | None = None
+    batch: Limits | None = None
+    float32_nodes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _require_ordered(name: str, limits: Limits) -> None:
+    if limits.least < 1:
+        raise OptionError(f"the least of {name} is {limits.least}; give at least 1")
+    if not limits.least <= limits.best <= limits.most:
+        raise OptionError(
+            f"{name} are {limits.least}, {limits.best}, {limits.most}; "
+            "give the least, the usual and the most in this order"
+        )
+
+
+def samples_of(seconds: tuple[float, float, float], spec: ModelSpec) -> Limits:
+    """Return limits in samples from limits in seconds."""
+    least, best, most = (round(value * spec.sample_rate_hz) for value in seconds)
+    return Limits(least, best, most)
+
+
+def limits_of(options: BuildOptions, spec: ModelSpec) -> tuple[Limits, Limits]:
+    """Return the samples and the batch to build for; raises OptionError for too short a clip."""
+    samples = options.samples or samples_of(_DEFAULT_SECONDS, spec)
+    if samples.least < spec.min_samples:
+        rate = spec.sample_rate_hz
+        raise OptionError(
+            f"the least length is {samples.least} samples ({samples.least / rate:.3f} s), the "
+            f"model needs {spec.min_samples}; give at least {spec.min_samples / rate:.3f} s"
+        )
+    return samples, options.batch or _DEFAULT_BATCH
+
+
+def three_numbers(text: str, name: str) -> tuple[float, float, float]:
+    """Return the numbers of MIN,OPT,MAX; one number stands for all three."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(0 <= number < 1e9 for number in numbers):
+        raise OptionError(f"{name} is {text!r}; give MIN,OPT,MAX, three numbers with commas")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def batch_of(text: str) -> Limits:
+    """Return the batch limits that MIN,OPT,MAX says."""
+    numbers = three_numbers(text, "batch")
+    if any(number != int(number) for number in numbers):
+        raise OptionError(f"batch is {text!r}; give whole numbers")
+    return Limits(*map(int, numbers))

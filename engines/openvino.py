@@ -1,0 +1,124 @@
+"""OpenVINO as a provider of ONNX Runtime: the plugin, its settings, and the graph it likes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from speechquant.core.bundles import FLOAT_PRECISION, Bundle
+from speechquant.core.errors import EngineError
+from speechquant.core.onnx_files import require_packages
+from speechquant.engines.graph_writer import remove_unused
+from speechquant.engines.openvino_convolutions import spell_as_images
+from speechquant.engines.openvino_float_weights import give_float_weights
+from speechquant.engines.openvino_norms import spell_instance_norms
+from speechquant.engines.processor import Processor, read_processor
+from speechquant.engines.qdq import Spelling
+from speechquant.engines.respelling import is_asymmetric, respell
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import onnxruntime
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "onnxruntime_ep_openvino"
+_PLUGIN = "OpenVINOExecutionProvider"
+_REGISTERED_AS = "speechquant-openvino"
+_OLDEST_ONNXRUNTIME = "1.23"
+_REGISTERING = threading.Lock()
+
+
+def add_openvino(options: onnxruntime.SessionOptions, bundle: Bundle, threads: int | None) -> None:
+    """Let sessions of `options` run whole in OpenVINO; raises MissingPackageError, EngineError."""
+    device = _cpu_device()
+    options.add_provider_for_devices([device], {"load_config": _settings(bundle, threads)})
+    # What OpenVINO does not take would run beside it, slowly and unseen.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+
+
+def _settings(bundle: Bundle, threads: int | None) -> str:
+    settings = {"INFERENCE_PRECISION_HINT": float_type(bundle, read_processor())}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = str(threads)
+    return json.dumps({"CPU": settings})
+
+
+def float_type(bundle: Bundle, processor: Processor) -> str:
+    """Return the type of what is not quantized: that of a float bundle is never narrowed."""
+    is_quantized = bundle.spec.precision != FLOAT_PRECISION
+    return "bf16" if is_quantized and processor.has_bfloat16 else "f32"
+
+
+def _cpu_device() -> onnxruntime.OrtEpDevice:
+    require_packages("OpenVINO", (PACKAGE,), extra="openvino")
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "register_execution_provider_library"):
+        raise EngineError(
+            f"ONNX Runtime {onnxruntime.__version__} takes no plugin of OpenVINO's: "
+            f"pip install 'onnxruntime>={_OLDEST_ONNXRUNTIME}'"
+        )
+    with _REGISTERING:
+        devices = _cpu_devices() or _devices_once_registered()
+    if not devices:
+        vendor = read_processor().vendor or "unknown vendor"
+        raise EngineError(
+            f"OpenVINO's plugin offers no device on this processor ({vendor}); it takes Intel's"
+        )
+    return devices[0]
+
+
+def _devices_once_registered() -> list[onnxruntime.OrtEpDevice]:
+    import onnxruntime
+
+    try:
+        library = import_module(PACKAGE).get_library_path()
+        onnxruntime.register_execution_provider_library(_REGISTERED_AS, library)
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        reason = " ".join(str(error).split())
+        if "already registered" not in reason:
+            raise EngineError(
+                f"OpenVINO's plugin cannot be registered ({reason}): "
+                "pip install --force-reinstall onnxruntime-ep-openvino"
+            ) from error
+    return _cpu_devices()
+
+
+def _cpu_devices() -> list[onnxruntime.OrtEpDevice]:
+    import onnxruntime
+
+    return [
+        device
+        for device in onnxruntime.get_ep_devices()
+        if device.ep_name == _PLUGIN and device.device.type == onnxruntime.OrtHardwareDeviceType.CPU
+    ]
+
+
+def openvino_model(bundle: Bundle) -> ir.Model:
+    """Return the quantized bundle's graph rewritten, weights in memory.
+
+    Raises MissingPackageError.
+    """
+    require_packages("rewriting a graph for OpenVINO")
+    import onnx_ir as ir
+
+    model = ir.external_data.load_to_model(ir.load(bundle.model_path))
+    rewrite_for_openvino(model)
+    return model
+
+
+def rewrite_for_openvino(model: ir.Model) -> None:
+    """Rewrite the model in place; a node that no pass knows stays as it is."""
+    if not is_asymmetric(model):
+        respell(model, Spelling.TENSORRT)
+    for name, rewrite in (
+        ("norms over time", spell_instance_norms),
+        ("convolutions given float weights", give_float_weights),
+        ("convolutions spelled as images", spell_as_images),
+    ):
+        log.debug("%d %s", rewrite(model), name)
+        remove_unused(model)  # the next one asks who reads what

@@ -1,0 +1,228 @@
+"""Which session a source gets, and what it does when it cannot have what was asked for."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from quantized import table_from_noise, w8a8
+
+from speechquant.core import onnx_files
+from speechquant.core.bundles import Bundle
+from speechquant.core.engine_folders import Engine, EngineManifest, make_engine
+from speechquant.core.errors import BundleError, EngineError, OptionError
+from speechquant.engines import backends, open_recognizer, open_session
+from speechquant.engines.processor import Processor
+from speechquant.engines.qdq import Spelling
+from speechquant.engines.recognizer import feeds_of
+from speechquant.engines.session import OnnxRuntimeSession, session_options
+from speechquant.engines.simulation import SimulatedSession, rounded_weights
+
+INTEL = Processor("GenuineIntel", frozenset({"avx512_vnni"}))
+AMD = Processor("AuthenticAMD", frozenset({"avx512_vnni"}))
+OLD = Processor("GenuineIntel", frozenset({"avx2"}))
+
+
+@pytest.fixture(scope="module")
+def quantized(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return w8a8(tiny_bundle, tmp_path_factory.mktemp("quantized") / "w8a8")
+
+
+def engine_of(bundle: Bundle, out: Path, backend: str = "onnxruntime") -> Engine:
+    def fill(folder: Path) -> EngineManifest:
+        shutil.copyfile(bundle.model_path, folder / "engine.onnx")
+        shutil.copyfile(bundle.folder / "vocab.json", folder / "vocab.json")
+        return EngineManifest(backend, "engine.onnx", "cpu", {}, {}, "fp32")
+
+    return make_engine(out, bundle.spec, fill)
+
+
+def on(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "read_processor", lambda: processor)
+
+
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = onnx_files.find_spec
+    monkeypatch.setattr(
+        onnx_files, "find_spec", lambda name: None if "openvino" in name else found(name)
+    )
+
+
+@pytest.mark.parametrize(("provider", "processor"), [("openvino", AMD), ("auto", INTEL)])
+def test_a_missing_provider_falls_back_with_its_cause_and_mend(
+    tiny_bundle: Bundle,
+    provider: str,
+    processor: Processor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    on(processor, monkeypatch)
+    without_openvino(monkeypatch)
+    with (
+        caplog.at_level(logging.INFO, "speechquant"),
+        open_session(tiny_bundle, provider=provider) as session,
+    ):
+        assert session.provider == "cpu"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "OpenVINO needs onnxruntime_ep_openvino: pip install 'speechquant[openvino]'; "
+        "running on ONNX Runtime's own CPU provider instead"
+    )
+
+
+@pytest.mark.parametrize(("provider", "processor"), [("cpu", INTEL), ("auto", AMD)])
+def test_what_is_wanted_needs_no_warning(
+    tiny_bundle: Bundle,
+    provider: str,
+    processor: Processor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    on(processor, monkeypatch)
+    with (
+        caplog.at_level(logging.INFO, "speechquant"),
+        open_session(tiny_bundle, provider=provider) as session,
+    ):
+        assert session.provider == "cpu"
+    assert not caplog.records
+
+
+def test_bad_options_are_named(tiny_bundle: Bundle) -> None:
+    with pytest.raises(OptionError, match="no provider 'gpu'; choose one of auto, cpu, openvino"):
+        open_session(tiny_bundle, provider="gpu")
+    with pytest.raises(OptionError, match="threads is 0"):
+        open_session(tiny_bundle, threads=0)
+
+
+def test_threads_reach_onnxruntime(tiny_bundle: Bundle) -> None:
+    with open_session(tiny_bundle, provider="cpu", threads=1) as session:
+        assert isinstance(session, OnnxRuntimeSession)
+        assert session._session.get_session_options().intra_op_num_threads == 1
+
+
+@pytest.mark.parametrize(("processor", "expected"), [(AMD, None), (OLD, "1"), (Processor(), "1")])
+def test_kernels_that_overflow_are_avoided(
+    tiny_bundle: Bundle,
+    processor: Processor,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on(processor, monkeypatch)
+    options = onnxruntime.SessionOptions()
+    backends.CPU_PROFILE.configure(options, tiny_bundle, None)
+    if expected is None:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry("session.x64quantprecision")
+    else:
+        assert options.get_session_config_entry("session.x64quantprecision") == expected
+
+
+def test_without_the_packages_a_bundle_runs_as_it_is_with_a_warning(
+    tiny_bundle: Bundle,
+    noise: NDArray[np.float32],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    signed = w8a8(tiny_bundle, tmp_path / "signed", Spelling.TENSORRT)
+    assert isinstance(backends.CPU_PROFILE.graph_of(signed), bytes)
+    feeds = feeds_of(signed.spec, [noise])
+    with open_session(signed, provider="cpu", threads=1) as session:
+        respelled = session.run(feeds)["logits"]
+    monkeypatch.setattr(onnx_files, "find_spec", lambda name: None)
+    assert backends.CPU_PROFILE.graph_of(signed) == signed.model_path
+    assert "pip install 'speechquant[quantize]'" in caplog.text
+    with open_session(signed, provider="cpu", threads=1) as session:
+        as_it_is = session.run(feeds)["logits"]
+    assert np.abs(respelled - as_it_is).mean() < 0.05 * np.abs(respelled).mean()
+
+
+def test_the_provider_computes_what_the_simulated_graph_does(
+    tiny_bundle: Bundle, quantized: Bundle, noise: NDArray[np.float32]
+) -> None:
+    table = table_from_noise(tiny_bundle)
+    feeds = feeds_of(quantized.spec, [noise])
+    with SimulatedSession(tiny_bundle, 1, rounded_weights(tiny_bundle, table, {})) as simulation:
+        in_float = simulation.run(feeds)["logits"]
+        simulation.use(table)
+        simulated = simulation.run(feeds)["logits"]
+    with open_session(quantized, provider="cpu", threads=1) as session:
+        logits = session.run(feeds)["logits"]
+    # One value that a different order of sums tips over a half moves a whole step.
+    assert np.abs(logits - simulated).mean() < 0.3 * np.abs(in_float - simulated).mean()
+
+
+def test_an_engine_of_onnxruntime_runs_like_its_bundle(
+    tiny_bundle: Bundle, noise: NDArray[np.float32], tmp_path: Path
+) -> None:
+    engine = engine_of(tiny_bundle, tmp_path / "engine")
+    feeds = feeds_of(tiny_bundle.spec, [noise])
+    with open_session(tiny_bundle, provider="cpu", threads=1) as session:
+        expected = session.run(feeds)["logits"]
+    for source in (engine, engine.folder, str(engine.folder)):
+        with open_session(source, provider="auto", threads=1) as session:
+            assert session.provider == "cpu"
+            np.testing.assert_array_equal(session.run(feeds)["logits"], expected)
+    with open_recognizer(tiny_bundle, provider="cpu", threads=1) as recognizer:
+        texts = recognizer.transcribe([noise])
+    with open_recognizer(engine.folder, threads=1) as recognizer:
+        assert recognizer.provider == "cpu"
+        assert recognizer.transcribe([noise]) == texts
+
+
+def test_an_engine_runs_on_its_own_backend_alone(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    engine = engine_of(tiny_bundle, tmp_path / "engine")
+    with pytest.raises(OptionError, match="an engine of onnxruntime, which runs on nothing else"):
+        open_session(engine, provider="openvino")
+    other = replace(engine, manifest=replace(engine.manifest, backend="hailo"))
+    with pytest.raises(EngineError, match="made for 'hailo', which this version cannot run"):
+        open_session(other)
+
+
+def test_a_damaged_engine_and_a_damaged_graph_are_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    engine = engine_of(tiny_bundle, tmp_path / "engine")
+    engine.engine_path.write_bytes(b"no graph")
+    with pytest.raises(EngineError, match="ONNX Runtime refuses it"):
+        open_session(engine)
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle.folder, folder)
+    (folder / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(BundleError, match="ONNX Runtime refuses the graph"):
+        open_session(replace(tiny_bundle, folder=folder), provider="cpu")
+
+
+def same_texts_in_two_threads(bundle: Bundle, provider: str, clips: int) -> int:
+    """Return how many of `clips` get another text where two threads share a session."""
+    rng = np.random.default_rng(3)
+    waves = [
+        rng.standard_normal(int(length)).astype(np.float32)
+        for length in rng.integers(4_000, 12_000, clips)
+    ]
+    with open_recognizer(bundle, provider=provider, threads=1) as recognizer:
+        alone = [recognizer.transcribe([wave])[0] for wave in waves]
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(lambda wave: recognizer.transcribe([wave])[0], waves))
+    assert len(set(alone)) > 1, "one text for all would hide a mixed-up one"
+    return sum(a != b for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+@pytest.mark.parametrize("clips", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_two_threads_share_a_session(quantized: Bundle, provider: str, clips: int) -> None:
+    with open_session(quantized, provider=provider, threads=1) as session:
+        if session.provider != provider:
+            pytest.skip(f"no {provider} here")
+    assert same_texts_in_two_threads(quantized, provider, clips) == 0
+
+
+def test_settings_do_not_leak_between_sessions() -> None:
+    assert session_options(1).intra_op_num_threads == 1
+    assert session_options(None).intra_op_num_threads == 0
