@@ -11,14 +11,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from speechquant.benchmarks.machine import describe_machine
 from speechquant.benchmarks.stablequant_tables import heading_rows, markdown_row, zoo_split
-from speechquant.benchmarks.workbench import Workbench
+from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.wer import difference_interval
+from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.exporter import export
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 
@@ -28,44 +30,100 @@ _COLUMNS = (
     "evaluations: exhaustive", "evaluations: fast", "seconds: exhaustive", "seconds: fast",
     "WER: exhaustive", "WER: fast", "fast - exhaustive",
 )  # fmt: skip
+_SUMMARY_COLUMNS = (
+    "model", "width", "same S", "same p", "most evaluations of the fast one",
+    "mean of fast - exhaustive", "worst", "best", "better or worse beyond the interval",
+)  # fmt: skip
 
 
-def timed_search(
-    bench: Workbench, bits: int, search: str, dev: Sequence[LabelledClip]
-) -> tuple[SearchResult, float]:
-    """Return a search from nothing and its seconds."""
+@dataclass(frozen=True)
+class Finding:
+    """What one search chose, the seconds it took, and the choice's errors on the test set."""
+
+    result: SearchResult
+    seconds: float
+    scored: Scored
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both searches on one development set of one model at one width."""
+
+    model: str
+    width: str
+    dev_set: int
+    exhaustive: Finding
+    fast: Finding
+
+    @property
+    def difference(self) -> DifferenceInterval:
+        """What the fast search's choice adds to the test set's WER."""
+        return difference_interval(self.exhaustive.scored.words, self.fast.scored.words)
+
+    @property
+    def fast_share(self) -> float:
+        """The fast search's evaluations, as a share of Algorithm 1's."""
+        return self.fast.result.asked / self.exhaustive.result.exhaustive_evaluations
+
+
+def find(bench: Workbench, bits: int, search: str, dev: Sequence[LabelledClip]) -> Finding:
+    """Run a search from nothing and score what it chose."""
     _ = bench.statistics  # collected once, before the clock runs
     (bench.work / f"{search}-search.jsonl").unlink(missing_ok=True)
     started = time.monotonic()
     result = bench.search(bits, search, dev)
-    return result, time.monotonic() - started
+    seconds = time.monotonic() - started
+    return Finding(result, seconds, bench.score(result.table))
 
 
-def compare(
-    bench: Workbench, model: str, bits: int, number: int, dev: Sequence[LabelledClip]
-) -> str:
-    """Return one row: both searches on one development set, both choices on the test set."""
-    exhaustive, slow_seconds = timed_search(bench, bits, "exhaustive", dev)
-    fast, fast_seconds = timed_search(bench, bits, "fast", dev)
-    of_exhaustive, of_fast = bench.score(exhaustive.table), bench.score(fast.table)
-    difference = difference_interval(of_exhaustive.words, of_fast.words)
+def comparison_row(row: Comparison) -> str:
+    """Return one row of the table of all runs."""
+    tables = [row.exhaustive.result.table, row.fast.result.table]
+    difference = row.difference
     return markdown_row(
-        f"zoo:{model}",
-        f"W{bits}A{bits}",
-        number,
-        _short(exhaustive.table.clipped_layers),
-        _short(fast.table.clipped_layers),
-        f"{exhaustive.table.percentile:.2f}",
-        f"{fast.table.percentile:.2f}",
-        exhaustive.asked,
-        f"{fast.asked} ({100 * fast.asked / exhaustive.exhaustive_evaluations:.1f} %)",
-        f"{slow_seconds:.0f}",
-        f"{fast_seconds:.0f}",
-        f"{100 * of_exhaustive.words.rate:.2f}",
-        f"{100 * of_fast.words.rate:.2f}",
+        row.model,
+        row.width,
+        row.dev_set,
+        *[_short(table.clipped_layers) for table in tables],
+        *[f"{table.percentile:.2f}" for table in tables],
+        row.exhaustive.result.asked,
+        f"{row.fast.result.asked} ({100 * row.fast_share:.1f} %)",
+        *[f"{finding.seconds:.0f}" for finding in (row.exhaustive, row.fast)],
+        *[f"{100 * finding.scored.words.rate:.2f}" for finding in (row.exhaustive, row.fast)],
         f"{100 * difference.difference:+.2f} ({100 * difference.low:+.2f} to "
         f"{100 * difference.high:+.2f})",
     )
+
+
+def summary_row(model: str, width: str, rows: Sequence[Comparison]) -> str:
+    """Return one row of the summary: how often both searches agree, and what it costs if not."""
+    tables = [(row.exhaustive.result.table, row.fast.result.table) for row in rows]
+    same_layers = sum(slow.clipped_layers == fast.clipped_layers for slow, fast in tables)
+    same_percentile = sum(slow.percentile == fast.percentile for slow, fast in tables)
+    differences = [row.difference for row in rows]
+    points = [100 * difference.difference for difference in differences]
+    better = sum(difference.high < 0 for difference in differences)
+    worse = sum(difference.low > 0 for difference in differences)
+    return markdown_row(
+        model,
+        width,
+        f"{same_layers} of {len(rows)}",
+        f"{same_percentile} of {len(rows)}",
+        f"{100 * max(row.fast_share for row in rows):.1f} %",
+        f"{fmean(points):+.2f}",
+        f"{max(points):+.2f}",
+        f"{min(points):+.2f}",
+        f"{better} better, {worse} worse",
+    )
+
+
+def summary(rows: Sequence[Comparison]) -> list[str]:
+    """Return the summary of each model at each width, and of all rows."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.width), []).append(row)
+    lines = [summary_row(*group, members) for group, members in groups.items()]
+    return [*heading_rows(*_SUMMARY_COLUMNS), *lines, summary_row("all", "all", rows)]
 
 
 def _short(layers: Sequence[str]) -> str:
@@ -95,6 +153,7 @@ def main() -> None:
         "paired-bootstrap 95 % interval of the difference.\n\n"
     )
     sys.stdout.write("\n".join(heading_rows(*_COLUMNS)) + "\n")
+    rows: list[Comparison] = []
     with tempfile.TemporaryDirectory() as folder:
         for model in MODEL_NAMES:
             work = Path(folder) / model
@@ -103,8 +162,12 @@ def main() -> None:
             for bits in WIDTHS:
                 for number in range(options.sets):
                     dev = split.calibration[number :: options.sets][: options.clips]
-                    sys.stdout.write(compare(bench, model, bits, number + 1, dev) + "\n")
+                    found = [find(bench, bits, search, dev) for search in ("exhaustive", "fast")]
+                    rows.append(Comparison(f"zoo:{model}", f"W{bits}A{bits}", number + 1, *found))
+                    sys.stdout.write(comparison_row(rows[-1]) + "\n")
                     sys.stdout.flush()
+    sys.stdout.write("\n## Summary\n\nDifferences in points of WER.\n\n")
+    sys.stdout.write("\n".join(summary(rows)) + "\n")
 
 
 if __name__ == "__main__":

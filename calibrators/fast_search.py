@@ -2,21 +2,27 @@
 
 Words are a coarse measure: most utterances lose none, and it takes hundreds of them to tell two
 trials apart. The best labels of the frames are a fine one. How many of them a trial changes from
-the float model's is known well after a handful of utterances, and the word errors that it adds
-follow that number closely. So each trial's effect is estimated from both: from the changed labels,
-at the price in errors that the trials together and it alone show, and from its own words, which
-weigh the more the more of the utterances were heard, and alone count when all were.
+the float model's is known well after a handful of utterances. So each trial's effect is estimated
+from both: from the changed labels, at the price in errors that the trials show together, and from
+its own words, which weigh the more the more of the utterances were heard, and alone count when all
+were.
+
+The price is not one number. The first labels to change are those that the model was unsure of, and
+they cost next to nothing: from layer to layer, a changed label costs the more the more of them
+there are. All percentiles change about as many, but what a low p rounds away and what a high p cuts
+off are different labels: there the price is a straight line in p.
 
 Every trial hears the utterances in one shuffled order, so that two trials are compared on the same
-ones. A layer stops when its effect is on one side of gamma beyond doubt; the percentiles run in
-rounds, from which the worse part drops out.
+ones. A layer stops when its effect is on one side of gamma beyond doubt. Percentiles near each
+other differ by less than the words of a development set can tell, and utterances differ by much
+more: so every fifth percentile is heard, on as many utterances as the budget has left.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from speechquant.calibrators.candidates import CLIP_PERCENTS, Candidates
@@ -37,12 +43,14 @@ BUDGET_SHARE = 0.1
 _LAYERS_SHARE = 0.4
 _FIRST_UTTERANCES = 8
 _GROWTH = 1.5
-# How many of the percentiles each round hears, and its share of what is left of the budget.
-_ROUNDS = ((len(CLIP_PERCENTS), 0.4), (16, 0.4), (8, 0.5), (4, 1.0))
+_HEARD_PERCENTS = CLIP_PERCENTS[::5]
 # A layer's effect is beyond doubt this many standard deviations away from gamma.
 _CERTAIN = 2.0
 # How widely the layers differ in what a changed label costs: the shape of the gamma distribution.
-_PRIOR_ERRORS = 2.0
+_PRIOR_ERRORS = 4.0
+# How much the price of a changed label may differ between p = 0 and p = 0.5, as a share of it: the
+# standard deviation of what is believed of it before any word was heard.
+_PRICE_TREND = 1.0
 # How far off a percentile's errors predicted from changed labels are, as a share of them.
 _PERCENTILE_MISFIT = 0.1
 # In squared errors: without it a trial that changed no word yet would seem certain to change none.
@@ -95,46 +103,71 @@ def _layer_effects(race: _Race, trials: Sequence[Trial], unquantized: Trial) -> 
     """Return the effect of every layer alone.
 
     What a changed label costs differs from layer to layer: it is taken to be gamma distributed
-    around what it costs in all of them, and each layer's own errors over its own changed labels
-    move it from there.
+    around a price in proportion to how many labels the layer changes, and each layer's own errors
+    over its own changed labels move it from there.
     """
     added, changed = _errors_and_labels(race, trials, unquantized)
-    own_effects = [_own_effect(mine, len(race.order)) for mine in added]
-    all_changed = sum(map(sum, changed))
-    if all_changed == 0:
-        return own_effects
-    # At least one error in all: none, or fewer than in float, is luck where labels change.
-    pooled = max(sum(map(sum, added)), 1) / all_changed
+    prices = _layer_prices(added, changed)
     effects = []
-    for own, mine, labels in zip(own_effects, added, changed, strict=True):
-        # As if one error in so many labels had been seen before any of its own.
-        seen_labels = _PRIOR_ERRORS / pooled + sum(labels)
+    for mine, labels, price in zip(added, changed, prices, strict=True):
+        # As if _PRIOR_ERRORS at that price had been seen before any of its own.
+        seen_labels = _PRIOR_ERRORS / price + sum(labels)
         errors_per_label = (_PRIOR_ERRORS + max(sum(mine), 0)) / seen_labels
         moved = sum(abs(errors) for errors in mine)
         deviation = math.sqrt(_PRIOR_ERRORS + moved) / seen_labels
         labels_each = sum(labels) / len(labels)
         unheard = 1 - len(mine) / len(race.order)
-        mean = own.mean if unheard == 0 else errors_per_label * labels_each
+        mean = sum(mine) / len(mine) if unheard == 0 else errors_per_label * labels_each
         effects.append(_Effect(mean, deviation * labels_each * math.sqrt(unheard)))
     return effects
 
 
-def _percentile_effects(race: _Race, trials: Sequence[Trial], unquantized: Trial) -> list[_Effect]:
-    """Return the effect of every percentile, from its changed labels and from its words.
+def _layer_prices(added: Sequence[Sequence[int]], changed: Sequence[Sequence[int]]) -> list[float]:
+    """Return the errors that one of each layer's changed labels is expected to add."""
+    # At least one label a layer and one error in all: none, or fewer than in float, is luck.
+    labels_each = [max(sum(labels), 1) / len(labels) for labels in changed]
+    squares = sum(each**2 * len(labels) for each, labels in zip(labels_each, changed, strict=True))
+    growth = max(sum(map(sum, added)), 1) / squares
+    return [growth * each for each in labels_each]
 
-    All of them quantize the same layers, so a changed label costs nearly the same in all.
-    """
-    added, changed = _errors_and_labels(race, trials, unquantized)
-    own_effects = [_own_effect(mine, len(race.order)) for mine in added]
-    if sum(map(sum, added)) <= 0 or not any(map(any, changed)):
-        return own_effects
-    errors_per_label, uncertainty = _errors_per_label(added, changed)
+
+def _percentile_effects(
+    race: _Race, trials: Mapping[float, Trial], unquantized: Trial
+) -> list[_Effect]:
+    """Return the effect of every percentile, from its changed labels and from its words."""
+    added, changed = _errors_and_labels(race, list(trials.values()), unquantized)
+    prices = _percentile_prices(list(trials), added, changed)
     effects = []
-    for own, labels in zip(own_effects, changed, strict=True):
-        predicted = errors_per_label * sum(labels) / len(labels)
-        deviation = math.hypot(_PERCENTILE_MISFIT, uncertainty) * predicted + _LEAST_DEVIATION
+    for mine, labels, price in zip(added, changed, prices, strict=True):
+        predicted = price * sum(labels) / len(labels)
+        deviation = _PERCENTILE_MISFIT * abs(predicted) + _LEAST_DEVIATION
+        own = _own_effect(mine, len(race.order))
         effects.append(_combined(own, _Effect(predicted, deviation)))
     return effects
+
+
+def _percentile_prices(
+    percents: Sequence[float], added: Sequence[Sequence[int]], changed: Sequence[Sequence[int]]
+) -> list[float]:
+    """Return the errors that a changed label adds at each p: a line through all that was heard."""
+    labels = list(map(sum, changed))
+    if not any(labels):
+        return [0.0] * len(percents)
+    price = max(sum(map(sum, added)), 1) / sum(labels)
+    centre = sum(p * n for p, n in zip(percents, labels, strict=True)) / sum(labels)
+    arms = [percent - centre for percent in percents]
+    leverage = sum(arm**2 * n for arm, n in zip(arms, labels, strict=True))
+    if leverage == 0.0:
+        return [price] * len(percents)
+    # One utterance gives one slope: what it loses at one p it mostly loses at the next one too.
+    slopes = [
+        sum(arm * (e - price * n) for arm, e, n in zip(arms, errors, counts, strict=True))
+        / leverage
+        for errors, counts in zip(zip(*added, strict=True), zip(*changed, strict=True), strict=True)
+    ]
+    believed = (_PRICE_TREND * price / (CLIP_PERCENTS[-1] - CLIP_PERCENTS[0])) ** 2
+    slope = sum(slopes) * believed / (believed + sum(each**2 for each in slopes))
+    return [price + slope * arm for arm in arms]
 
 
 def _errors_and_labels(
@@ -147,15 +180,6 @@ def _errors_and_labels(
         added.append([score.errors - other.errors for score, other in pairs])
         changed.append([_changed_labels(score, other) for score, other in pairs])
     return added, changed
-
-
-def _errors_per_label(
-    added: Sequence[Sequence[int]], changed: Sequence[Sequence[int]]
-) -> tuple[float, float]:
-    """Return the errors that a changed label adds in all trials, and how uncertain that is."""
-    all_added = sum(map(sum, added))
-    squares = sum(errors**2 for mine in added for errors in mine)
-    return all_added / sum(map(sum, changed)), math.sqrt(squares) / all_added
 
 
 def _own_effect(added: Sequence[int], utterances: int) -> _Effect:
@@ -196,7 +220,7 @@ def search_fast(
     words = total_words(race.heard[unquantized.key])
     effects = _race_layers(race, candidates, gamma_points, words)
     clipped_layers = [effect.layer for effect in effects if effect.clipped]
-    scored, best = _race_percentiles(race, candidates, clipped_layers, words)
+    scored, best = _choose_percentile(race, candidates, clipped_layers, words)
     return SearchResult(
         table=candidates.clipped(clipped_layers, best).table,
         layers=effects,
@@ -254,32 +278,24 @@ def _layer_effect(
     return LayerEffect(layer, added, words, len(pairs), points, points > gamma_points)
 
 
-def _race_percentiles(
+def _choose_percentile(
     race: _Race, candidates: Candidates, clipped_layers: Sequence[str], words: int
 ) -> tuple[tuple[PercentileScore, ...], float]:
+    """Return what was heard of the percentiles and the one with the least errors."""
     unquantized = candidates.unquantized()
-    trials = {percent: candidates.clipped(clipped_layers, percent) for percent in CLIP_PERCENTS}
-    means: dict[float, float] = {}
-    running, heard = list(CLIP_PERCENTS), 0
-    for kept, share in _ROUNDS:
-        running = sorted(running[:kept])
-        distinct = len({trials[percent].key for percent in running})
-        if distinct == 1 and heard > 0:
-            break
-        more = int(share * (race.budget - race.asked)) // distinct
-        heard = min(max(heard + more, 1), len(race.order))
-        race.hear([trials[percent] for percent in running], heard)
-        effects = _percentile_effects(race, [trials[percent] for percent in running], unquantized)
-        means.update(zip(running, (effect.mean for effect in effects), strict=True))
-        running = sorted(running, key=lambda percent: (means[percent], percent))
+    trials = {p: candidates.clipped(clipped_layers, p) for p in _HEARD_PERCENTS}
+    distinct = len({trial.key for trial in trials.values()})
+    affordable = max(race.budget - race.asked, 0) // distinct
+    race.hear(list(trials.values()), min(max(affordable, 1), len(race.order)))
+    effects = _percentile_effects(race, trials, unquantized)
     float_errors = total_errors(race.heard[unquantized.key])
     scored = tuple(
         _percentile_score(
-            race, percent, trial, (float_errors + means[percent] * len(race.order)) / words
+            race, percent, trial, (float_errors + effect.mean * len(race.order)) / words
         )
-        for percent, trial in trials.items()
+        for (percent, trial), effect in zip(trials.items(), effects, strict=True)
     )
-    return scored, running[0]
+    return scored, min(scored, key=lambda score: (score.rate, score.percent)).percent
 
 
 def _percentile_score(race: _Race, percent: float, trial: Trial, rate: float) -> PercentileScore:

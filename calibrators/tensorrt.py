@@ -280,9 +280,13 @@ class TableCalibrator:
         """Keep what TensorRT found, with the table's scales put in."""
         if self._batches is None or self.error is not None:
             return
-        header, scales = _read_cache(bytes(cache), "TensorRT's calibration")
-        with new_file(self._batches.cache_file, force=True) as partial:
-            partial.write_bytes(self._completed(header, scales))
+        try:
+            header, scales = _read_cache(bytes(cache), "TensorRT's calibration")
+            with new_file(self._batches.cache_file, force=True) as partial:
+                partial.write_bytes(self._completed(header, scales))
+        except Exception as error:  # as in get_batch: TensorRT would print it and go on
+            log.error("the calibration cannot be kept: %s", error)
+            self.error = error
 
     def _completed(self, header: str, scales: Mapping[str, float]) -> bytes:
         return _cache_of(header, {**scales, **table_scales(self._table)})

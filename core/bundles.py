@@ -19,6 +19,7 @@ from speechquant.core.errors import BundleError
 
 FORMAT = "speechquant.bundle/1"
 DESCRIPTION = "bundle.json"
+ENGINE_DESCRIPTION = "engine.json"
 MODEL_FILE = "model.onnx"
 VOCABULARY_FILE = "vocab.json"
 FLOAT_PRECISION = "fp32"
@@ -176,6 +177,8 @@ def spec_of(document: Mapping[str, Any]) -> ModelSpec:
 
 def load_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
+    if (folder / ENGINE_DESCRIPTION).is_file():
+        raise BundleError(f"{folder}: is an engine; give the bundle that it was built from")
     document = read_description(folder, _KIND)
     try:
         files, spec = dict(document["files"]), spec_of(document["spec"])

@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.bundles import VOCABULARY_FILE, Bundle, ModelSpec, spec_of
+from speechquant.core.bundles import (
+    ENGINE_DESCRIPTION,
+    VOCABULARY_FILE,
+    Bundle,
+    ModelSpec,
+    spec_of,
+)
 from speechquant.core.described_folders import (
     FolderKind,
     check_files,
@@ -20,7 +26,6 @@ from speechquant.core.described_folders import (
 from speechquant.core.errors import EngineError
 
 FORMAT = "speechquant.engine/1"
-ENGINE_DESCRIPTION = "engine.json"
 _KIND = FolderKind("engine", ENGINE_DESCRIPTION, FORMAT, "speechquant build", EngineError)
 
 

@@ -47,11 +47,14 @@ def _cpu_graph(bundle: Bundle) -> Graph:
     if bundle.spec.precision == FLOAT_PRECISION:
         return bundle.model_path
     try:
-        model = cpu_model(bundle)
-    except MissingPackageError as error:
-        log.warning("%s, or run an engine; running the bundle as it is, which is slower", error)
+        return _bytes_of(cpu_model(bundle), bundle)
+    except (EngineError, MissingPackageError) as error:
+        log.warning(
+            'warning: %s, or run an engine that "speechquant build" made; running the bundle as '
+            "it is, which is slower",
+            error,
+        )
         return bundle.model_path
-    return _bytes_of(model, bundle)
 
 
 def configure_cpu(options: onnxruntime.SessionOptions) -> None:

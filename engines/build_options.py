@@ -15,6 +15,7 @@ REST_TYPES = ("fp16", "bf16", "fp32")
 # Where nothing else is asked for: clips of 0.1 to 30 seconds, fastest at 10, one at a time.
 _DEFAULT_SECONDS = (0.1, 10.0, 30.0)
 _DEFAULT_BATCH = Limits(1, 1, 4)
+_TOO_MANY_SAMPLES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,13 @@ def limits_of(options: BuildOptions, spec: ModelSpec) -> tuple[Limits, Limits]:
             f"the least length is {samples.least} samples ({samples.least / rate:.3f} s), the "
             f"model needs {spec.min_samples}; give at least {spec.min_samples / rate:.3f} s"
         )
-    return samples, options.batch or _DEFAULT_BATCH
+    batch = options.batch or _DEFAULT_BATCH
+    if samples.most * batch.most >= _TOO_MANY_SAMPLES:
+        raise OptionError(
+            f"{batch.most} clips of {samples.most / spec.sample_rate_hz:.0f} s are more than "
+            "2^31 samples in one call; give a smaller --batch or shorter --lengths"
+        )
+    return samples, batch
 
 
 def three_numbers(text: str, name: str) -> tuple[float, float, float]:
@@ -94,7 +101,9 @@ def three_numbers(text: str, name: str) -> tuple[float, float, float]:
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3 or not all(0 <= number < 1e9 for number in numbers):
-        raise OptionError(f"{name} is {text!r}; give MIN,OPT,MAX, three numbers with commas")
+        raise OptionError(
+            f"{name} is {text!r}; give MIN,OPT,MAX, three numbers below 1e9 with commas"
+        )
     return numbers[0], numbers[1], numbers[2]
 
 

@@ -98,6 +98,8 @@ class _Twins:
         source, axes = node.inputs[0], constant_of(node.inputs[1])
         if source not in self._twins or axes is None or axes.tolist() not in ([-1], [2]):
             return None
+        if node.attributes.get_int("keepdims", 1) != 1:
+            return None
         twin = self._twins[source]
         return writer.add("ReduceMean", twin, writer.constant(np.array([1])), keepdims=1)
 

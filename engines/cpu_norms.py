@@ -7,6 +7,7 @@ these, and the norm itself is a change of weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,21 +105,33 @@ def _normed(product: ir.Node) -> _NormedProduct | None:
     squares = [node for node in readers if node.op_type == "Mul" and set(node.inputs) == {output}]
     scalings = [node for node in readers if node.op_type == "Mul" and node not in squares]
     means = [node for node in readers if _is_mean_over_time(node)]
-    if len(scalings) != 1 or len(readers) != len(squares) + len(means) + 1:
+    if not means or len(scalings) != 1 or len(readers) != len(squares) + len(means) + 1:
         return None
     mean_squares = [user for square in squares for user, _ in square.outputs[0].uses()]
-    if not all(map(_is_mean_over_time, mean_squares)):
+    if not mean_squares or not all(map(_is_mean_over_time, mean_squares)):
         return None
     scale = _other_input(scalings[0], output)
     added = [user for user, _ in scalings[0].outputs[0].uses()]
     if scale is None or len(added) != 1 or added[0].op_type != "Add":
         return None
     shift = _other_input(added[0], scalings[0].outputs[0])
-    if shift is None:
+    if shift is None or not all(_descends_from(means, value) for value in (scale, shift)):
         return None
     return _NormedProduct(
         product, weight, tuple(means), tuple(mean_squares), scale, shift, added[0]
     )
+
+
+def _descends_from(means: Sequence[ir.Node], value: ir.Value) -> bool:
+    """Whether `value` is made of the means and constants alone, so that it is one for all times."""
+    if value.const_value is not None:
+        return True
+    node = value.producer()
+    if node is None:
+        return False
+    if node in means or _is_mean_over_time(node):
+        return True
+    return all(_descends_from(means, given) for given in node.inputs if given is not None)
 
 
 def _float_weight(product: ir.Node) -> NDArray[np.float32] | None:
@@ -137,7 +150,8 @@ def _float_weight(product: ir.Node) -> NDArray[np.float32] | None:
 
 def _is_mean_over_time(node: ir.Node) -> bool:
     axes = constant_of(node.inputs[1]) if node.op_type == "ReduceMean" else None
-    return axes is not None and axes.tolist() == [_TIME_AXIS]
+    keeps_axis = node.attributes.get_int("keepdims", 1) == 1
+    return axes is not None and axes.tolist() == [_TIME_AXIS] and keeps_axis
 
 
 def _other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:

@@ -55,6 +55,9 @@ def quantized_constant(value: ir.Value | None) -> QuantizedConstant | None:
     levels, scales = constant_of(node.inputs[0]), constant_of(node.inputs[1])
     if levels is None or scales is None or levels.dtype != np.int8 or scales.ndim != 1:
         return None
+    zeros = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    if zeros is not None and zeros.any():
+        return None
     return QuantizedConstant(levels, scales, node.attributes.get_int("axis", 1))
 
 
@@ -92,7 +95,7 @@ def fuse_products(model: ir.Model) -> int:
         weight = quantized_constant(node.inputs[1])
         if activation is None or weight is None or weight.levels.ndim != 2 or weight.axis != 1:
             continue
-        last, bias = _bias_added(node)
+        last, bias = _bias_added(node, len(weight.scales))
         writer = GraphWriter(model, before=last)
         product = integer_product(writer, activation, weight.levels, weight.scales, bias)
         replace_value(model, last.outputs[0], product)
@@ -100,8 +103,8 @@ def fuse_products(model: ir.Model) -> int:
     return fused
 
 
-def _bias_added(node: ir.Node) -> tuple[ir.Node, ir.Value | None]:
-    """Return the Add that follows `node` and the constant it adds, else the node itself."""
+def _bias_added(node: ir.Node, channels: int) -> tuple[ir.Node, ir.Value | None]:
+    """Return the Add that follows `node` and the bias it adds, else the node itself."""
     users = node.outputs[0].uses()
     if len(users) != 1 or node.outputs[0].is_graph_output():
         return node, None
@@ -109,10 +112,8 @@ def _bias_added(node: ir.Node) -> tuple[ir.Node, ir.Value | None]:
     if add.op_type != "Add":
         return node, None
     others = [value for value in add.inputs if value is not node.outputs[0]]
-    is_bias = len(others) == 1 and others[0] is not None and others[0].is_initializer()
-    if not is_bias or others[0] is None or len(others[0].shape or ()) != 1:
-        return node, None
-    return add, others[0]
+    bias = constant_of(others[0]) if len(others) == 1 else None
+    return (node, None) if bias is None or bias.shape != (channels,) else (add, others[0])
 
 
 def replace_value(model: ir.Model, old: ir.Value, new: ir.Value) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
 from speechquant.core.bundles import Bundle, ModelSpec
-from speechquant.core.engine_folders import Engine
-from speechquant.core.errors import AudioError, BundleError
+from speechquant.core.engine_folders import Engine, Limits
+from speechquant.core.errors import AudioError, BundleError, EngineError
 from speechquant.core.progress import OnStep
 from speechquant.engines.backends import AUTO
 from speechquant.engines.ctc_decoding import CtcDecoder, SpokenWord
@@ -48,8 +48,13 @@ class Transcript:
     words: tuple[Word, ...]
 
 
-def require_usable(spec: ModelSpec, wave: Waveform, name: str) -> None:
-    """Raise AudioError, naming the clip, where a model of `spec` cannot take `wave`."""
+def require_usable(
+    spec: ModelSpec, wave: Waveform, name: str, limits: Limits | None = None
+) -> None:
+    """Raise AudioError, naming the clip, where a model of `spec` cannot take `wave`.
+
+    `limits`, in samples, are those of an engine that was built for some lengths only.
+    """
     if wave.ndim != 1:
         raise AudioError(f"{name}: has shape {wave.shape}; give mono samples, one dimension")
     check_samples(wave, name)
@@ -61,12 +66,18 @@ def require_usable(spec: ModelSpec, wave: Waveform, name: str) -> None:
             "leave the clip out"
         )
     refuse_too_long(name, len(wave) / rate, MAX_CLIP_SECONDS)
+    if limits is not None and not limits.least <= len(wave) <= limits.most:
+        raise AudioError(
+            f"{name}: lasts {len(wave) / rate:.2f} s, the engine was built for "
+            f"{limits.least / rate:.2f} to {limits.most / rate:.2f} s; build it with other "
+            "--lengths, or leave the clip out"
+        )
 
 
-def read_clip(spec: ModelSpec, path: Path) -> Waveform:
+def read_clip(spec: ModelSpec, path: Path, limits: Limits | None = None) -> Waveform:
     """Return a file as a model of `spec` takes it; raises AudioError."""
     wave = read_audio(path, spec.sample_rate_hz, MAX_CLIP_SECONDS)
-    require_usable(spec, wave, str(path))
+    require_usable(spec, wave, str(path), limits)
     return wave
 
 
@@ -87,9 +98,10 @@ def feeds_of(spec: ModelSpec, waves: Sequence[Waveform]) -> dict[str, NDArray[An
 class Recognizer:
     """A session with what goes before and after it; a context manager."""
 
-    def __init__(self, bundle: Bundle, session: Session) -> None:
+    def __init__(self, bundle: Bundle, session: Session, limits: Limits | None = None) -> None:
         self.spec: ModelSpec = bundle.spec
         self._session = session
+        self._limits = limits
         self._decoder = CtcDecoder.from_bundle(bundle)
 
     @property
@@ -111,7 +123,11 @@ class Recognizer:
 
     def check(self, wave: Waveform, name: str) -> None:
         """Raise AudioError, naming the clip, where the model cannot take `wave`."""
-        require_usable(self.spec, wave, name)
+        require_usable(self.spec, wave, name, self._limits)
+
+    def read(self, path: Path) -> Waveform:
+        """Return a file as the model takes it; raises AudioError."""
+        return read_clip(self.spec, path, self._limits)
 
     def transcribe(
         self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
@@ -177,4 +193,17 @@ def open_recognizer(
         raise BundleError(f"{source.folder}: task {source.spec.task!r}; a ctc model is needed")
     # All that decoding reads of an engine is what a bundle has too.
     described = Bundle(source.folder, source.spec, source.files)
-    return Recognizer(described, open_session(source, provider=provider, threads=threads))
+    limits = source.manifest.samples if isinstance(source, Engine) else None
+    if isinstance(source, Engine):
+        _refuse_least_batch(source)
+    session = open_session(source, provider=provider, threads=threads)
+    return Recognizer(described, session, limits)
+
+
+def _refuse_least_batch(engine: Engine) -> None:
+    batch = engine.manifest.batch
+    if batch is not None and batch.least > 1:
+        raise EngineError(
+            f"{engine.folder}: takes no fewer than {batch.least} clips at once, and the last ones "
+            f"of a list may be fewer; build it with --batch 1,{batch.best},{batch.most}"
+        )

@@ -93,10 +93,12 @@ class OnnxRuntimeSession:
         trace: TracebackType | None,
     ) -> None:
         # ONNX Runtime frees the graph with the object; nothing else holds it.
-        del self._session
+        self._session = None
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Return every output by name."""
+        """Return every output by name; raises EngineError once the session is closed."""
+        if self._session is None:
+            raise EngineError("this session is closed; open another")
         values = self._session.run(self._outputs, dict(feeds))
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
@@ -122,7 +124,7 @@ def open_session(
         try:
             return _bundle_session(source, profile, threads)
         except (EngineError, MissingPackageError) as error:
-            log.warning("%s; running on ONNX Runtime's own CPU provider instead", error)
+            log.warning("warning: %s; running on ONNX Runtime's own CPU provider instead", error)
     return _bundle_session(source, last, threads)
 
 

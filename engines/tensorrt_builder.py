@@ -88,7 +88,7 @@ def _refuse_options(library: Library, options: BuildOptions) -> None:
             "AMPERE_PLUS",
             "HardwareCompatibilityLevel",
         ),
-        "--timing-cache": (options.timing_cache is not None, "EDITABLE_TIMING_CACHE", ""),
+        "--timing-cache": (options.timing_cache is not None, "", ""),
     }
     for name, (is_asked, member, owner) in asked.items():
         if is_asked and library.backend == RTX:
@@ -156,7 +156,8 @@ class _Request:
         if not parser.parse_from_file(str(path)):
             said = [str(parser.get_error(index)) for index in range(parser.num_errors)]
             raise self._refused("cannot read the graph", said or log.errors)
-        config = self._config(builder, network, graph, on_step)
+        with self._named("takes no such settings", log):
+            config = self._config(builder, network, graph, on_step)
         with self._named("built no engine", log):
             plan = builder.build_serialized_network(network, config)
         if log.disk_error is not None:

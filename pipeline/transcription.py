@@ -13,7 +13,7 @@ from typing import Any
 
 from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
-from speechquant.engines.recognizer import Recognizer, open_recognizer, read_clip
+from speechquant.engines.recognizer import Recognizer, open_recognizer
 from speechquant.pipeline.console import print_json, progress
 
 _FILES_AT_ONCE = 64
@@ -32,7 +32,7 @@ def _files_of(paths: list[Path]) -> list[Path]:
 def _read(recognizer: Recognizer, file: Path, failures: list[str]) -> Waveform | None:
     # One bad file among a thousand must not cost the other transcripts.
     try:
-        wave = read_clip(recognizer.spec, file)
+        wave = recognizer.read(file)
     except AudioError as error:
         failures.append(str(error))
         return None

@@ -517,7 +517,7 @@ CASES = (
          r"the least of batch is 0; give at least 1", "out"),
     Case("an unknown type for the rest", _build("tensorrt-rtx", "--target", "sm86", "--rest", "fp8"),
          r"rest is 'fp8'; choose one of fp16, bf16, fp32", "out"),
-    Case("an engine instead of a bundle", _quantized_engine, r"engine: no bundle\.json in it", "out"),
+    Case("an engine instead of a bundle", _quantized_engine, r"engine: is an engine; give the bundle that it was built from", "out"),
     Case("a truncated engine", _truncated_engine, r"engine\.onnx: altered or truncated"),
     Case("an engine with an altered manifest", _altered_engine, r"engine\.json: altered since"),
     Case("an engine on another provider", _engine_on_another_provider,

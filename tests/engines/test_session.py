@@ -73,7 +73,7 @@ def test_a_missing_provider_falls_back_with_its_cause_and_mend(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "OpenVINO needs onnxruntime_ep_openvino: pip install 'speechquant[openvino]'; "
+        "warning: OpenVINO needs onnxruntime_ep_openvino: pip install 'speechquant[openvino]'; "
         "running on ONNX Runtime's own CPU provider instead"
     )
 
