@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from speechquant.core.bundles import TEXT_FILES, Bundle, load_bundle
+from speechquant.core.bundles import ENGINE_DESCRIPTION, TEXT_FILES, Bundle, load_bundle
 from speechquant.core.engine_folders import (
-    ENGINE_DESCRIPTION,
     Engine,
     EngineManifest,
     make_engine,

@@ -123,9 +123,10 @@ def _normed(product: ir.Node) -> _NormedProduct | None:
 
 
 def _descends_from(means: Sequence[ir.Node], value: ir.Value) -> bool:
-    """Whether `value` is made of the means and constants alone, so that it is one for all times."""
-    if value.const_value is not None:
-        return True
+    """Whether `value` is made of means and constants alone, so that it is one for all times."""
+    constant = constant_of(value)
+    if constant is not None:
+        return constant.ndim < 2 or constant.shape[-2] == 1
     node = value.producer()
     if node is None:
         return False

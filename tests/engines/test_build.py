@@ -53,6 +53,12 @@ def layers_of(engine: Engine) -> LayerReport:
     return read_layers(engine.folder / "layers.json")
 
 
+def test_more_samples_than_a_tensor_can_have_are_refused(tiny_bundle: Bundle) -> None:
+    options = options_from_text(tiny_bundle, backend="tensorrt-rtx", lengths="1,1,100000000")
+    with pytest.raises(OptionError, match=r"4 clips of 100000000 s are more than 2\^31 samples"):
+        limits_of(options, tiny_bundle.spec)
+
+
 def with_weights(report: LayerReport) -> dict[tuple[str, str], tuple[int, int]]:
     return {
         (row["what"].split()[0], row["runs"]): (row["layers"], row["nodes"])

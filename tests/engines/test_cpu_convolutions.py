@@ -106,6 +106,22 @@ def _behind_transpose(graph: GraphOf, case: Case):  # type: ignore[no-untyped-de
     return behind.model({"rows": [2, "t", case.channels]}, "y", [2, case.outputs, None])
 
 
+def test_a_mean_that_drops_its_axis_reads_the_tensor_in_its_order() -> None:
+    graph = GraphOf()
+    graph.add("Transpose", ["rows"], "x", perm=[0, 2, 1])
+    levels = np.arange(-8, 8, dtype=np.int8).reshape(2, 4, 2)
+    weight = graph.weight("w", levels, [1.0] * 2, axis=0)
+    graph.add("Conv", [graph.activation("x", SCALE), weight], "convolved")
+    axes = graph.constant("axes", np.array([-1]))
+    graph.add("ReduceMean", ["convolved", axes], "y", keepdims=0)
+    model = graph.model({"rows": [1, "t", 4]}, "y", [1, 2])
+    feed = {"rows": np.random.default_rng(0).normal(size=(1, 20, 4)).astype(np.float32)}
+    before = run(model, feed)
+    assert put_channels_last(model) == 1
+    remove_unused(model)
+    np.testing.assert_allclose(run(model, feed), before, rtol=1e-5)
+
+
 @pytest.mark.parametrize("change", ["dilations", "auto_pad", "two dimensions"])
 def test_other_convolutions_stay(change: str) -> None:
     graph = GraphOf()

@@ -72,6 +72,31 @@ def test_a_wide_product_stays() -> None:
     assert fold_norms(model) == 0
 
 
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_a_scaling_that_is_no_norm_stays(per_frame: bool) -> None:
+    """A shift for each frame cannot become a bias; nor is a product without means a norm."""
+    graph = GraphOf()
+    weight = np.ones((10, CHANNELS), np.int8)
+    factors = [graph.activation("x", SCALE), graph.weight("w", weight, [1.0] * CHANNELS, axis=1)]
+    x = graph.add("MatMul", factors, "product")
+    half = graph.constant("half", np.full((1, CHANNELS), 0.5, np.float32))
+    scaled = graph.add("Mul", [x, half], "scaled")
+    if per_frame:
+        axes = graph.constant("axes", np.array([1]))
+        mean = graph.add("ReduceMean", [x, axes], "mean", keepdims=1)
+        squares = graph.add("Mul", [x, x], "xx")
+        square = graph.add("ReduceMean", [squares, axes], "ms", keepdims=1)
+        scaled = graph.add("Mul", [graph.add("Add", [scaled, mean], "moved"), square], "again")
+    shift = graph.constant("shift", np.arange(35, dtype=np.float32).reshape(1, 7, CHANNELS))
+    graph.add("Add", [scaled, shift], "y")
+    model = graph.model({"x": [1, 7, 10]}, "y", [1, 7, CHANNELS])
+    feed = {"x": np.random.default_rng(0).normal(size=(1, 7, 10)).astype(np.float32)}
+    before = run(model, feed)
+    assert fuse_products(model) == 1
+    fold_norms(model)
+    np.testing.assert_allclose(run(model, feed), before, rtol=1e-5, atol=1e-5)
+
+
 def test_a_product_that_something_else_reads_stays() -> None:
     graph_model = normed_product(10, bias=False)
     fuse_products(graph_model)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from small_graphs import GraphOf, operators, run
 
 from speechquant.engines.cpu_products import fuse_products
@@ -62,6 +63,28 @@ def test_what_the_kernel_does_not_take_stays(signed: bool) -> None:
     model = graph.model({"x": [1, "t", 3]}, "y", [1, None, 2])
     assert fuse_products(model) == 0
     assert "MatMul" in operators(model)
+
+
+def test_a_bias_that_is_one_number_for_all_channels_stays_an_add() -> None:
+    model = product([1.5]).model({"x": [1, "t", 3]}, "y", [1, None, 2])
+    x = np.array([[[1.0, -2.0, 0.5]]], np.float32)
+    before = run(model, {"x": x})
+    assert fuse_products(model) == 1
+    assert "Add" in operators(model)
+    np.testing.assert_array_equal(run(model, {"x": x}), before)
+
+
+def test_a_weight_around_another_point_than_zero_stays() -> None:
+    graph = GraphOf()
+    inputs = [graph.activation("x", 0.5), graph.weight("w", WEIGHT, SCALES, axis=1)]
+    graph.constants = [
+        numpy_helper.from_array(np.array([1, 0], np.int8), tensor.name)
+        if tensor.name == "w_zero_point"
+        else tensor
+        for tensor in graph.constants
+    ]
+    graph.add("MatMul", inputs, "y")
+    assert fuse_products(graph.model({"x": [1, "t", 3]}, "y", [1, None, 2])) == 0
 
 
 def test_a_product_that_is_the_graphs_output_keeps_its_name() -> None:

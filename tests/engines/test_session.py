@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import soundfile
 from numpy.typing import NDArray
 from quantized import table_from_noise, w8a8
 
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
-from speechquant.core.engine_folders import Engine, EngineManifest, make_engine
-from speechquant.core.errors import BundleError, EngineError, OptionError
+from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine
+from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
 from speechquant.engines import backends, open_recognizer, open_session
 from speechquant.engines.processor import Processor
 from speechquant.engines.qdq import Spelling
@@ -226,3 +227,56 @@ def test_two_threads_share_a_session(quantized: Bundle, provider: str, clips: in
 def test_settings_do_not_leak_between_sessions() -> None:
     assert session_options(1).intra_op_num_threads == 1
     assert session_options(None).intra_op_num_threads == 0
+
+
+def test_a_graph_too_large_to_rewrite_runs_as_it_is_with_a_warning(
+    quantized: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backends, "_LARGEST_GRAPH_BYTES", 1000)
+    assert backends.CPU_PROFILE.graph_of(quantized) == quantized.model_path
+    assert "warning: " in caplog.text and "too large" in caplog.text
+
+
+def test_a_closed_session_says_so(tiny_bundle: Bundle, noise: NDArray[np.float32]) -> None:
+    session = open_session(tiny_bundle, provider="cpu", threads=1)
+    with session, session:
+        pass  # leaving twice is nothing to complain of
+    with pytest.raises(EngineError, match="this session is closed; open another"):
+        session.run(feeds_of(tiny_bundle.spec, [noise]))
+
+
+def with_limits(bundle: Bundle, out: Path, samples: Limits, batch: Limits) -> Engine:
+    def fill(folder: Path) -> EngineManifest:
+        shutil.copyfile(bundle.model_path, folder / "engine.onnx")
+        shutil.copyfile(bundle.folder / "vocab.json", folder / "vocab.json")
+        return EngineManifest(
+            "onnxruntime", "engine.onnx", "cpu", {}, {}, "fp32", samples=samples, batch=batch
+        )
+
+    return make_engine(out, bundle.spec, fill)
+
+
+@pytest.mark.parametrize("samples", [15_000, 20_001])
+def test_a_clip_beyond_an_engines_lengths_is_named(
+    tiny_bundle: Bundle, tmp_path: Path, samples: int
+) -> None:
+    limits = Limits(16_000, 16_000, 20_000)
+    engine = with_limits(tiny_bundle, tmp_path / "engine", limits, Limits(1, 1, 4))
+    wave = np.random.default_rng(0).uniform(-0.1, 0.1, 16_000).astype(np.float32)
+    wrong = np.resize(wave, samples)
+    with open_recognizer(engine, threads=1) as recognizer:
+        assert len(recognizer.transcribe([wave])) == 1
+        with pytest.raises(AudioError, match=r"waveform 1: lasts .* built for 1\.00 to 1\.25 s"):
+            recognizer.transcribe([wave, wrong])
+        soundfile.write(tmp_path / "wrong.wav", wrong, 16_000)
+        with pytest.raises(AudioError, match=r"wrong\.wav: lasts"):
+            recognizer.read(tmp_path / "wrong.wav")
+
+
+def test_an_engine_that_needs_several_clips_at_once_is_no_recognizer(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    limits = Limits(400, 400, 20_000)
+    engine = with_limits(tiny_bundle, tmp_path / "engine", limits, Limits(4, 4, 4))
+    with pytest.raises(EngineError, match=r"no fewer than 4 clips at once.*--batch 1,4,4"):
+        open_recognizer(engine)
