@@ -30,7 +30,7 @@ class Parrot(Recognizer):
     """Says what it is told to say."""
 
     def __init__(self, bundle: Bundle, texts: list[str]) -> None:
-        self.spec = bundle.spec
+        self.spec, self._limits = bundle.spec, None
         self.texts = iter(texts)
         self.groups: list[int] = []
 
