@@ -13,7 +13,6 @@ from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.engines.cpu_graph import UNWANTED_OPTIMIZERS, cpu_model
 from speechquant.engines.openvino import add_openvino, openvino_model
 from speechquant.engines.processor import read_processor
-from speechquant.engines.qdq import Spelling
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,14 +30,13 @@ Graph = Path | bytes
 
 @dataclass(frozen=True)
 class BackendProfile:
-    """The spelling of Q/DQ that a provider likes, the graph it is given and its settings.
+    """The graph that a provider is given, in the spelling it likes, and its settings.
 
     `configure` changes the settings that it is handed. Both raise MissingPackageError and
     EngineError.
     """
 
     provider: str
-    spelling: Spelling
     graph_of: Callable[[Bundle], Graph]
     configure: Callable[[onnxruntime.SessionOptions, Bundle, int | None], None]
 
@@ -89,8 +87,8 @@ def _bytes_of(model: ir.Model, bundle: Bundle) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-CPU_PROFILE = BackendProfile(CPU, Spelling.ONNXRUNTIME, _cpu_graph, _configure_cpu)
-OPENVINO_PROFILE = BackendProfile(OPENVINO, Spelling.TENSORRT, _openvino_graph, add_openvino)
+CPU_PROFILE = BackendProfile(CPU, _cpu_graph, _configure_cpu)
+OPENVINO_PROFILE = BackendProfile(OPENVINO, _openvino_graph, add_openvino)
 
 
 def profiles_of(provider: str) -> list[BackendProfile]:
