@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speechquant.engines.cpu_products import replace_value
-from speechquant.engines.graph_writer import MICROSOFT, GraphWriter, constant_of
+from speechquant.engines.graph_writer import (
+    MICROSOFT,
+    GraphWriter,
+    constant_of,
+    producer_of,
+    replace_value,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,7 +51,7 @@ def fuse_attention(model: ir.Model) -> int:
         writer = GraphWriter(model, before=attention.output)
         bias = attention.score_bias
         if bias not in unmasked:
-            unmasked[bias] = _is_zero(GraphWriter(model, before=attention.output), bias)
+            unmasked[bias] = _is_zero(writer, bias)
         fused = writer.add(
             "If",
             unmasked[bias],
@@ -90,9 +95,9 @@ def _branch(attention: _Attention, *, is_masked: bool) -> ir.Graph:
 
 def _attention_around(softmax: ir.Node) -> _Attention | None:
     """Return the attention whose softmax this is, None where it is spelled in another way."""
-    scores = _producer(softmax.inputs[0], "Add")
-    product = None if scores is None else _producer(scores.inputs[0], "Mul")
-    matmul = None if product is None else _producer(product.inputs[0], "MatMul")
+    scores = producer_of(softmax.inputs[0], "Add")
+    product = None if scores is None else producer_of(scores.inputs[0], "Mul")
+    matmul = None if product is None else producer_of(product.inputs[0], "MatMul")
     weighted = _only_user(softmax, "MatMul")
     merged = None if weighted is None else _only_user(weighted, "Transpose", _HEADS_FIRST)
     output = None if merged is None else _only_user(merged, "Reshape")
@@ -122,11 +127,6 @@ def _is_bias_per_frame(bias: ir.Value) -> bool:
     return shape is not None and len(shape) == 4 and shape[1] == 1 and shape[2] == 1
 
 
-def _producer(value: ir.Value | None, operator: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == operator else None
-
-
 def _only_user(node: ir.Node, operator: str, perm: tuple[int, ...] = ()) -> ir.Node | None:
     users = node.outputs[0].uses()
     user = next(iter(users)).node if len(users) == 1 else None
@@ -137,11 +137,11 @@ def _only_user(node: ir.Node, operator: str, perm: tuple[int, ...] = ()) -> ir.N
 
 def _before_split(value: ir.Value | None, perm: tuple[int, ...]) -> tuple[ir.Value, int] | None:
     """Return what is split into heads, [batch, frames, features], and into how many."""
-    transpose = _producer(value, "Transpose")
+    transpose = producer_of(value, "Transpose")
     if transpose is None or tuple(transpose.attributes.get_ints("perm", ())) != perm:
         return None
     split = transpose.inputs[0]
-    reshape = _producer(split, "Reshape")
+    reshape = producer_of(split, "Reshape")
     heads = None if split is None or split.shape is None else split.shape[2]
     source = None if reshape is None else reshape.inputs[0]
     return (source, heads) if source is not None and isinstance(heads, int) else None

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.engines.cpu_products import replace_value
-from speechquant.engines.graph_writer import GraphWriter, constant_of
+from speechquant.engines.graph_writer import GraphWriter, constant_of, other_input, replace_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -110,11 +109,11 @@ def _normed(product: ir.Node) -> _NormedProduct | None:
     mean_squares = [user for square in squares for user, _ in square.outputs[0].uses()]
     if not mean_squares or not all(map(_is_mean_over_time, mean_squares)):
         return None
-    scale = _other_input(scalings[0], output)
+    scale = other_input(scalings[0], output)
     added = [user for user, _ in scalings[0].outputs[0].uses()]
     if scale is None or len(added) != 1 or added[0].op_type != "Add":
         return None
-    shift = _other_input(added[0], scalings[0].outputs[0])
+    shift = other_input(added[0], scalings[0].outputs[0])
     if shift is None or not all(_descends_from(means, value) for value in (scale, shift)):
         return None
     return _NormedProduct(
@@ -153,8 +152,3 @@ def _is_mean_over_time(node: ir.Node) -> bool:
     axes = constant_of(node.inputs[1]) if node.op_type == "ReduceMean" else None
     keeps_axis = node.attributes.get_int("keepdims", 1) == 1
     return axes is not None and axes.tolist() == [_TIME_AXIS] and keeps_axis
-
-
-def _other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    others = [other for other in node.inputs if other is not value]
-    return others[0] if len(others) == 1 else None

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.weights import Levels
-from speechquant.engines.graph_writer import MICROSOFT, GraphWriter, constant_of
+from speechquant.engines.graph_writer import (
+    MICROSOFT,
+    GraphWriter,
+    constant_of,
+    other_input,
+    replace_value,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -111,20 +117,6 @@ def _bias_added(node: ir.Node, channels: int) -> tuple[ir.Node, ir.Value | None]
     add = next(iter(users)).node
     if add.op_type != "Add":
         return node, None
-    others = [value for value in add.inputs if value is not node.outputs[0]]
-    bias = constant_of(others[0]) if len(others) == 1 else None
-    return (node, None) if bias is None or bias.shape != (channels,) else (add, others[0])
-
-
-def replace_value(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
-    """Let `new` take the place, the name and the shape of `old` everywhere."""
-    new.shape, new.type = old.shape, old.type
-    name = old.name
-    old.name = f"{name}_replaced"
-    new.name = name
-    for user, index in list(old.uses()):
-        user.replace_input_with(index, new)
-    outputs = model.graph.outputs
-    for index, output in enumerate(outputs):
-        if output is old:
-            outputs[index] = new
+    added = other_input(add, node.outputs[0])
+    bias = constant_of(added)
+    return (node, None) if bias is None or bias.shape != (channels,) else (add, added)

@@ -36,21 +36,26 @@ class GraphWriter:
 
     def constant(self, values: NDArray[Any]) -> ir.Value:
         """Add an initializer under a name of its own."""
-        import onnx_ir as ir
-
         initializers = self._model.graph.initializers
         name = f"constant_{len(initializers)}"
         while name in initializers:
             name += "_"
-        tensor = ir.tensor(values, name=name)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(values.shape),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        self._model.graph.register_initializer(value)
-        return value
+        return add_constant(self._model, name, values)
+
+
+def add_constant(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Value:
+    """Add an initializer called `name`."""
+    import onnx_ir as ir
+
+    tensor = ir.tensor(values, name=name)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(values.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    model.graph.register_initializer(value)
+    return value
 
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
@@ -58,6 +63,32 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
     if value is None or value.const_value is None:
         return None
     return value.const_value.numpy()
+
+
+def producer_of(value: ir.Value | None, operator: str) -> ir.Node | None:
+    """Return the node that makes `value`, None where that is another operator or none."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == operator else None
+
+
+def other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """Return the one input of `node` that is not `value`, None where there is no such one."""
+    others = [given for given in node.inputs if given is not value]
+    return others[0] if len(others) == 1 else None
+
+
+def replace_value(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
+    """Let `new` take the place, the name and the shape of `old` everywhere."""
+    new.shape, new.type = old.shape, old.type
+    name = old.name
+    old.name = f"{name}_replaced"
+    new.name = name
+    for user, index in list(old.uses()):
+        user.replace_input_with(index, new)
+    outputs = model.graph.outputs
+    for index, output in enumerate(outputs):
+        if output is old:
+            outputs[index] = new
 
 
 def remove_unused(model: ir.Model) -> None:

@@ -17,8 +17,6 @@ from speechquant.engines.session import session_options
 ENGINE_FILE = "engine.onnx"
 _WEIGHTS_FILE = "engine.onnx.data"
 _TARGETS = (None, "cpu", "current")
-# Beyond this ONNX Runtime is to write the weights beside: protobuf refuses files of 2 GiB.
-_EXTERNAL_ABOVE_BYTES = 1 << 30
 
 
 def build_onnxruntime(bundle: Bundle, folder: Path, options: BuildOptions) -> Built:
@@ -70,7 +68,8 @@ def _store_optimised(graph: Path, out: Path) -> None:
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     configure_cpu(settings)
     settings.optimized_model_filepath = str(out)
-    if sum(path.stat().st_size for path in graph.parent.iterdir()) > _EXTERNAL_ABOVE_BYTES:
+    # Too large for one file before, too large after.
+    if graph.with_name(f"{graph.name}.data").is_file():
         settings.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", _WEIGHTS_FILE
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.engines.graph_writer import GraphWriter, constant_of
+from speechquant.engines.graph_writer import GraphWriter, constant_of, other_input, producer_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -61,7 +61,9 @@ def _norm_after(node: ir.Node) -> _Norm | None:
     ends = [reader for reader, _ in rest[0].outputs[0].uses()]
     if [reader.op_type for reader in ends] != ["Add"]:
         return None
-    return _learnt(source, _other(rest[0], source), _other(ends[0], rest[0].outputs[0]), ends[0])
+    return _learnt(
+        source, other_input(rest[0], source), other_input(ends[0], rest[0].outputs[0]), ends[0]
+    )
 
 
 def _learnt(
@@ -69,7 +71,7 @@ def _learnt(
 ) -> _Norm | None:
     gain, inverse = _constant_and_node(scale, "Mul")
     offset, _ = _constant_and_node(shift, "Sub")
-    deviation = _producer(_first_input(inverse, "Reciprocal"), "Sqrt")
+    deviation = producer_of(_first_input(inverse, "Reciprocal"), "Sqrt")
     epsilon, variance = _constant_and_node(_first_input(deviation, "Sqrt"), "Add")
     if gain is None or offset is None or epsilon is None or variance is None:
         return None
@@ -82,11 +84,6 @@ def _is_mean_over_time(node: ir.Node) -> bool:
     return axes is not None and axes.tolist() in ([_TIME_AXIS], [-1])
 
 
-def _producer(value: ir.Value | None, operator: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == operator else None
-
-
 def _first_input(node: ir.Node | None, operator: str) -> ir.Value | None:
     return None if node is None or node.op_type != operator else node.inputs[0]
 
@@ -95,14 +92,9 @@ def _constant_and_node(
     value: ir.Value | None, operator: str
 ) -> tuple[NDArray[Any] | None, ir.Node | None]:
     """Return the constant that `operator` reads to make `value`, and what makes its other input."""
-    node = _producer(value, operator)
+    node = producer_of(value, operator)
     if node is None:
         return None, None
     constants = [found for given in node.inputs if (found := constant_of(given)) is not None]
     others = [given.producer() for given in node.inputs if given and given.producer()]
     return (constants[0] if constants else None), (others[0] if others else None)
-
-
-def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    others = [given for given in node.inputs if given is not value]
-    return others[0] if len(others) == 1 else None

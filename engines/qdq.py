@@ -15,7 +15,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from speechquant.core.bundles import ModelSpec
 from speechquant.core.errors import BundleError, OptionError, ScaleError
@@ -23,6 +22,7 @@ from speechquant.core.onnx_files import WEIGHT_OPERATORS
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import Scale, ScaleTable, largest_level
 from speechquant.core.weights import Levels
+from speechquant.engines.graph_writer import add_constant
 from speechquant.engines.weights import QuantizedWeight, quantize_weight
 
 if TYPE_CHECKING:
@@ -178,9 +178,9 @@ def _replace_weight(
     name = weight.name or ""
     zeros = np.zeros(quantized.scales.shape, quantized.levels.dtype)
     inputs = [
-        _constant(model, f"{name}_quantized", quantized.levels),
-        _constant(model, f"{name}_scale", quantized.scales),
-        _constant(model, f"{name}_zero_point", zeros),
+        add_constant(model, f"{name}_quantized", quantized.levels),
+        add_constant(model, f"{name}_scale", quantized.scales),
+        add_constant(model, f"{name}_zero_point", zeros),
     ]
     del model.graph.initializers[name]
     output = ir.Value(name=name, shape=weight.shape, type=weight.type)
@@ -225,8 +225,8 @@ def _insert_pair(
     name, scale = tensor.name or "", np.float32(row.scale)
     zero_point = np.array(levels.zero_point, levels.dtype)
     pair = [
-        _constant(model, f"{name}_scale", np.array(scale)),
-        _constant(model, f"{name}_zero_point", zero_point),
+        add_constant(model, f"{name}_scale", np.array(scale)),
+        add_constant(model, f"{name}_zero_point", zero_point),
     ]
     nodes: list[ir.Node] = []
     source = tensor
@@ -234,7 +234,7 @@ def _insert_pair(
         # Of the float: ONNX Runtime clips no 16-bit integers and TensorRT none at all. A bound is a
         # level times the scale, and dividing it by the scale again rounds to that level.
         bounds = [
-            _constant(
+            add_constant(
                 model, f"{name}_{end}", np.array(np.float32(level - levels.zero_point) * scale)
             )
             for end, level in (("lowest", levels.lowest), ("highest", levels.highest))
@@ -281,20 +281,6 @@ def _readers(nodes: Sequence[ir.Node], index: int) -> dict[str, list[ir.Node]]:
 def _redirect(users: Sequence[ir.Node], index: int, value: ir.Value) -> None:
     for node in users:
         node.replace_input_with(index, value)
-
-
-def _constant(model: ir.Model, name: str, values: NDArray[Any]) -> ir.Value:
-    import onnx_ir as ir
-
-    tensor = ir.tensor(values, name=name)
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(values.shape),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
-    model.graph.register_initializer(value)
-    return value
 
 
 def _require_opset(model: ir.Model, bits: int) -> None:
