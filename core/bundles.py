@@ -23,6 +23,7 @@ ENGINE_DESCRIPTION = "engine.json"
 MODEL_FILE = "model.onnx"
 VOCABULARY_FILE = "vocab.json"
 FLOAT_PRECISION = "fp32"
+QUANTIZATION_FILE = "quantization.json"  # what a quantization saw and decided
 # The files of a checkpoint that say how audio and labels are read, where it has them.
 TEXT_FILES = (
     VOCABULARY_FILE,

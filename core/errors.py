@@ -9,6 +9,7 @@ SpeechquantError
 |-- ScaleError            a scale table that cannot be used              (ValueError)
 |-- CalibrationError      data or a model that gives no scales           (ValueError)
 |-- EngineError           an engine that cannot be built, or not run here  (ValueError)
+|-- ReportError           a report of a bench that cannot be used         (ValueError)
 |-- OptionError           an option whose value makes no sense           (ValueError)
 |-- OutputExistsError     an output that is already there                (FileExistsError)
 |-- StorageError          a disk that is full or not writable            (OSError)
@@ -52,6 +53,10 @@ class CalibrationError(SpeechquantError, ValueError):
 
 class EngineError(SpeechquantError, ValueError):
     """An engine that cannot be built, or cannot run here."""
+
+
+class ReportError(SpeechquantError, ValueError):
+    """A report of a bench that cannot be used."""
 
 
 class OptionError(SpeechquantError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from speechquant.benchmarks.pictures import (
-    LayerEffect,
-    PercentilePoint,
     TensorAmplitudes,
     draw_distributions,
     draw_layer_effects,
     draw_percentiles,
 )
+from speechquant.benchmarks.search_findings import Search, read_search
 from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.statistics import ActivationStatistics
@@ -29,7 +27,7 @@ from speechquant.engines.stored_weights import stored_weights
 from speechquant.engines.tensorrt_layers import INT8, OTHER, EngineLayer, LayerReport
 from speechquant.pipeline.build import engine_facts, layer_report, print_products
 from speechquant.pipeline.console import print_json, print_table
-from speechquant.pipeline.quantization import REPORT_FILE, summary_of, table_facts
+from speechquant.pipeline.quantization import summary_of, table_facts
 from speechquant.pipeline.steps import bundle_facts
 
 
@@ -155,9 +153,9 @@ def draw_pictures(bundle: Bundle, folder: Path) -> list[Path]:
     table = read_scales(bundle.folder / SCALES_FILE)
     seen = ActivationStatistics.load(statistics)
     draw_distributions([*_activation_rows(bundle, table, seen), *_weight_rows(bundle)], drawn[0])
-    report = json.loads((bundle.folder / REPORT_FILE).read_text(encoding="utf-8"))
-    if "search" in report:
-        drawn += _draw_search(report, folder)
+    search = read_search(bundle)
+    if search is not None:
+        drawn += _draw_search(search, folder)
     return drawn
 
 
@@ -200,18 +198,8 @@ def _amplitudes(
     )
 
 
-def _draw_search(report: dict[str, Any], folder: Path) -> list[Path]:
-    search = report["search"]
-    utterances = search["utterances"]
+def _draw_search(search: Search, folder: Path) -> list[Path]:
     layers, percentiles = folder / "layers.png", folder / "percentiles.png"
-    effects = [
-        LayerEffect(row["layer"], row["points"], row["clipped"], row["utterances"] / utterances)
-        for row in search["layers"]
-    ]
-    draw_layer_effects(effects, search["gamma_points"], layers)
-    points = [
-        PercentilePoint(row["percent"], row["rate"], row["utterances"] / utterances)
-        for row in search["percentiles"]
-    ]
-    draw_percentiles(points, report["percentile"], percentiles)
+    draw_layer_effects(search.effects, search.gamma_points, layers)
+    draw_percentiles(search.points, search.percent, percentiles)
     return [layers, percentiles]

@@ -18,7 +18,13 @@ from speechquant.calibrators.guard import GuardResult, keep_budget
 from speechquant.calibrators.methods import MethodOptions
 from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.calibrators.stablequant import SearchResult
-from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle, require_float
+from speechquant.core.bundles import (
+    DESCRIPTION,
+    QUANTIZATION_FILE,
+    Bundle,
+    load_bundle,
+    require_float,
+)
 from speechquant.core.errors import OptionError
 from speechquant.core.files import (
     new_file,
@@ -48,7 +54,6 @@ from speechquant.pipeline.console import megabytes, print_json, print_table, pro
 
 log = logging.getLogger(__name__)
 
-REPORT_FILE = "quantization.json"
 _FLOAT_BITS = 32
 
 
@@ -237,7 +242,7 @@ def _write(
     report: Mapping[str, Any],
 ) -> Bundle:
     extra: dict[str, bytes | Path] = {
-        REPORT_FILE: (json.dumps(report, indent=1) + "\n").encode(),
+        QUANTIZATION_FILE: (json.dumps(report, indent=1) + "\n").encode(),
     }
     if made.statistics is not None:
         kept = request.work / STATISTICS_FILE

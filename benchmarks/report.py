@@ -1,0 +1,281 @@
+"""The report of a bench as a record: raw samples, nothing rounded; `report.json` is this.
+
+What a page shows of it (medians, intervals, ratios) is computed from it in `report_figures.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechquant.benchmarks.pictures import LayerEffect, PercentilePoint
+from speechquant.benchmarks.search_findings import Search
+from speechquant.core.errors import ReportError
+from speechquant.core.files import new_file
+from speechquant.core.wer import EditCounts, ErrorRate
+
+FORMAT = "speechquant.report/1"
+REPORT_FILE = "report.json"
+FLOAT, OURS, PEER = "float", "ours", "peer"
+MEND = 'make it again with "speechquant bench"'
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What it was measured on."""
+
+    processor: str
+    cores: int
+    memory_bytes: int | None
+    system: str
+    python: str
+    packages: Mapping[str, str]
+    gpu: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How it was measured; `threads` is None where each candidate took what it wanted."""
+
+    threads: int | None
+    lengths_seconds: tuple[float, ...]
+    batches: tuple[int, ...]
+    repeats: int
+    warm_up: str
+    pause_seconds: float
+    normalizer: str
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The clips: `sha256` is of their audio and texts; without texts there are no word errors."""
+
+    name: str
+    sha256: str
+    clips: int
+    seconds: float
+    has_text: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one candidate on one shape, in nanoseconds and in the order they were made.
+
+    Run i of every candidate was made in the same round. `prepare` is from waveforms to what the
+    graph takes, `text` from logits to text; `device` is the network by the GPU's own events, None
+    on a CPU. `peak_bytes` is the most memory that the process had held by then.
+    """
+
+    seconds: float
+    batch: int
+    prepare: tuple[int, ...]
+    network: tuple[int, ...]
+    text: tuple[int, ...]
+    warm_up: tuple[int, ...] = ()
+    device: tuple[int, ...] | None = None
+    peak_bytes: int | None = None
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """Waveforms to text, by run."""
+        parts = zip(self.prepare, self.network, self.text, strict=True)
+        return tuple(map(sum, parts))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A shape that a candidate was not run on, and why."""
+
+    seconds: float
+    batch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The errors of a candidate, clip by clip, and the texts it heard."""
+
+    words: ErrorRate
+    characters: ErrorRate
+    texts: tuple[str, ...]
+    audio_seconds: float
+    compute_seconds: float
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kind of kernel that a backend ran: how often and how long in one run."""
+
+    name: str
+    calls: int
+    nanoseconds: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of one run goes, by kernel, and what products with weights multiply.
+
+    `products` counts them by precision: INT8, FP16, FP32.
+    """
+
+    seconds: float
+    kernels: tuple[Kernel, ...]
+    products: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One candidate: what it is and all that was measured of it.
+
+    `model` is shared by all that come from one float bundle; `role` is float, ours or peer.
+    `failure` says what ended its measurement early; what was measured before is there.
+    """
+
+    name: str
+    model: str
+    role: str
+    source: str
+    how: str
+    provider: str
+    precision: str
+    size_bytes: int | None = None
+    load: tuple[int, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    accuracy: Accuracy | None = None
+    profile: Profile | None = None
+    search: Search | None = None
+    failure: str | None = None
+
+    def cell(self, seconds: float, batch: int) -> Cell | None:
+        """Return the runs on a shape, None where there are none."""
+        found = (cell for cell in self.cells if (cell.seconds, cell.batch) == (seconds, batch))
+        return next(found, None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a bench; the results of one model follow each other, its float one first."""
+
+    created: str
+    machine: Machine
+    method: Method
+    data: DataFacts
+    results: tuple[Result, ...]
+    notes: tuple[str, ...] = ()
+    format: str = field(default=FORMAT)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models in the order of the results."""
+        return tuple(dict.fromkeys(result.model for result in self.results))
+
+    def results_of(self, model: str) -> tuple[Result, ...]:
+        """Return the results of a model."""
+        return tuple(result for result in self.results if result.model == model)
+
+    def baseline_of(self, result: Result) -> Result | None:
+        """Return the float result that `result` is compared with, None where there is none."""
+        floats = (other for other in self.results_of(result.model) if other.role == FLOAT)
+        return next(floats, None)
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the record as JSON, in place of one that is there."""
+    document = asdict(report)
+    for row, result in zip(document["results"], report.results, strict=True):
+        if result.accuracy is not None:
+            # Four numbers a clip in place of four names and four numbers.
+            for unit in ("words", "characters"):
+                row["accuracy"][unit] = _rows_of(getattr(result.accuracy, unit))
+    with new_file(path, force=True) as partial:
+        partial.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _rows_of(rate: ErrorRate) -> list[list[int]]:
+    return [
+        [clip.substitutions, clip.insertions, clip.deletions, clip.reference_length]
+        for clip in rate.clips
+    ]
+
+
+def read_report(path: Path) -> Report:
+    """Return the record in a file, or in the folder of a report; raises ReportError."""
+    path = path / REPORT_FILE if path.is_dir() else path
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReportError(f"{path}: no such report; check the path") from error
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: not a report ({error}); {MEND}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ReportError(f"{path}: not a report of this version ({FORMAT}); {MEND}")
+    try:
+        return report_of(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ReportError(f"{path}: not as this version writes it ({error!r}); {MEND}") from error
+
+
+def report_of(document: Mapping[str, Any]) -> Report:
+    """Return the record from the plain values that JSON holds of it."""
+    method = document["method"]
+    return Report(
+        created=document["created"],
+        machine=Machine(**document["machine"]),
+        method=Method(
+            **{
+                **method,
+                "lengths_seconds": tuple(method["lengths_seconds"]),
+                "batches": tuple(method["batches"]),
+            }
+        ),
+        data=DataFacts(**document["data"]),
+        results=tuple(map(_result_of, document["results"])),
+        notes=tuple(document["notes"]),
+    )
+
+
+def _result_of(row: Mapping[str, Any]) -> Result:
+    return Result(
+        **{
+            **row,
+            "load": tuple(row["load"]),
+            "cells": tuple(Cell(**_with_tuples(cell)) for cell in row["cells"]),
+            "skipped": tuple(Skipped(**skipped) for skipped in row["skipped"]),
+            "accuracy": _accuracy_of(row["accuracy"]),
+            "profile": _profile_of(row["profile"]),
+            "search": _search_of(row["search"]),
+        }
+    )
+
+
+def _with_tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+
+
+def _accuracy_of(row: Mapping[str, Any] | None) -> Accuracy | None:
+    if row is None:
+        return None
+    rates = {unit: _rate_of(row[unit]) for unit in ("words", "characters")}
+    return Accuracy(**{**row, **rates, "texts": tuple(row["texts"])})
+
+
+def _rate_of(rows: Sequence[Sequence[int]]) -> ErrorRate:
+    return ErrorRate(tuple(EditCounts(*row) for row in rows))
+
+
+def _profile_of(row: Mapping[str, Any] | None) -> Profile | None:
+    if row is None:
+        return None
+    return Profile(**{**row, "kernels": tuple(Kernel(**kernel) for kernel in row["kernels"])})
+
+
+def _search_of(row: Mapping[str, Any] | None) -> Search | None:
+    if row is None:
+        return None
+    effects = tuple(LayerEffect(**effect) for effect in row["effects"])
+    points = tuple(PercentilePoint(**point) for point in row["points"])
+    return Search(**{**row, "effects": effects, "points": points})
