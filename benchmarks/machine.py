@@ -7,7 +7,13 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from speechquant.benchmarks.report import Machine
+
 _PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
+_MEASURED_PACKAGES = (
+    "speechquant", "numpy", "onnxruntime", "onnxruntime-ep-openvino", "openvino", "nncf", "torch",
+    "transformers", "tensorrt", "tensorrt-rtx-cu12",
+)  # fmt: skip
 
 
 def processor_name() -> str:
@@ -29,3 +35,38 @@ def describe_machine() -> str:
         except PackageNotFoundError:
             continue
     return ", ".join(parts)
+
+
+def this_machine() -> Machine:
+    """Return the machine as a report keeps it."""
+    versions: dict[str, str] = {}
+    for package in _MEASURED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return Machine(
+        processor=processor_name(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=_memory_bytes(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        packages=versions,
+        gpu=_gpu_name(),
+    )
+
+
+def _memory_bytes() -> int | None:
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    return 1024 * int(meminfo.read_text().partition("MemTotal:")[2].split()[0])
+
+
+def _gpu_name() -> str | None:
+    """Return the first NVIDIA GPU as its driver lists it, None where there is none."""
+    lists = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    for line in lists[0].read_text().splitlines() if lists else ():
+        if line.startswith("Model:"):
+            return line.partition(":")[2].strip()
+    return None

@@ -185,14 +185,19 @@ class Report:
 
 def write_report(report: Report, path: Path) -> None:
     """Write the record as JSON, in place of one that is there."""
-    document = asdict(report)
-    for row, result in zip(document["results"], report.results, strict=True):
-        if result.accuracy is not None:
-            # Four numbers a clip in place of four names and four numbers.
-            for unit in ("words", "characters"):
-                row["accuracy"][unit] = _rows_of(getattr(result.accuracy, unit))
+    document = {**asdict(report), "results": [plain_result(result) for result in report.results]}
     with new_file(path, force=True) as partial:
         partial.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def plain_result(result: Result) -> dict[str, Any]:
+    """Return a result as the plain values that JSON holds."""
+    row = asdict(result)
+    if result.accuracy is not None:
+        # Four numbers a clip in place of four names and four numbers.
+        for unit in ("words", "characters"):
+            row["accuracy"][unit] = _rows_of(getattr(result.accuracy, unit))
+    return row
 
 
 def _rows_of(rate: ErrorRate) -> list[list[int]]:
@@ -233,17 +238,18 @@ def report_of(document: Mapping[str, Any]) -> Report:
             }
         ),
         data=DataFacts(**document["data"]),
-        results=tuple(map(_result_of, document["results"])),
+        results=tuple(map(result_of, document["results"])),
         notes=tuple(document["notes"]),
     )
 
 
-def _result_of(row: Mapping[str, Any]) -> Result:
+def result_of(row: Mapping[str, Any]) -> Result:
+    """Return a result from the plain values that JSON holds of it."""
     return Result(
         **{
             **row,
             "load": tuple(row["load"]),
-            "cells": tuple(Cell(**_with_tuples(cell)) for cell in row["cells"]),
+            "cells": tuple(cell_of(cell) for cell in row["cells"]),
             "skipped": tuple(Skipped(**skipped) for skipped in row["skipped"]),
             "accuracy": _accuracy_of(row["accuracy"]),
             "profile": _profile_of(row["profile"]),
@@ -252,8 +258,12 @@ def _result_of(row: Mapping[str, Any]) -> Result:
     )
 
 
-def _with_tuples(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+def cell_of(row: Mapping[str, Any]) -> Cell:
+    """Return a cell from the plain values that JSON holds of it."""
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
+    }
+    return Cell(**values)
 
 
 def _accuracy_of(row: Mapping[str, Any] | None) -> Accuracy | None:

@@ -10,6 +10,7 @@ SpeechquantError
 |-- CalibrationError      data or a model that gives no scales           (ValueError)
 |-- EngineError           an engine that cannot be built, or not run here  (ValueError)
 |-- ReportError           a report of a bench that cannot be used         (ValueError)
+|-- RegressionError       a report that is worse than an older one
 |-- OptionError           an option whose value makes no sense           (ValueError)
 |-- OutputExistsError     an output that is already there                (FileExistsError)
 |-- StorageError          a disk that is full or not writable            (OSError)
@@ -57,6 +58,10 @@ class EngineError(SpeechquantError, ValueError):
 
 class ReportError(SpeechquantError, ValueError):
     """A report of a bench that cannot be used."""
+
+
+class RegressionError(SpeechquantError):
+    """A report that is worse than an older one, beyond noise and beyond what was allowed."""
 
 
 class OptionError(SpeechquantError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -100,17 +100,17 @@ class Recognizer:
 
     def __init__(self, bundle: Bundle, session: Session, limits: Limits | None = None) -> None:
         self.spec: ModelSpec = bundle.spec
-        self._session = session
+        self.session = session
         self._limits = limits
         self._decoder = CtcDecoder.from_bundle(bundle)
 
     @property
     def provider(self) -> str:
         """What the session runs on."""
-        return self._session.provider
+        return self.session.provider
 
     def __enter__(self) -> Recognizer:
-        self._session.__enter__()
+        self.session.__enter__()
         return self
 
     def __exit__(
@@ -119,7 +119,7 @@ class Recognizer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._session.__exit__(kind, error, trace)
+        self.session.__exit__(kind, error, trace)
 
     def check(self, wave: Waveform, name: str) -> None:
         """Raise AudioError, naming the clip, where the model cannot take `wave`."""
@@ -166,10 +166,13 @@ class Recognizer:
 
     def _run(self, waves: list[Waveform]) -> list[Transcript]:
         feeds = feeds_of(self.spec, waves)
-        logits = self._session.run(feeds)["logits"]
+        return self.transcripts_of(self.session.run(feeds)["logits"], feeds["input_lengths"])
+
+    def transcripts_of(self, logits: NDArray[Any], lengths: Iterable[int]) -> list[Transcript]:
+        """Return what the logits of a padded batch say, whose clips have `lengths` samples."""
         return [
             self._transcript_of(row[: self.spec.frames_of(int(length))])
-            for row, length in zip(logits, feeds["input_lengths"], strict=True)
+            for row, length in zip(logits, lengths, strict=True)
         ]
 
     def _transcript_of(self, logits: NDArray[Any]) -> Transcript:
@@ -185,7 +188,11 @@ class Recognizer:
 
 
 def open_recognizer(
-    source: Bundle | Engine | str | Path, *, provider: str = AUTO, threads: int | None = None
+    source: Bundle | Engine | str | Path,
+    *,
+    provider: str = AUTO,
+    threads: int | None = None,
+    profile_to: Path | None = None,
 ) -> Recognizer:
     """Return a recognizer on a bundle or an engine, as `open_session` takes them."""
     source = load_source(source)
@@ -196,7 +203,7 @@ def open_recognizer(
     limits = source.manifest.samples if isinstance(source, Engine) else None
     if isinstance(source, Engine):
         _refuse_least_batch(source)
-    session = open_session(source, provider=provider, threads=threads)
+    session = open_session(source, provider=provider, threads=threads, profile_to=profile_to)
     return Recognizer(described, session, limits)
 
 

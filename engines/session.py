@@ -55,7 +55,9 @@ class Session(Protocol):
         ...
 
 
-def session_options(threads: int | None) -> onnxruntime.SessionOptions:
+def session_options(
+    threads: int | None, profile_to: Path | None = None
+) -> onnxruntime.SessionOptions:
     """Return what every session of ONNX Runtime is opened with."""
     import onnxruntime
 
@@ -63,6 +65,9 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     options.log_severity_level = 3  # errors alone; the rest is about the graph's spelling
     if threads is not None:
         options.intra_op_num_threads = threads
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to)
     return options
 
 
@@ -102,15 +107,24 @@ class OnnxRuntimeSession:
         values = self._session.run(self._outputs, dict(feeds))
         return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
 
+    def end_profiling(self) -> Path:
+        """Return the file with the times of each node, where the options asked for one."""
+        return Path(self._session.end_profiling())
+
 
 def open_session(
-    source: Bundle | Engine | str | Path, *, provider: str = AUTO, threads: int | None = None
+    source: Bundle | Engine | str | Path,
+    *,
+    provider: str = AUTO,
+    threads: int | None = None,
+    profile_to: Path | None = None,
 ) -> Session:
     """Return a session on a bundle or an engine, a folder of either or one already loaded.
 
     `provider` is what a bundle runs on: cpu, openvino, or auto, which is openvino on Intel's
     processors. One that is missing or fails is replaced by cpu with a warning. `threads` is the
-    number of cores one call may use, None for all. Raises BundleError, EngineError, OptionError.
+    number of cores one call may use, None for all. With `profile_to`, the start of a file's path,
+    ONNX Runtime times every node. Raises BundleError, EngineError, OptionError.
     """
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")
@@ -118,14 +132,14 @@ def open_session(
         raise OptionError(f"no provider {provider!r}; choose one of {', '.join(PROVIDERS)}")
     source = load_source(source)
     if isinstance(source, Engine):
-        return _engine_session(source, provider, threads)
+        return _engine_session(source, provider, session_options(threads, profile_to))
     *preferred, last = profiles_of(provider)
     for profile in preferred:
         try:
-            return _bundle_session(source, profile, threads)
+            return _bundle_session(source, profile, threads, profile_to)
         except (EngineError, MissingPackageError) as error:
             log.warning("warning: %s; running on ONNX Runtime's own CPU provider instead", error)
-    return _bundle_session(source, last, threads)
+    return _bundle_session(source, last, threads, profile_to)
 
 
 def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
@@ -136,8 +150,10 @@ def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
     return load_engine(folder) if is_engine(folder) else load_bundle(folder)
 
 
-def _bundle_session(bundle: Bundle, profile: BackendProfile, threads: int | None) -> Session:
-    options = session_options(threads)
+def _bundle_session(
+    bundle: Bundle, profile: BackendProfile, threads: int | None, profile_to: Path | None
+) -> Session:
+    options = session_options(threads, profile_to)
     profile.configure(options, bundle, threads)
     graph = profile.graph_of(bundle)
     try:
@@ -152,7 +168,7 @@ def _bundle_session(bundle: Bundle, profile: BackendProfile, threads: int | None
         ) from error
 
 
-def _engine_session(engine: Engine, provider: str, threads: int | None) -> Session:
+def _engine_session(engine: Engine, provider: str, options: onnxruntime.SessionOptions) -> Session:
     backend = engine.manifest.backend
     if provider != AUTO and (backend, provider) != (ONNXRUNTIME, CPU):
         raise OptionError(
@@ -165,7 +181,6 @@ def _engine_session(engine: Engine, provider: str, threads: int | None) -> Sessi
         return TensorRtSession(engine)
     if backend != ONNXRUNTIME:
         raise EngineError(f"{engine.folder}: made for {backend!r}, which this version cannot run")
-    options = session_options(threads)
     configure_cpu(options)
     try:
         return OnnxRuntimeSession(engine.engine_path, options)

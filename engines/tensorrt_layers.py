@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import EngineError
 from speechquant.core.onnx_files import WEIGHT_OPERATORS
 
@@ -171,6 +172,13 @@ class LayerReport:
 def _what(product: Product) -> str:
     what = "convolution" if product.operator == "Conv" else "matmul"
     return f"{what} with weights" if product.weighted else f"{what} of activations"
+
+
+def layer_report(engine: Engine) -> LayerReport | None:
+    """Return the layers of an engine, None where its backend lists none; raises EngineError."""
+    if LAYERS_FILE not in engine.files:
+        return None
+    return read_layers(engine.folder / LAYERS_FILE)
 
 
 def read_layers(path: Path) -> LayerReport:

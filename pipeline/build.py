@@ -9,7 +9,7 @@ from typing import Any
 from speechquant.core.bundles import load_bundle
 from speechquant.core.engine_folders import Engine
 from speechquant.engines.build import build_engine, options_from_text
-from speechquant.engines.tensorrt_layers import LAYERS_FILE, LayerReport, read_layers
+from speechquant.engines.tensorrt_layers import LayerReport, layer_report
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 
 
@@ -35,13 +35,6 @@ def run_build(bundle: Path, out: Path, *, force: bool, as_json: bool, **asked: A
 def engine_bytes(engine: Engine) -> int:
     """Return the size of what the backend loads, without logs and texts."""
     return engine.engine_path.stat().st_size
-
-
-def layer_report(engine: Engine) -> LayerReport | None:
-    """Return the layers of an engine, None where its backend lists none."""
-    if LAYERS_FILE not in engine.files:
-        return None
-    return read_layers(engine.folder / LAYERS_FILE)
 
 
 def engine_facts(engine: Engine) -> dict[str, Any]:

@@ -24,8 +24,14 @@ from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales
 from speechquant.engines.stored_weights import stored_weights
-from speechquant.engines.tensorrt_layers import INT8, OTHER, EngineLayer, LayerReport
-from speechquant.pipeline.build import engine_facts, layer_report, print_products
+from speechquant.engines.tensorrt_layers import (
+    INT8,
+    OTHER,
+    EngineLayer,
+    LayerReport,
+    layer_report,
+)
+from speechquant.pipeline.build import engine_facts, print_products
 from speechquant.pipeline.console import print_json, print_table
 from speechquant.pipeline.quantization import summary_of, table_facts
 from speechquant.pipeline.steps import bundle_facts

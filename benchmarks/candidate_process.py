@@ -1,0 +1,255 @@
+"""A candidate in a process of its own: its memory is its own, and its crash ends nothing else.
+
+The parent starts a Python that runs `main` and asks it for one thing at a time over a pipe. It is
+not multiprocessing's spawn, which would run the script of a caller a second time.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from speechquant.benchmarks.candidates import Candidate
+from speechquant.benchmarks.evaluation import evaluate
+from speechquant.benchmarks.kernel_profile import profile_from_trace
+from speechquant.benchmarks.latency import Sample, run_once
+from speechquant.benchmarks.report import Accuracy, Profile
+from speechquant.core.audio import Waveform
+from speechquant.core.errors import AudioError
+from speechquant.core.manifests import LabelledClip
+from speechquant.core.progress import OnStep
+from speechquant.engines.recognizer import Recognizer
+from speechquant.engines.session import OnnxRuntimeSession
+
+_PROFILED_RUNS = 3
+_BYTES_PER_KIB = 1024
+_END_SECONDS = 10.0
+Entered = TypeVar("Entered", bound="CandidateProcess")
+
+
+class CandidateError(Exception):
+    """A candidate that could not be opened or run; says why on one line."""
+
+
+class UnsuitableError(Exception):
+    """A shape that a candidate does not take; says why on one line."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How long opening took, imports included, and what it runs on."""
+
+    nanoseconds: int
+    provider: str
+
+
+class Worker:
+    """What the process does when it is asked to."""
+
+    def __init__(self, candidate: Candidate, threads: int | None) -> None:
+        self._candidate, self._threads = candidate, threads
+        self._recognizer: Recognizer | None = None
+        self._waves: Sequence[Waveform] = ()
+
+    @property
+    def recognizer(self) -> Recognizer:
+        """The candidate, which `open` has opened."""
+        if self._recognizer is None:
+            raise RuntimeError("open the candidate first")
+        return self._recognizer
+
+    def open(self) -> Opened:
+        """Open the candidate."""
+        started = time.perf_counter_ns()
+        self._recognizer = self._candidate.open(self._threads).__enter__()
+        return Opened(time.perf_counter_ns() - started, self._recognizer.provider)
+
+    def take(self, waves: Sequence[Waveform]) -> None:
+        """Keep the batch to run; raises AudioError where the candidate does not take it."""
+        for index, wave in enumerate(waves):
+            self.recognizer.check(wave, f"piece {index}")
+        self._waves = waves
+
+    def run(self) -> Sample:
+        """Run the batch once."""
+        return run_once(self.recognizer, self._waves)
+
+    def peak_bytes(self) -> int | None:
+        """Return the most memory that this process has held, None where the system does not say."""
+        with suppress(OSError):
+            status = Path("/proc/self/status").read_text(encoding="ascii")
+            return _BYTES_PER_KIB * int(status.partition("VmHWM:")[2].split()[0])
+        return None
+
+    def evaluate(self, clips: Sequence[LabelledClip], normalizer: str, on_step: OnStep) -> Accuracy:
+        """Count the errors on `clips`."""
+        found = evaluate(self.recognizer, clips, normalizer=normalizer, on_step=on_step)
+        return Accuracy(
+            found.words,
+            found.characters,
+            tuple(clip.hypothesis for clip in found.clips),
+            found.audio_seconds,
+            found.compute_seconds,
+        )
+
+    def profile(self, waves: Sequence[Waveform]) -> Profile | None:
+        """Return where the time of one run goes, None where the backend does not tell."""
+        with tempfile.TemporaryDirectory() as folder:
+            recognizer = self._candidate.open(self._threads, profile_to=Path(folder) / "trace")
+            with recognizer:
+                session = recognizer.session
+                if not isinstance(session, OnnxRuntimeSession) or recognizer.provider != "cpu":
+                    return self._candidate.built_profile
+                run_once(recognizer, waves)
+                for _ in range(_PROFILED_RUNS):
+                    run_once(recognizer, waves)
+                seconds = len(waves[0]) / recognizer.spec.sample_rate_hz
+                return profile_from_trace(session.end_profiling(), seconds)
+
+
+class CandidateProcess:
+    """The process, as its parent sees it; a context manager.
+
+    Its methods raise CandidateError where the candidate fails, or where the process dies.
+    """
+
+    def __init__(self, candidate: Candidate, threads: int | None) -> None:
+        ours, theirs = Pipe()
+        self._connection = ours
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    f"from {__name__} import main; main()",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                # What libraries print must not end up in a JSON document on stdout.
+                stdout=sys.stderr.fileno() if _has_number(sys.stderr) else subprocess.DEVNULL,
+            )
+        ours.send((candidate, threads))
+
+    def __enter__(self: Entered) -> Entered:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def open(self) -> Opened:
+        """Open the candidate."""
+        opened: Opened = self._call("open")
+        return opened
+
+    def take(self, waves: Sequence[Waveform]) -> None:
+        """Hand over the batch to run; raises UnsuitableError where the candidate refuses it."""
+        self._call("take", waves)
+
+    def run(self) -> Sample:
+        """Run the batch once."""
+        sample: Sample = self._call("run")
+        return sample
+
+    def peak_bytes(self) -> int | None:
+        """Return the most memory that the process has held."""
+        peak: int | None = self._call("peak_bytes")
+        return peak
+
+    def evaluate(
+        self, clips: Sequence[LabelledClip], normalizer: str, on_step: OnStep | None = None
+    ) -> Accuracy:
+        """Count the errors on `clips`."""
+        accuracy: Accuracy = self._call("evaluate", clips, normalizer, on_step=on_step)
+        return accuracy
+
+    def profile(self, waves: Sequence[Waveform]) -> Profile | None:
+        """Return where the time of one run goes, None where the backend does not tell."""
+        profile: Profile | None = self._call("profile", waves)
+        return profile
+
+    def _call(self, name: str, *arguments: object, on_step: OnStep | None = None) -> Any:
+        try:
+            self._connection.send((name, arguments))
+            while True:
+                kind, value = self._connection.recv()
+                if kind == "step":
+                    if on_step is not None:
+                        on_step(*value)
+                    continue
+                break
+        except (EOFError, OSError) as error:
+            raise CandidateError(self._death()) from error
+        if kind == "unsuitable":
+            raise UnsuitableError(value)
+        if kind == "error":
+            raise CandidateError(value)
+        return value
+
+    def _death(self) -> str:
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "its process stopped answering"
+        if code == -signal.SIGKILL:
+            return "its process was killed, as a system does when it runs out of memory"
+        if code < 0:
+            return f"its process crashed ({signal.Signals(-code).name})"
+        return f"its process ended with exit code {code}"
+
+
+def _has_number(stream: Any) -> bool:
+    try:
+        stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True
+
+
+def serve(connection: Connection) -> None:
+    """Do what the parent asks for until it hangs up."""
+    candidate, threads = connection.recv()
+    worker = Worker(candidate, threads)
+    while True:
+        try:
+            name, arguments = connection.recv()
+        except EOFError:
+            return
+        options: dict[str, Callable[[int, int], None]] = {}
+        if name == "evaluate":
+            options["on_step"] = lambda done, total: connection.send(("step", (done, total)))
+        try:
+            answer = ("done", getattr(worker, name)(*arguments, **options))
+        except AudioError as error:
+            answer = ("unsuitable" if name == "take" else "error", str(error))
+        except Exception as error:  # the parent says what failed, and measures the others
+            answer = ("error", " ".join(str(error).split()) or type(error).__name__)
+        connection.send(answer)
+
+
+def main() -> None:
+    """Serve the parent at the other end of the pipe whose number is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then hangs up
+    with Connection(int(sys.argv[1])) as to_parent:
+        serve(to_parent)

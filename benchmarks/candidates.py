@@ -1,0 +1,189 @@
+"""What a bench compares: bundles on each provider, engines, and other tools' versions of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechquant.benchmarks.report import FLOAT, OURS, Profile
+from speechquant.benchmarks.search_findings import Search, read_search
+from speechquant.core.bundles import FLOAT_PRECISION, Bundle
+from speechquant.core.engine_folders import Engine
+from speechquant.core.errors import EngineError, OptionError
+from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS
+from speechquant.engines.recognizer import Recognizer, open_recognizer
+from speechquant.engines.session import load_source
+from speechquant.engines.tensorrt_layers import layer_report
+
+_HOW = {
+    CPU: "ONNX Runtime's CPU provider",
+    OPENVINO: "OpenVINO through ONNX Runtime",
+}
+_SHORT_HASH = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to be measured; it is opened in a process of its own.
+
+    `model` is shared by all that come from one float bundle. `products` are those of an engine
+    whose build listed them.
+    """
+
+    name: str
+    model: str
+    role: str
+    source: Path
+    how: str
+    provider: str
+    precision: str
+    size_bytes: int | None
+    sha256: str
+    sample_rate_hz: int
+    search: Search | None = None
+    products: Mapping[str, int] | None = None
+
+    def open(self, threads: int | None, profile_to: Path | None = None) -> Recognizer:
+        """Return a recognizer that runs on what the candidate says, and on nothing else.
+
+        Raises what `open_recognizer` raises, and EngineError where the provider is not to be had.
+        """
+        with _Warnings() as heard:
+            recognizer = open_recognizer(
+                self.source, provider=self.provider, threads=threads, profile_to=profile_to
+            )
+        if self.provider != AUTO and recognizer.provider != self.provider:
+            reason = heard[-1].partition("; running on")[0] if heard else "it is not to be had here"
+            raise EngineError(f"{self.provider}: {reason}")
+        return recognizer
+
+    @property
+    def built_profile(self) -> Profile | None:
+        """What the build of an engine tells of its products, without any time."""
+        return None if self.products is None else Profile(0.0, (), self.products)
+
+
+class _Warnings(logging.Handler):
+    """Keeps what is logged as a warning while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage().removeprefix("warning: "))
+
+    def __enter__(self) -> list[str]:
+        logging.getLogger("speechquant").addHandler(self)
+        return self.heard
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("speechquant").removeHandler(self)
+
+
+def candidates_of(folders: Sequence[Path], providers: Sequence[str]) -> list[Candidate]:
+    """Return a candidate for each engine, and for each bundle on each of the providers.
+
+    Those of one model follow each other, its float bundle first. Raises BundleError or EngineError
+    for a folder that is damaged, OptionError for a provider that there is not.
+    """
+    for provider in providers:
+        if provider not in PROVIDERS or provider == AUTO:
+            raise OptionError(f"no provider {provider!r} to bench; choose of {CPU}, {OPENVINO}")
+    if not folders:
+        raise OptionError("nothing to bench; give a bundle or an engine")
+    places = dict.fromkeys(folder.resolve() for folder in folders)
+    sources = [load_source(folder) for folder in places]
+    names = _names([source.folder for source in sources])
+    models = _models(sources)
+    found: list[Candidate] = []
+    for source, name, model in zip(sources, names, models, strict=True):
+        if isinstance(source, Engine):
+            found.append(_engine_candidate(source, name, model))
+        else:
+            found += [_bundle_candidate(source, name, model, provider) for provider in providers]
+    order = list(dict.fromkeys(candidate.model for candidate in found))
+    return sorted(found, key=lambda one: (order.index(one.model), one.role != FLOAT))
+
+
+def _bundle_candidate(bundle: Bundle, name: str, model: str, provider: str) -> Candidate:
+    return Candidate(
+        name=f"{name} ({provider})",
+        model=model,
+        role=FLOAT if bundle.spec.precision == FLOAT_PRECISION else OURS,
+        source=bundle.folder,
+        how=_HOW[provider],
+        provider=provider,
+        precision=bundle.spec.precision,
+        size_bytes=sum(path.stat().st_size for path in bundle.folder.glob("model.onnx*")),
+        sha256=bundle.model_sha256,
+        sample_rate_hz=bundle.spec.sample_rate_hz,
+        search=read_search(bundle),
+    )
+
+
+def _engine_candidate(engine: Engine, name: str, model: str) -> Candidate:
+    manifest = engine.manifest
+    return Candidate(
+        name=name,
+        model=model,
+        # An engine is something that was made, also where it is made of a float bundle.
+        role=OURS,
+        source=engine.folder,
+        how=f"engine of {manifest.backend} for {manifest.target}, rest in {manifest.rest}",
+        provider=AUTO,
+        precision=manifest.source["precision"],
+        size_bytes=engine.engine_path.stat().st_size,
+        sha256=engine.files.get(manifest.engine_file, ""),
+        sample_rate_hz=engine.spec.sample_rate_hz,
+        products=_built_products(engine),
+    )
+
+
+def _built_products(engine: Engine) -> dict[str, int] | None:
+    report = layer_report(engine)
+    if report is None:
+        return None
+    placed = [item for item in report.placed() if item.product.weighted and item.layer is not None]
+    return dict(Counter(item.layer.precision for item in placed if item.layer is not None))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the folders' last parts, or their whole paths where those are not different."""
+    last = [folder.name for folder in folders]
+    taken = Counter(last)
+    return [
+        name if taken[name] == 1 else str(folder)
+        for name, folder in zip(last, folders, strict=True)
+    ]
+
+
+def _models(sources: Sequence[Bundle | Engine]) -> list[str]:
+    """Return for each the name of the checkpoint it goes back to, told apart by the float graph."""
+    roots = [_root(source) for source in sources]
+    graphs: dict[str, list[str]] = {}
+    for checkpoint, sha256 in dict.fromkeys(roots):
+        graphs.setdefault(checkpoint, []).append(sha256)
+    return [
+        checkpoint if len(graphs[checkpoint]) == 1 else f"{checkpoint} {sha256[:_SHORT_HASH]}"
+        for checkpoint, sha256 in roots
+    ]
+
+
+def _root(source: Bundle | Engine) -> tuple[str, str]:
+    """Return the checkpoint and the hash of the float graph that `source` goes back to."""
+    facts: Mapping[str, Any]
+    if isinstance(source, Engine):
+        facts = source.manifest.source
+    else:
+        facts = {"model_sha256": source.model_sha256, "made_from": source.made_from}
+    while "parent" in facts["made_from"]:
+        facts = facts["made_from"]["parent"]
+    checkpoint = str(facts["made_from"].get("checkpoint", source.folder.name))
+    # Where a checkpoint lies is of no interest to who reads the report.
+    is_path = Path(checkpoint).is_absolute() or checkpoint.startswith(".")
+    return Path(checkpoint).name if is_path else checkpoint, facts["model_sha256"]

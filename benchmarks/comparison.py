@@ -1,0 +1,248 @@
+"""What changed between two reports beyond noise, and what of it is a regression.
+
+Two runs never meet the same machine: another job, another clock. Within a run every round holds the
+float model too, so a candidate is judged by its time in units of float's in the same round; what
+slowed a whole run down cancels out. Only where there is no float model are seconds compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.benchmarks.report import Report, Result
+from speechquant.core.errors import OptionError
+from speechquant.core.wer import difference_interval
+
+# Over all shapes of all candidates together one false alarm in twenty comparisons.
+_FALSE_ALARMS = 0.05
+_RESAMPLES = 20_000
+_LEAST_TAIL_DRAWS = 3  # an interval whose end rests on fewer draws says nothing
+SAME, BETTER, WORSE, REGRESSION = "same", "better", "worse", "REGRESSION"
+_PERCENT = 100.0
+_BYTES_PER_MB = 1e6
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What may get worse: shares of time and of bytes, and points of WER."""
+
+    slowdown: float = 0.10
+    growth: float = 0.10
+    wer_points: float = 0.3
+
+    def __post_init__(self) -> None:
+        if min(self.slowdown, self.growth, self.wer_points) < 0:
+            raise OptionError("a bound of a comparison is negative; give 0 or more")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One quantity in both reports; `change` is new / old, of a WER the difference in points.
+
+    `low` and `high` are its interval, None where nothing is left to chance.
+    """
+
+    candidate: str
+    what: str
+    unit: str
+    old: float
+    new: float
+    change: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that could be compared, and what could not."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def regressions(self) -> tuple[Change, ...]:
+        """What got worse beyond noise and beyond its bound."""
+        return tuple(change for change in self.changes if change.verdict == REGRESSION)
+
+
+def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> Comparison:
+    """Return what changed from `old` to `new`."""
+    bounds = bounds or Bounds()
+    pairs = [(before, after) for before in old.results if (after := _named(new, before.name))]
+    tests = sum(len(_shared_shapes(*pair)) + 1 for pair in pairs)
+    changes: list[Change] = []
+    for before, after in pairs:
+        changes += _failures(before, after)
+        changes += _latencies(old, new, (before, after), bounds, _FALSE_ALARMS / max(tests, 1))
+        changes += _sizes(before, after, bounds)
+        if old.data.sha256 == new.data.sha256 and old.method.normalizer == new.method.normalizer:
+            changes += _errors(before, after, bounds)
+    return Comparison(tuple(changes), tuple(_notes(old, new)))
+
+
+def _named(report: Report, name: str) -> Result | None:
+    return next((result for result in report.results if result.name == name), None)
+
+
+def _notes(old: Report, new: Report) -> Iterator[str]:
+    old_names = {result.name for result in old.results}
+    new_names = {result.name for result in new.results}
+    for name in sorted(old_names - new_names):
+        yield f"{name} is in the old report only"
+    for name in sorted(new_names - old_names):
+        yield f"{name} is in the new report only"
+    if (old.machine.processor, old.machine.cores) != (new.machine.processor, new.machine.cores):
+        yield f"other machines: {old.machine.processor}, then {new.machine.processor}"
+    if old.method.threads != new.method.threads:
+        yield f"other threads: {old.method.threads}, then {new.method.threads}"
+    for package in sorted({*old.machine.packages, *new.machine.packages}):
+        versions = [report.machine.packages.get(package, "none") for report in (old, new)]
+        if versions[0] != versions[1]:
+            yield f"{package} was {versions[0]}, is {versions[1]}"
+    if old.data.sha256 != new.data.sha256:
+        yield "other data, so errors are not compared"
+
+
+def _failures(before: Result, after: Result) -> Iterator[Change]:
+    if before.failure is None and after.failure is not None:
+        yield Change(after.name, f"fails now: {after.failure}", "", 0, 1, 0, None, None, REGRESSION)
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def _shared_shapes(before: Result, after: Result) -> list[tuple[float, int]]:
+    shapes = [(cell.seconds, cell.batch) for cell in before.cells]
+    return [shape for shape in shapes if after.cell(*shape) is not None]
+
+
+def _latencies(
+    old: Report, new: Report, pair: tuple[Result, Result], bounds: Bounds, false_alarms: float
+) -> Iterator[Change]:
+    before, after = pair
+    is_yardstick = old.baseline_of(before) is before and len(old.results_of(before.model)) > 1
+    draws: list[Floats] = []
+    logs: list[float] = []
+    rng = np.random.default_rng(0)
+    unit = "s"
+    for shape in _shared_shapes(before, after):
+        rows = _times(old, before, shape), _times(new, after, shape)
+        unit = "of float's time" if rows[0].is_relative and rows[1].is_relative else "s"
+        first, second = (row.relative if unit != "s" else row.seconds for row in rows)
+        medians = float(np.median(first)), float(np.median(second))
+        drawn = _drawn_medians(second, rng) / _drawn_medians(first, rng)
+        draws.append(np.log(drawn))
+        logs.append(math.log(medians[1] / medians[0]))
+        low, high = _interval(drawn, false_alarms)
+        verdict = _verdict(medians[1] / medians[0], low, high, bounds.slowdown)
+        yield Change(
+            after.name, f"latency at {shape[0]:g} s x {shape[1]}", unit, *medians,
+            medians[1] / medians[0], low, high, SAME if is_yardstick else verdict,
+        )  # fmt: skip
+    if len(logs) > 1:
+        # Single shapes may each be lost in noise where all together are not.
+        whole = math.exp(float(np.mean(logs)))
+        low, high = _interval(np.exp(np.mean(draws, axis=0)), false_alarms)
+        verdict = _verdict(whole, low, high, bounds.slowdown)
+        yield Change(
+            after.name, "latency, mean of all shapes", unit, 1.0, whole, whole, low, high,
+            SAME if is_yardstick else verdict,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Seconds of each run, and the same in units of the float model's run of that round."""
+
+    seconds: Floats
+    relative: Floats
+    is_relative: bool
+
+
+def _times(report: Report, result: Result, shape: tuple[float, int]) -> _Times:
+    cell = result.cell(*shape)
+    seconds = np.asarray(cell.whole if cell else (), np.float64) / 1e9
+    baseline = report.baseline_of(result)
+    base = None if baseline is None or baseline is result else baseline.cell(*shape)
+    if base is None or len(base.whole) != len(seconds):
+        return _Times(seconds, seconds, is_relative=False)
+    return _Times(seconds, seconds / (np.asarray(base.whole) / 1e9), is_relative=True)
+
+
+def _drawn_medians(values: Floats, rng: np.random.Generator) -> Floats:
+    drawn = rng.integers(0, len(values), (_RESAMPLES, len(values)))
+    return np.asarray(np.median(values[drawn], axis=1), np.float64)
+
+
+def _interval(drawn: Floats, false_alarms: float) -> tuple[float, float]:
+    tail = max(false_alarms / 2, _LEAST_TAIL_DRAWS / len(drawn))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _verdict(change: float, low: float, high: float, bound: float) -> str:
+    if low <= 1 <= high:
+        return SAME
+    if change < 1:
+        return BETTER
+    return REGRESSION if change > 1 + bound else WORSE
+
+
+# --- bytes and errors ---------------------------------------------------------------------------
+
+
+def _sizes(before: Result, after: Result, bounds: Bounds) -> Iterator[Change]:
+    shapes = _shared_shapes(before, after)
+    yield from _bytes(after.name, "size", before.size_bytes, after.size_bytes, bounds)
+    peaks = _peak(before, shapes), _peak(after, shapes)
+    yield from _bytes(after.name, "peak memory", *peaks, bounds)
+
+
+def _bytes(
+    name: str, what: str, old: int | None, new: int | None, bounds: Bounds
+) -> Iterator[Change]:
+    if not old or new is None:
+        return
+    change = new / old
+    verdict = SAME if change == 1 else BETTER if change < 1 else WORSE
+    if change > 1 + bounds.growth:
+        verdict = REGRESSION
+    megabytes = old / _BYTES_PER_MB, new / _BYTES_PER_MB
+    yield Change(name, what, "MB", *megabytes, change, None, None, verdict)
+
+
+def _peak(result: Result, shapes: Sequence[tuple[float, int]]) -> int | None:
+    cells = (result.cell(*shape) for shape in shapes)
+    return max((cell.peak_bytes for cell in cells if cell and cell.peak_bytes), default=None)
+
+
+def _errors(before: Result, after: Result, bounds: Bounds) -> Iterator[Change]:
+    if before.accuracy is None or after.accuracy is None:
+        return
+    first, second = before.accuracy.words, after.accuracy.words
+    if not first.reference_length:
+        return
+    found = difference_interval(first, second)
+    points, low, high = (_PERCENT * value for value in (found.difference, found.low, found.high))
+    verdict = SAME
+    if low > 0:
+        verdict = REGRESSION if points > bounds.wer_points else WORSE
+    elif high < 0:
+        verdict = BETTER
+    yield Change(
+        after.name, "WER", "%", _PERCENT * first.rate, _PERCENT * second.rate, points, low, high,
+        verdict,
+    )  # fmt: skip
+
+
+def comparison_facts(comparison: Comparison) -> dict[str, object]:
+    """Return a comparison as plain values."""
+    return {**asdict(comparison), "regressions": len(comparison.regressions)}

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from quantized import w8a8
+
+from speechquant.benchmarks import bench
+from speechquant.benchmarks.bench import JOURNAL_FILE, Plan, run_bench
+from speechquant.benchmarks.candidate_process import (
+    CandidateError,
+    CandidateProcess,
+    UnsuitableError,
+)
+from speechquant.benchmarks.candidates import Candidate, candidates_of
+from speechquant.benchmarks.evaluation import evaluate
+from speechquant.benchmarks.report import FLOAT
+from speechquant.core.bundles import Bundle
+from speechquant.core.errors import OptionError
+from speechquant.core.manifests import LabelledClip
+from speechquant.engines import open_recognizer
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    quantized = w8a8(tiny_bundle, tmp_path_factory.mktemp("bench") / "w8a8")
+    return [tiny_bundle.folder, quantized.folder]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledClip, ...]:
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        soundfile.write(folder / f"{number}.wav", 0.1 * rng.standard_normal(RATE), RATE)
+    return tuple(LabelledClip(folder / f"{number}.wav", "one two") for number in range(3))
+
+
+def plan(folders: Sequence[Path], clips: tuple[LabelledClip, ...], work: Path) -> Plan:
+    return Plan(
+        candidates=tuple(candidates_of(folders, ["cpu"])),
+        clips=clips,
+        data="noise",
+        work=work,
+        lengths_seconds=(0.5, 1.0, 40.0),
+        batches=(1, 2),
+        repeats=3,
+        threads=1,
+        pause_seconds=0.0,
+    )
+
+
+def test_a_bench_of_two_candidates(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = plan(folders, clips, tmp_path / "work")
+    steps: list[tuple[int, int]] = []
+    # 40 s would be 80 s in a batch of two, more than a recognizer puts into one call.
+    asked = replace(asked, lengths_seconds=(0.5, 1.0))
+    report = run_bench(asked, lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 6) for done in range(1, 7)]
+    assert [result.role for result in report.results] == [FLOAT, "ours"]
+    for result in report.results:
+        assert result.failure is None
+        assert [(cell.seconds, cell.batch) for cell in result.cells] == [
+            (0.5, 1), (1.0, 1), (0.5, 2), (1.0, 2),
+        ]  # fmt: skip
+        assert all(len(cell.network) == 3 and min(cell.network) > 0 for cell in result.cells)
+        assert len(result.load) == 3
+        assert result.provider == "cpu"
+        peaks = [cell.peak_bytes for cell in result.cells]
+        if sys.platform == "linux":
+            assert all(peak is not None and 3e7 < peak < 4e9 for peak in peaks)
+    float_result, quantized = report.results
+    assert float_result.profile is not None
+    assert quantized.profile is not None
+    assert set(float_result.profile.products) == {"FP32"}
+    assert quantized.profile.products["INT8"] > 10
+    with open_recognizer(folders[0], provider="cpu") as recognizer:
+        expected = evaluate(recognizer, clips)
+    assert float_result.accuracy is not None
+    assert float_result.accuracy.words == expected.words
+    assert (report.data.clips, report.data.seconds, report.data.has_text) == (3, 3.0, True)
+    assert report.machine.packages["onnxruntime"]
+
+
+def test_shapes_of_a_plan(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = plan(folders, clips, tmp_path)
+    assert asked.shapes == [(0.5, 1), (1.0, 1), (40.0, 1), (0.5, 2), (1.0, 2)]
+    for wrong in (
+        {"lengths_seconds": (121.0,)},
+        {"lengths_seconds": (0.0,)},
+        {"lengths_seconds": ()},
+        {"batches": (0,)},
+        {"batches": ()},
+        {"repeats": 2},
+        {"normalizer": "none such"},
+    ):
+        with pytest.raises(OptionError):
+            replace(asked, **wrong)  # type: ignore[arg-type]
+    mixed = (asked.candidates[0], replace(asked.candidates[1], sample_rate_hz=8_000))
+    with pytest.raises(OptionError, match="sample rates"):
+        replace(asked, candidates=mixed)
+
+
+def test_data_without_texts_gives_latency_alone(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    silent = tuple(replace(clip, text=None) for clip in clips)
+    asked = replace(plan(folders[:1], silent, tmp_path), lengths_seconds=(0.5,), batches=(1,))
+    report = run_bench(asked)
+    assert report.results[0].accuracy is None
+    assert not report.data.has_text
+    assert report.notes[0].startswith("Latency only: noise does not say")
+    assert report.results[0].cells
+
+
+def test_one_that_breaks_costs_the_others_nothing(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = replace(plan(folders, clips, tmp_path), lengths_seconds=(0.5,), batches=(1,))
+    broken = replace(asked.candidates[1], source=tmp_path / "gone")
+    report = run_bench(replace(asked, candidates=(asked.candidates[0], broken)))
+    whole, failed = report.results
+    assert failed.failure is not None
+    assert "gone" in failed.failure
+    assert (failed.cells, failed.accuracy) == ((), None)
+    assert whole.failure is None
+    assert len(whole.cells) == 1
+
+
+def test_a_shape_that_is_too_short_is_left_out_with_its_reason(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = plan(folders[:1], clips, tmp_path)
+    asked = replace(asked, lengths_seconds=(0.01, 0.5), batches=(1,), counts_errors=False)
+    (result,) = run_bench(asked).results
+    # The profile is made on the longest that is not above 10 s.
+    assert result.failure is None
+    assert [(row.seconds, row.batch) for row in result.skipped] == [(0.01, 1)]
+    assert "400 samples" in result.skipped[0].reason
+    assert [cell.seconds for cell in result.cells] == [0.5]
+
+
+def test_what_is_measured_is_not_measured_again(
+    folders: list[Path],
+    clips: tuple[LabelledClip, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = replace(plan(folders, clips, tmp_path), lengths_seconds=(0.5,), batches=(1,))
+    first = run_bench(asked)
+
+    def refused(candidate: Candidate, threads: int | None) -> None:
+        raise AssertionError(candidate.name)
+
+    monkeypatch.setattr(bench, "CandidateProcess", refused)
+    assert run_bench(asked).results == first.results
+    # Other clips are another measurement.
+    with pytest.raises(AssertionError):
+        run_bench(replace(asked, clips=clips[:2]))
+
+
+def test_a_killed_bench_goes_on(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    script = tmp_path / "bench.py"
+    # No guard around what runs: a candidate's process does not run the script again.
+    script.write_text(f"""
+from pathlib import Path
+from speechquant.benchmarks.bench import Plan, run_bench
+from speechquant.benchmarks.candidates import candidates_of
+from speechquant.core.manifests import LabelledClip
+clips = tuple(LabelledClip(Path(path), "one two") for path in {[str(c.path) for c in clips]})
+candidates = tuple(candidates_of([Path(path) for path in {[str(f) for f in folders]}], ["cpu"]))
+run_bench(Plan(candidates, clips, "noise", Path({str(tmp_path / "work")!r}), (0.5, 1.0), (1,), 3, 1,
+    pause_seconds=0.0), lambda done, total: print(done, flush=True))
+""")
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        assert process.stdout.readline() == "2\n"
+        os.killpg(process.pid, signal.SIGKILL)
+    journal = tmp_path / "work" / JOURNAL_FILE
+    before = journal.read_text().split("\n")
+    asked = replace(plan(folders, clips, tmp_path / "work"), lengths_seconds=(0.5, 1.0))
+    report = run_bench(replace(asked, batches=(1,)))
+    assert journal.read_text().split("\n")[:3] == before[:3]
+    assert [len(result.cells) for result in report.results] == [2, 2]
+
+
+def test_a_process_that_dies_says_how(folders: list[Path]) -> None:
+    (candidate,) = candidates_of(folders[:1], ["cpu"])
+    with CandidateProcess(candidate, 1) as process:
+        process.open()
+        with pytest.raises(UnsuitableError, match="piece 0: its length is 10"):
+            process.take([np.zeros(10, np.float32)])
+        process.take([np.zeros(RATE, np.float32)])
+        assert process.run().network > 0
+        process._process.kill()
+        with pytest.raises(CandidateError, match="killed, as a system does when it runs out"):
+            process.run()
+    with CandidateProcess(candidate, 1) as process:
+        process._process.send_signal(signal.SIGSEGV)
+        with pytest.raises(CandidateError, match="SIGSEGV"):
+            process.open()
+
+
+def test_an_error_inside_is_told_on_one_line(folders: list[Path]) -> None:
+    (candidate,) = candidates_of(folders[:1], ["cpu"])
+    with (
+        CandidateProcess(candidate, 1) as process,
+        pytest.raises(CandidateError, match="open the candidate first"),
+    ):
+        process.run()

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from quantized import w8a8
+
+from speechquant.benchmarks.candidates import candidates_of
+from speechquant.core.bundles import Bundle
+from speechquant.core.errors import BundleError, EngineError, OptionError
+from speechquant.engines import BuildOptions, build_engine
+from speechquant.engines.processor import read_processor
+
+
+@pytest.fixture(scope="module")
+def quantized(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return w8a8(tiny_bundle, tmp_path_factory.mktemp("candidates") / "w8a8")
+
+
+def test_all_that_comes_from_one_float_bundle_is_one_model(
+    tiny_bundle: Bundle, quantized: Bundle, tmp_path: Path
+) -> None:
+    engine = build_engine(quantized, tmp_path / "engine", BuildOptions("onnxruntime"))
+    found = candidates_of([engine.folder, quantized.folder, tiny_bundle.folder], ["cpu"])
+    assert [(one.name, one.role, one.precision) for one in found] == [
+        ("bundle (cpu)", "float", "fp32"),
+        ("engine", "ours", "w8a8"),
+        ("w8a8 (cpu)", "ours", "w8a8"),
+    ]
+    # The checkpoint was a folder somewhere; only its name is told.
+    assert {one.model for one in found} == {"checkpoint"}
+    assert found[1].size_bytes == engine.engine_path.stat().st_size
+    graph = sum(path.stat().st_size for path in quantized.folder.glob("model.onnx*"))
+    assert found[2].size_bytes == graph
+    assert len({one.sha256 for one in found}) == 3
+    with found[1].open(threads=1) as recognizer:
+        assert recognizer.provider == "cpu"
+
+
+def test_two_graphs_of_one_checkpoint_are_two_models(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    other = tmp_path / "x" / "bundle"
+    shutil.copytree(tiny_bundle.folder, other)
+    found = candidates_of([tiny_bundle.folder, other, other / ".." / "bundle"], ["cpu"])
+    # The same graph twice: one model, told apart by their folders.
+    assert [one.name for one in found] == [f"{tiny_bundle.folder} (cpu)", f"{other} (cpu)"]
+    assert len({one.model for one in found}) == 1
+
+
+@pytest.mark.skipif(read_processor().is_intel, reason="OpenVINO takes this processor")
+def test_a_provider_that_is_not_to_be_had_is_no_other_one(tiny_bundle: Bundle) -> None:
+    (found,) = candidates_of([tiny_bundle.folder], ["openvino"])
+    with pytest.raises(EngineError, match=r"^openvino: .*OpenVINO") as caught:
+        found.open(threads=1)
+    assert "running on" not in str(caught.value)
+
+
+def test_what_cannot_be_benched(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    for providers in (["gpu"], ["auto"], [""]):
+        with pytest.raises(OptionError, match="no provider"):
+            candidates_of([tiny_bundle.folder], providers)
+    with pytest.raises(OptionError, match="nothing to bench"):
+        candidates_of([], ["cpu"])
+    with pytest.raises(BundleError):
+        candidates_of([tmp_path], ["cpu"])

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reports import accuracy, report
+
+from speechquant.benchmarks.comparison import (
+    BETTER,
+    REGRESSION,
+    SAME,
+    WORSE,
+    Bounds,
+    Change,
+    Comparison,
+    compare_reports,
+)
+from speechquant.benchmarks.report import Cell, Report, Result
+from speechquant.core.errors import OptionError
+
+OURS = "base-w8a8 (cpu)"
+
+
+def slowed(result: Result, factor: float) -> Result:
+    def times(cell: Cell) -> Cell:
+        return replace(cell, network=tuple(int(factor * value) for value in cell.network))
+
+    return replace(result, cells=tuple(map(times, result.cells)))
+
+
+def changed(made: Report, name: str, **values: object) -> Report:
+    results = [
+        replace(result, **values) if result.name == name else result  # type: ignore[arg-type]
+        for result in made.results
+    ]
+    return replace(made, results=tuple(results))
+
+
+def slower(made: Report, factor: float, name: str | None = None) -> Report:
+    results = [
+        slowed(result, factor) if name in (None, result.name) else result for result in made.results
+    ]
+    return replace(made, results=tuple(results))
+
+
+def rerun(made: Report, seed: int, drift: float) -> Report:
+    """The same build again on a machine that is slower by `drift` and noisy in its own way."""
+    rng = np.random.default_rng(seed)
+
+    def times(cell: Cell, rounds: np.ndarray) -> Cell:
+        noise = rounds * rng.normal(1.0, 0.03, len(cell.network))
+        network = tuple(int(drift * value) for value in np.median(cell.network) * noise)
+        return replace(cell, network=network)
+
+    shared = {
+        (cell.seconds, cell.batch): rng.normal(1.0, 0.1, len(cell.network)).clip(0.7)
+        for cell in made.results[0].cells
+    }
+    results = [
+        replace(
+            result,
+            cells=tuple(times(cell, shared[cell.seconds, cell.batch]) for cell in result.cells),
+        )
+        for result in made.results
+    ]
+    return replace(made, results=tuple(results))
+
+
+def of(comparison: Comparison, name: str, what: str) -> Change:
+    (found,) = (c for c in comparison.changes if c.candidate == name and c.what.startswith(what))
+    return found
+
+
+def test_a_report_against_itself() -> None:
+    found = compare_reports(report(), report())
+    assert {change.verdict for change in found.changes} == {SAME}
+    assert all(change.change in (1.0, 0.0) for change in found.changes)
+    assert found.regressions == ()
+    assert found.notes == ()
+
+
+def test_the_same_build_on_a_slower_and_noisier_machine_is_no_regression() -> None:
+    alarms = [
+        compare_reports(rerun(report(), seed, 1.0), rerun(report(), 100 + seed, 1.5)).regressions
+        for seed in range(20)
+    ]
+    # "other (cpu)" has no other candidate to be measured by: its own seconds count.
+    assert [
+        [change.what for change in found if change.candidate != "other (cpu)"] for found in alarms
+    ] == [[]] * 20
+
+
+def test_a_slowed_candidate_is_caught_on_a_slower_machine_too() -> None:
+    for seed in range(10):
+        new = slower(rerun(report(), 50 + seed, 0.8), 1.25, OURS)
+        found = compare_reports(rerun(report(), seed, 1.0), new)
+        whole = of(found, OURS, "latency, mean")
+        assert whole.verdict == REGRESSION
+        assert whole.change == pytest.approx(1.25, rel=0.1)
+        assert whole.unit == "of float's time"
+        assert {c.candidate for c in found.regressions} <= {OURS, "other (cpu)"}
+
+
+def test_bounds_and_directions() -> None:
+    old = report()
+    assert of(compare_reports(old, slower(old, 1.05, OURS)), OURS, "latency, mean").verdict in (
+        SAME,
+        WORSE,
+    )
+    assert of(compare_reports(old, slower(old, 0.5, OURS)), OURS, "latency, mean").verdict == BETTER
+    tight = Bounds(slowdown=0.01)
+    new = slower(old, 1.3, OURS)
+    assert len(compare_reports(old, new, Bounds(slowdown=0.5)).regressions) == 0
+    assert len(compare_reports(old, new, tight).regressions) == 7  # six shapes and their mean
+    with pytest.raises(OptionError, match="negative"):
+        Bounds(growth=-1)
+
+
+def test_the_yardstick_is_shown_and_not_judged() -> None:
+    found = compare_reports(report(), slower(report(), 2.0))
+    assert of(found, "base (cpu)", "latency, mean").change == pytest.approx(2.0, rel=0.01)
+    assert of(found, "base (cpu)", "latency, mean").verdict == SAME
+    assert of(found, OURS, "latency, mean").verdict == SAME
+    # Alone, seconds are all there is.
+    assert of(found, "other (cpu)", "latency, mean").verdict == REGRESSION
+
+
+def test_errors_bytes_and_failures() -> None:
+    old = report()
+    worse = changed(old, OURS, accuracy=accuracy([1, 1, 2, 1, 1, 1] * 10), size_bytes=200_000_000)
+    found = compare_reports(old, worse)
+    wer = of(found, OURS, "WER")
+    # Of 300 words 50 were wrong, now 70.
+    assert (wer.old, wer.new) == (pytest.approx(100 / 6), pytest.approx(70 / 3))
+    assert wer.change == pytest.approx(100 * 20 / 300)
+    assert wer.verdict == REGRESSION
+    assert of(found, OURS, "size").verdict == REGRESSION
+    gone = compare_reports(old, changed(old, OURS, failure="it crashed", cells=()))
+    assert [c.what for c in gone.regressions] == ["fails now: it crashed"]
+
+
+def test_what_cannot_be_compared_is_said() -> None:
+    old = report()
+    new = replace(
+        old,
+        results=old.results[:1],
+        data=replace(old.data, sha256="cd" * 32),
+        machine=replace(old.machine, processor="Other CPU", packages={"onnxruntime": "2.0"}),
+        method=replace(old.method, threads=None),
+    )
+    found = compare_reports(old, new)
+    assert f"{OURS} is in the old report only" in found.notes
+    assert "other machines: Test CPU, then Other CPU" in found.notes
+    assert "onnxruntime was 1.0, is 2.0" in found.notes
+    assert "other data, so errors are not compared" in found.notes
+    assert not [change for change in found.changes if change.what == "WER"]
