@@ -8,8 +8,6 @@ from statistics import median
 
 from speechquant.benchmarks.latency_stats import LatencyStats, Ratio, ratio_of_medians
 from speechquant.benchmarks.report import (
-    FLOAT,
-    OURS,
     Accuracy,
     Cell,
     Kernel,
@@ -333,13 +331,3 @@ def fastest(model: ModelFigures, role: str) -> Candidate | None:
         if one.role == role and (latency := one.latency(model.headline))
     ]
     return min(timed, key=lambda pair: pair[0])[1] if timed else None
-
-
-def is_of_us(candidate: Candidate) -> bool:
-    """Return whether a candidate is neither float nor a peer."""
-    return candidate.role == OURS
-
-
-def is_float(candidate: Candidate) -> bool:
-    """Return whether a candidate has the role of a float model."""
-    return candidate.role == FLOAT

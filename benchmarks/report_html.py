@@ -87,6 +87,8 @@ def _marks_at(table: Table) -> int | None:
 
 
 def _starts_group(table: Table, index: int) -> bool:
-    """Return whether a row begins with another clip than the row before."""
+    """Return whether a row of candidates begins with another clip than the row before."""
+    if _marks_at(table) is None:
+        return False
     first = [row[0] for row in table.rows[max(index - 1, 0) : index + 1]]
     return not isinstance(first[0], Mark) and len(set(first)) == 2

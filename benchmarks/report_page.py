@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MISSING_TITLE = "What failed, was skipped or is missing"
-_NOTHING_MEASURED = "Nothing of it was measured."
+_NOTHING_MEASURED = "No run of it was timed."
+_SEARCH_INCHES = 5.4
 _READING = (
     "p50, p90 and p99 are percentiles of the runs, p50 being the median. The spread is the "
     "distance of the quartiles as a share of the median. Outliers are the runs beyond Tukey's "
@@ -263,7 +264,8 @@ def _size(model: ModelFigures) -> Iterable[Block]:
             "The most memory its process held, after its largest run.",
             lambda _: rows.figure_of_memory(model),
         )
-    yield tables.size_table(model)
+    if any(one.size_bytes or one.peak_bytes or one.loads for one in model.candidates):
+        yield tables.size_table(model)
 
 
 def _kernels(model: ModelFigures) -> Iterable[Block]:
@@ -320,10 +322,21 @@ def _compact(make_figure: Callable[[], Figure], with_title: bool) -> Figure:
     figure = make_figure()
     if not with_title:
         figure.suptitle("")
-        for legend in figure.legends:
-            legend.set_ncols(2)
-        figure.set_size_inches(5.4, figure.get_figheight() - 0.2)
+        figure.set_size_inches(_SEARCH_INCHES, figure.get_figheight() - 0.2)
+        _stack_legends(figure)
     return figure
+
+
+def _stack_legends(figure: Figure) -> None:
+    """Make the legends narrow: how many columns they have is settled when they are made."""
+    for wide in tuple(figure.legends):
+        labels = [text.get_text() for text in wide.get_texts()]
+        handles = [handle for handle in wide.legend_handles if handle is not None]
+        size = wide.get_texts()[0].get_fontsize()
+        wide.remove()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=2, fontsize=size, frameon=False
+        )
 
 
 def _method(figures: ReportFigures) -> Iterable[Block]:

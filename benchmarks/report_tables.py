@@ -78,8 +78,8 @@ def headline_table(model: ModelFigures) -> Table:
     """Return a row for each candidate: what it costs and what it gives."""
     where = f"median at {words.shape(model.headline)}" if model.headline else "median"
     heads = (
-        "candidate", where, "times as fast as float", "WER", "minus float's, in points", "size",
-        "precision", "load", "peak memory",
+        "candidate", where, "times as fast as float", "WER", "WER minus float's, in points",
+        "size", "precision", "load", "peak memory",
     )  # fmt: skip
     return Table(
         f"{model.name}: {words.count(len(model.candidates), 'candidate')}, waveform to text, "

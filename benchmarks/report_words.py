@@ -97,7 +97,7 @@ def conclusions(figures: ReportFigures) -> list[str]:
         sentences.append("The bench was given nothing to measure.")
     elif not figures.report.data.has_text:
         sentences.append("Latency only: the data has no texts.")
-    elif not figures.has_accuracy:
+    elif not figures.has_accuracy and any(one.latencies for one in figures.candidates):
         sentences.append("Latency only: no candidate was scored.")
     return sentences
 
@@ -126,7 +126,8 @@ def _of_model(model: ModelFigures) -> list[str]:
 def _why_nothing(model: ModelFigures) -> str:
     failed = sum(one.failure is not None for one in model.candidates)
     if failed == len(model.candidates):
-        return "its only candidate failed" if failed == 1 else f"all {failed} candidates failed"
+        few = {1: "its only candidate failed", 2: "both candidates failed"}
+        return few.get(failed, f"all {failed} candidates failed")
     if any(one.skipped for one in model.candidates):
         return "every length was skipped"
     return "there are no runs"

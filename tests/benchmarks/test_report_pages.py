@@ -190,11 +190,11 @@ def edge_cases() -> dict[str, tuple[Report, list[str]]]:
         "no float": (only(*results[1:3]), ["has no float result", "so no speed-up"]),
         "all failed": (
             only(replace(bare, failure="lost"), replace(bare, role=OURS, failure="lost too")),
-            ["all 2 candidates failed", "lost too", "2 of 2 candidates failed"],
+            ["both candidates failed", "lost too", "2 of 2 candidates failed"],
         ),
         "all skipped": (
             only(replace(bare, skipped=(Skipped(9.0, 1, "too long for it"),))),
-            ["every length was skipped", "too long for it", "Nothing of it was measured."],
+            ["every length was skipped", "too long for it", "No run of it was timed."],
         ),
         "no texts": (
             only(*silent, data=no_texts),
