@@ -31,13 +31,13 @@ DOTS_PER_INCH = 150
 SUFFIXES = (".png", ".svg")
 
 # Okabe and Ito's palette, which stays apart under every common colour blindness.
-_BLUE, _VERMILION, _GREY, _BLACK = "#0072B2", "#D55E00", "#8A8A8A", "#222222"
+BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#8A8A8A", "#222222"
 _BOX_COLOURS = ("#08519C", "#6BAED6", "#C6DBEF")
 _BAND_COLOUR = "#F4F4F4"
-_TEXT_POINTS, _TITLE_POINTS = 8.0, 9.5
+TEXT_POINTS, _TITLE_POINTS = 8.0, 9.5
 _ROW_INCHES = 0.29
 _HATCH = "//////"
-_TIMES, _MINUS, _GAMMA = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}", "\N{GREEK SMALL LETTER GAMMA}"
+TIMES, MINUS, _GAMMA = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}", "\N{GREEK SMALL LETTER GAMMA}"
 
 # Medians of nearly dead tensors would push the tails, which matter, to the edge.
 _MAX_DECADES = 6.0
@@ -152,7 +152,8 @@ def _save(make_figure: Callable[[], Figure], path: Path) -> None:
         figure.savefig(partial, format=suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
 
 
-def _new_figure(width_inches: float, height_inches: float) -> Figure:
+def new_figure(width_inches: float, height_inches: float) -> Figure:
+    """Return an empty figure; raises MissingPackageError where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -177,7 +178,7 @@ def figure_of_distributions(rows: Sequence[TensorAmplitudes]) -> Figure:
     """
     _require_some(rows, "tensors")
     layers = list(dict.fromkeys(row.layer for row in rows))
-    figure = _new_figure(11.5, 1.6 + _ROW_INCHES * len(layers))
+    figure = new_figure(11.5, 1.6 + _ROW_INCHES * len(layers))
     panels: tuple[tuple[Kind, str], ...] = (("activation", "Activations"), ("weight", "Weights"))
     for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         tensors = [row for row in rows if row.kind == kind]
@@ -186,7 +187,7 @@ def figure_of_distributions(rows: Sequence[TensorAmplitudes]) -> Figure:
         _write_columns(axes, ("max /\n99.9 %", "clipped"), _amplitude_cells(tensors, layers))
         axes.set_title(f"{title}: {_summary(tensors)}", fontsize=_TITLE_POINTS, loc="left")
         axes.set_xlabel(
-            f"|{kind}| (dimensionless, log scale; one bar per tensor)", fontsize=_TEXT_POINTS
+            f"|{kind}| (dimensionless, log scale; one bar per tensor)", fontsize=TEXT_POINTS
         )
     figure.axes[1].tick_params(labelleft=False)
     _legend_below(figure, _amplitude_legend(), columns=6)
@@ -197,8 +198,8 @@ def figure_of_distributions(rows: Sequence[TensorAmplitudes]) -> Figure:
 def _label_layers(axes: Axes, layers: Sequence[str]) -> None:
     axes.set_yticks(range(len(layers)), layers)
     axes.set_ylim(len(layers) - 0.5, -0.5)
-    axes.tick_params(labelsize=_TEXT_POINTS, length=0, axis="y")
-    axes.tick_params(labelsize=_TEXT_POINTS, axis="x")
+    axes.tick_params(labelsize=TEXT_POINTS, length=0, axis="y")
+    axes.tick_params(labelsize=TEXT_POINTS, axis="x")
     for row in range(0, len(layers), 2):
         axes.axhspan(row - 0.5, row + 0.5, color=_BAND_COLOUR, linewidth=0, zorder=0)
     axes.grid(axis="x", color="#D8D8D8", linewidth=0.6, zorder=0.5)
@@ -218,15 +219,15 @@ def _draw_amplitudes(
     rows, centres, heights = map(list, zip(*drawn, strict=True))
     at = np.array([row.amplitudes_at(BOX_SHARES) for row in rows])
     largest = np.array([row.largest for row in rows])
-    axes.hlines(centres, at[:, -1], largest, color=_GREY, linewidth=1, zorder=2, label="tail")
-    _draw_ticks(axes, largest, centres, heights, _BLACK, "largest", width=1.0)
+    axes.hlines(centres, at[:, -1], largest, color=GREY, linewidth=1, zorder=2, label="tail")
+    _draw_ticks(axes, largest, centres, heights, BLACK, "largest", width=1.0)
     for index, colour in enumerate(_BOX_COLOURS):
         widths = at[:, index + 1] - at[:, index]
         axes.barh(
             centres, widths, heights, at[:, index], color=colour, zorder=3, label=f"box {index}"
         )
     clips = np.array([row.clip for row in rows])
-    _draw_ticks(axes, clips, centres, heights, _VERMILION, "clip", width=2.2)
+    _draw_ticks(axes, clips, centres, heights, VERMILION, "clip", width=2.2)
     _scale_amplitudes(axes, float(at[:, 0].min()), float(max(largest.max(), clips.max())))
 
 
@@ -284,7 +285,7 @@ def _amplitude_cells(
             continue
         ratio = max(row.tail_ratio for row in own)
         clipped = max(row.clipped_share for row in own)
-        cells.append((f"{ratio:.{1 if ratio < 10 else 0}f} {_TIMES}", _share_text(clipped)))
+        cells.append((f"{ratio:.{1 if ratio < 10 else 0}f} {TIMES}", _share_text(clipped)))
     return cells
 
 
@@ -311,8 +312,8 @@ def _amplitude_legend() -> list[Artist]:
     handles: list[Artist] = [
         Patch(color=colour, label=end) for colour, end in zip(_BOX_COLOURS, ends, strict=True)
     ]
-    handles.append(Line2D([], [], color=_GREY, label="to the largest value"))
-    handles.append(_tick_handle(_VERMILION, "clip"))
+    handles.append(Line2D([], [], color=GREY, label="to the largest value"))
+    handles.append(_tick_handle(VERMILION, "clip"))
     return handles
 
 
@@ -332,9 +333,9 @@ def _write_columns(axes: Axes, heads: tuple[str, str], cells: Sequence[tuple[str
         for row, texts in [(-0.5, heads), *enumerate(cells)]:
             axes.annotate(
                 texts[column], (1, row), offset, textcoords="offset points",
-                xycoords=axes.get_yaxis_transform(), fontsize=_TEXT_POINTS, ha="right",
+                xycoords=axes.get_yaxis_transform(), fontsize=TEXT_POINTS, ha="right",
                 va="bottom" if texts is heads else "center", annotation_clip=False,
-                color=_GREY if texts is heads else _BLACK,
+                color=GREY if texts is heads else BLACK,
             )  # fmt: skip
 
 
@@ -343,7 +344,7 @@ def _legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> No
         handles=handles,
         loc="outside lower center",
         ncols=columns,
-        fontsize=_TEXT_POINTS,
+        fontsize=TEXT_POINTS,
         frameon=False,
         columnspacing=1.6,
     )
@@ -359,13 +360,13 @@ def _title(figure: Figure, text: str) -> None:
 def figure_of_layer_effects(effects: Sequence[LayerEffect], gamma_points: float) -> Figure:
     """Return the change of WER by each layer alone; hatched where it was decided early."""
     _require_some(effects, "layers")
-    figure = _new_figure(8, 1.6 + 0.85 * _ROW_INCHES * len(effects))
+    figure = new_figure(8, 1.6 + 0.85 * _ROW_INCHES * len(effects))
     axes = figure.subplots()
     _label_layers(axes, [effect.layer for effect in effects])
     for row, effect in enumerate(effects):
         _draw_effect(axes, row, effect)
-    axes.axvline(0, color=_BLACK, linewidth=0.8, zorder=4)
-    axes.axvline(gamma_points, color=_BLACK, linewidth=1.2, linestyle="--", zorder=5, label="gamma")
+    axes.axvline(0, color=BLACK, linewidth=0.8, zorder=4)
+    axes.axvline(gamma_points, color=BLACK, linewidth=1.2, linestyle="--", zorder=5, label="gamma")
     _scale_effects(axes, effects, gamma_points)
     cells = [
         (_points_text(effect.change_points), f"{100 * effect.evaluated_share:.0f} %")
@@ -384,12 +385,12 @@ def figure_of_layer_effects(effects: Sequence[LayerEffect], gamma_points: float)
 
 
 def _points_text(points: float) -> str:
-    text = f"{points:+.2f}".replace("-", _MINUS)
-    return "0.00" if text.strip(f"+{_MINUS}0.") == "" else text
+    text = f"{points:+.2f}".replace("-", MINUS)
+    return "0.00" if text.strip(f"+{MINUS}0.") == "" else text
 
 
 def _effect_colour(selected: bool) -> str:
-    return _VERMILION if selected else _BLUE
+    return VERMILION if selected else BLUE
 
 
 def _draw_effect(axes: Axes, row: int, effect: LayerEffect) -> None:
@@ -401,8 +402,8 @@ def _draw_effect(axes: Axes, row: int, effect: LayerEffect) -> None:
     )  # fmt: skip
     if effect.bound is not None:
         ends = sorted((effect.change_points, effect.bound))
-        axes.hlines(row, ends[0], ends[1], color=_BLACK, linewidth=1, zorder=4, label="bound")
-        axes.plot(effect.bound, row, "|", color=_BLACK, markersize=6, zorder=4)
+        axes.hlines(row, ends[0], ends[1], color=BLACK, linewidth=1, zorder=4, label="bound")
+        axes.plot(effect.bound, row, "|", color=BLACK, markersize=6, zorder=4)
 
 
 def _scale_effects(axes: Axes, effects: Sequence[LayerEffect], gamma_points: float) -> None:
@@ -421,7 +422,7 @@ def _scale_effects(axes: Axes, effects: Sequence[LayerEffect], gamma_points: flo
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
         label += ", log scale beyond the threshold"
-    axes.set_xlabel(f"{label})", fontsize=_TEXT_POINTS)
+    axes.set_xlabel(f"{label})", fontsize=TEXT_POINTS)
 
 
 def _effect_legend(effects: Sequence[LayerEffect], gamma_points: float) -> list[Artist]:
@@ -431,15 +432,13 @@ def _effect_legend(effects: Sequence[LayerEffect], gamma_points: float) -> list[
     handles: list[Artist] = [
         Patch(color=_effect_colour(True), label="joins S: its outliers are clipped"),
         Patch(color=_effect_colour(False), label="stays out of S"),
-        Line2D(
-            [], [], color=_BLACK, linestyle="--", label=f"threshold {_GAMMA} = {gamma_points:g}"
-        ),
+        Line2D([], [], color=BLACK, linestyle="--", label=f"threshold {_GAMMA} = {gamma_points:g}"),
     ]
     if any(effect.evaluated_share < 1 for effect in effects):
         label = "estimated from the utterances heard"
-        handles.append(Patch(facecolor="white", edgecolor=_GREY, hatch=_HATCH, label=label))
+        handles.append(Patch(facecolor="white", edgecolor=GREY, hatch=_HATCH, label=label))
     if any(effect.bound is not None for effect in effects):
-        handles.append(Line2D([], [], color=_BLACK, linewidth=1, label="bound it was decided on"))
+        handles.append(Line2D([], [], color=BLACK, linewidth=1, label="bound it was decided on"))
     return handles
 
 
@@ -455,13 +454,13 @@ def figure_of_percentiles(points: Sequence[PercentilePoint], chosen: float) -> F
     winner = next((p for p in points if math.isclose(p.percentile, chosen, abs_tol=1e-9)), None)
     if winner is None:
         raise OptionError(f"percentile {chosen:g} was chosen, but no point has it; add its point")
-    figure = _new_figure(7.5, 4.6)
+    figure = new_figure(7.5, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#E4E4E4", linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.tick_params(labelsize=_TEXT_POINTS)
+        axes.tick_params(labelsize=TEXT_POINTS)
     _draw_points(upper, points, winner)
     _draw_shares(lower, points, winner)
     figure.align_ylabels()
@@ -487,16 +486,16 @@ def _draw_points(axes: Axes, points: Sequence[PercentilePoint], winner: Percenti
         group = [point for point in points if _group_of(point, highest) == label]
         rates = [min(100 * point.wer, highest) for point in group]
         axes.scatter(
-            [point.percentile for point in group], rates, s=30, marker=marker, edgecolors=_BLUE,
-            c=[_BLUE if point.evaluated_share >= 1 else "white" for point in group], zorder=3,
+            [point.percentile for point in group], rates, s=30, marker=marker, edgecolors=BLUE,
+            c=[BLUE if point.evaluated_share >= 1 else "white" for point in group], zorder=3,
             label=label, clip_on=False,
         )  # fmt: skip
-    axes.axvline(winner.percentile, color=_VERMILION, linewidth=1, linestyle=":", zorder=2)
+    axes.axvline(winner.percentile, color=VERMILION, linewidth=1, linestyle=":", zorder=2)
     axes.scatter(
-        winner.percentile, 100 * winner.wer, s=130, facecolors="none", edgecolors=_VERMILION,
+        winner.percentile, 100 * winner.wer, s=130, facecolors="none", edgecolors=VERMILION,
         linewidths=2, zorder=4, label="chosen",
     )  # fmt: skip
-    axes.set_ylabel("WER (%)", fontsize=_TEXT_POINTS)
+    axes.set_ylabel("WER (%)", fontsize=TEXT_POINTS)
     if any(_group_of(point, highest) == "above" for point in points):
         axes.set_ylim(top=highest)
 
@@ -514,28 +513,28 @@ def _draw_shares(axes: Axes, points: Sequence[PercentilePoint], winner: Percenti
         [point.percentile for point in points],
         [100 * point.evaluated_share for point in points],
         0.7 * step,
-        color=[_VERMILION if point is winner else _BLUE for point in points],
+        color=[VERMILION if point is winner else BLUE for point in points],
     )
     axes.set_xlim(percentiles[0] - 1.5 * step, percentiles[-1] + 1.5 * step)
     axes.set_ylim(0, 105)
     axes.set_yticks((0, 50, 100))
-    axes.set_ylabel("utterances\nheard (%)", fontsize=_TEXT_POINTS)
+    axes.set_ylabel("utterances\nheard (%)", fontsize=TEXT_POINTS)
     axes.set_xlabel(
-        "p: share of the largest values left out in the clipped layers (%)", fontsize=_TEXT_POINTS
+        "p: share of the largest values left out in the clipped layers (%)", fontsize=TEXT_POINTS
     )
 
 
 def _percentile_legend(points: Sequence[PercentilePoint], winner: PercentilePoint) -> list[Artist]:
     highest = _highest_shown(points, winner)
     above = [100 * point.wer for point in points if 100 * point.wer > highest]
-    handles = [_dot("none", _VERMILION, f"chosen: p = {winner.percentile:g} %", size_points=10)]
+    handles = [_dot("none", VERMILION, f"chosen: p = {winner.percentile:g} %", size_points=10)]
     if any(point.evaluated_share >= 1 for point in points):
-        handles.append(_dot(_BLUE, _BLUE, "WER of all utterances"))
+        handles.append(_dot(BLUE, BLUE, "WER of all utterances"))
     if any(point.evaluated_share < 1 for point in points):
-        handles.append(_dot("white", _BLUE, "estimated from the utterances heard"))
+        handles.append(_dot("white", BLUE, "estimated from the utterances heard"))
     if above:
         label = f"higher than the axis goes: up to {max(above):.1f} %"
-        handles.append(_dot("white", _BLUE, label, marker="^"))
+        handles.append(_dot("white", BLUE, label, marker="^"))
     return handles
 
 

@@ -36,6 +36,8 @@ OPTIONAL = (
     "tensorrt_rtx",
     "pycuda",
     "openvino",
+    "matplotlib",
+    "jinja2",
 )
 
 
@@ -110,7 +112,7 @@ def test_every_module_imports_without_the_optional_packages() -> None:
     "package", ["core", "exporter", "calibrators", "engines", "benchmarks", "zoo", "pipeline"]
 )
 def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
-    heavy = ("torch", "transformers", "onnx", "onnxruntime", "matplotlib")
+    heavy = ("torch", "transformers", "onnx", "onnxruntime", "matplotlib", "jinja2")
     loaded = python(
         f"import sys, speechquant.{package}\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"

@@ -1,0 +1,46 @@
+"""A bench's record as files: `write_pages(report, folder)`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from speechquant.benchmarks.picture_files import png_of
+from speechquant.benchmarks.pictures import new_figure
+from speechquant.benchmarks.report import REPORT_FILE, Report, write_report
+from speechquant.benchmarks.report_figures import figures_of
+from speechquant.benchmarks.report_html import environment_for_html, html_of
+from speechquant.benchmarks.report_markdown import PICTURE_SUFFIX, markdown_of
+from speechquant.benchmarks.report_page import page_of
+from speechquant.core.files import new_file
+
+HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
+
+
+def require_page_packages() -> None:
+    """Raise MissingPackageError where a page could not be made: better before a long bench."""
+    environment_for_html()
+    new_figure(1, 1)
+
+
+def write_pages(report: Report, folder: Path) -> list[Path]:
+    """Write report.json, report.md, report.html and the PNGs into a folder that is there.
+
+    Returns the paths. Everything is made before the first file is written, so a failure leaves
+    the folder as it was. Raises MissingPackageError and StorageError.
+    """
+    require_page_packages()
+    page = page_of(figures_of(report))
+    contents = {
+        MARKDOWN_FILE: markdown_of(page).encode(),
+        HTML_FILE: html_of(page).encode(),
+        **{
+            f"{picture.name}{PICTURE_SUFFIX}": png_of(partial(picture.draw, True))
+            for picture in page.pictures
+        },
+    }
+    write_report(report, folder / REPORT_FILE)
+    for name, content in contents.items():
+        with new_file(folder / name, force=True) as partial_file:
+            partial_file.write_bytes(content)
+    return [folder / REPORT_FILE, *(folder / name for name in contents)]
