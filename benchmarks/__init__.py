@@ -1,5 +1,18 @@
-"""Proof that a bundle is right: `evaluate(recognizer, clips)`."""
+"""Proof that a bundle is right and fast: `evaluate`, `measure_latency`, `run_bench`."""
 
+from speechquant.benchmarks.bench import Plan, run_bench
+from speechquant.benchmarks.candidates import candidates_of
 from speechquant.benchmarks.evaluation import Evaluation, evaluate
+from speechquant.benchmarks.latency import measure_latency
+from speechquant.benchmarks.report import Report, read_report
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = [
+    "Evaluation",
+    "Plan",
+    "Report",
+    "candidates_of",
+    "evaluate",
+    "measure_latency",
+    "read_report",
+    "run_bench",
+]

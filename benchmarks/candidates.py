@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from speechquant.benchmarks.report import FLOAT, OURS, Profile
+from speechquant.benchmarks.peers import Peer, open_peer
+from speechquant.benchmarks.report import FLOAT, OURS, PEER, Profile
 from speechquant.benchmarks.search_findings import Search, read_search
-from speechquant.core.bundles import FLOAT_PRECISION, Bundle
+from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
 from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS
@@ -31,7 +32,7 @@ class Candidate:
     """Something to be measured; it is opened in a process of its own.
 
     `model` is shared by all that come from one float bundle. `products` are those of an engine
-    whose build listed them.
+    whose build listed them. Of a peer, `source` is the float bundle that it was made from.
     """
 
     name: str
@@ -46,12 +47,16 @@ class Candidate:
     sample_rate_hz: int
     search: Search | None = None
     products: Mapping[str, int] | None = None
+    peer: Peer | None = None
 
     def open(self, threads: int | None, profile_to: Path | None = None) -> Recognizer:
         """Return a recognizer that runs on what the candidate says, and on nothing else.
 
         Raises what `open_recognizer` raises, and EngineError where the provider is not to be had.
         """
+        if self.peer is not None:
+            bundle = load_bundle(self.source)
+            return Recognizer(bundle, open_peer(self.peer, bundle, threads, profile_to))
         with _Warnings() as heard:
             recognizer = open_recognizer(
                 self.source, provider=self.provider, threads=threads, profile_to=profile_to
@@ -142,6 +147,29 @@ def _engine_candidate(engine: Engine, name: str, model: str) -> Candidate:
         sample_rate_hz=engine.spec.sample_rate_hz,
         products=_built_products(engine),
     )
+
+
+def peer_candidates(
+    source: Candidate, peers: Sequence[Peer], *, names_model: bool
+) -> list[Candidate]:
+    """Return a candidate for each of the peers that were made from a float bundle.
+
+    `names_model` tells those of several models apart by name.
+    """
+    return [
+        replace(
+            source,
+            name=f"{peer.name}, {source.model}" if names_model else peer.name,
+            role=PEER,
+            how=peer.how,
+            provider=peer.runtime,
+            precision=peer.precision,
+            size_bytes=peer.size_bytes,
+            sha256=f"{source.sha256}, {peer.name}",
+            peer=peer,
+        )
+        for peer in peers
+    ]
 
 
 def _built_products(engine: Engine) -> dict[str, int] | None:

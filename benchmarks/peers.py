@@ -229,15 +229,20 @@ def _check_torch(bundle: Bundle, threads: int | None) -> tuple[str, int]:
     return checkpoint, check_torch(bundle, checkpoint, threads)
 
 
-def open_peer(peer: Peer, bundle: Bundle, threads: int | None) -> Session:
-    """Return a session that takes the bundle's feeds; raises EngineError, CheckpointError."""
+def open_peer(
+    peer: Peer, bundle: Bundle, threads: int | None, profile_to: Path | None = None
+) -> Session:
+    """Return a session that takes the bundle's feeds; raises EngineError, CheckpointError.
+
+    With `profile_to`, ONNX Runtime times every node, as `open_session` has it.
+    """
     if peer.runtime == TORCH:
         return TorchSession(peer.settings["checkpoint"], peer.settings["dtype"], threads)
     if peer.path is None or not peer.path.is_file():
         raise EngineError(f"{peer.path}: the graph of {peer.name} is gone; make the peers again")
     if peer.runtime == OPENVINO:
         return OpenVinoSession(peer.path, peer.settings, threads)
-    return OnnxRuntimeSession(peer.path, session_options(threads))
+    return OnnxRuntimeSession(peer.path, session_options(threads, profile_to))
 
 
 def _run_alone(log: Path, task: Callable[..., Result], *arguments: object) -> Result | _Failure:

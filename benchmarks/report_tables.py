@@ -125,7 +125,7 @@ def _precision(one: Candidate) -> Entry:
     if one.integer_products is None:
         return one.precision or NONE
     integer, total = one.integer_products
-    return Figure(one.precision or NONE, f"{integer} of {total} layers INT8")
+    return Figure(one.precision or NONE, f"{integer} of {total} products INT8")
 
 
 def _absence(one: Candidate, shape: Shape | None) -> str:
@@ -314,7 +314,7 @@ def product_table(model: ModelFigures) -> Table | None:
     rows: tuple[tuple[Entry, ...], ...] = tuple(
         (mark(one), *(str(one.products.get(name, 0)) for name in types)) for one in counted
     )
-    caption = "Products with weights (layers), by what the backend multiplies"
+    caption = "Products with weights, as kernels, by what the backend multiplies"
     return Table(caption, ("candidate", *types), rows)
 
 

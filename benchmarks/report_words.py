@@ -164,6 +164,8 @@ def _size_clause(share: float) -> str:
     for near, words in _SHARES:
         if abs(share - near) <= _SHARE_SLACK:
             return f"is {words} of its size"
+    if abs(share - 1) <= _SHARE_SLACK:
+        return "is as large"
     return f"is {percent(share, 0)} of its size"
 
 

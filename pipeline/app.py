@@ -304,6 +304,78 @@ def build(
     )
 
 
+@app.command()
+def bench(
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Bundles and engines; float bundles are what is compared with."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Speech to time and score on; without texts it is timed alone."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report to write.", readable=False)
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="Seconds of audio.")] = "1,2,5,10,15,20,30",
+    batch: Annotated[str, typer.Option(help="Clips in one call.")] = "1,4,8",
+    providers: Annotated[
+        str | None,
+        typer.Option(help="What bundles run on: cpu, openvino; by default what auto would take."),
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also other tools' versions of the float bundles.")
+    ] = False,
+    calibration: Annotated[
+        str | None, typer.Option(help="Audio that the peers are calibrated on.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each shape.")] = 15,
+    no_wer: Annotated[bool, typer.Option("--no-wer", help="Time only, count no errors.")] = False,
+    normalizer: Normalizer = "basic",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first clips.")] = None,
+    threads: Threads = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two reports, the old one first: say what changed, and measure nothing."),
+    ] = None,
+    max_slowdown: Annotated[
+        float, typer.Option(help="With --compare: percent that latency may rise.")
+    ] = 10.0,
+    max_growth: Annotated[
+        float, typer.Option(help="With --compare: percent that size and memory may rise.")
+    ] = 10.0,
+    max_wer_rise: Annotated[
+        float, typer.Option(help="With --compare: points that WER may rise.")
+    ] = 0.3,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Measure latency, WER, size and memory, and write a report; or compare two reports."""
+    from speechquant.pipeline.bench import BenchOptions, bench_or_compare
+
+    bench_or_compare(
+        bundles or [],
+        data,
+        out,
+        compare,
+        (max_slowdown, max_growth, max_wer_rise),
+        BenchOptions(
+            lengths=lengths,
+            batch=batch,
+            providers=providers,
+            peers=peers,
+            calibration=calibration,
+            repeats=repeats,
+            counts_errors=not no_wer,
+            normalizer=normalizer,
+            limit=limit,
+            threads=threads,
+            force=force,
+        ),
+        as_json=json,
+    )
+
+
 @zoo_app.command("list")
 def zoo_list(json: Json = False) -> None:
     """List the models that come with the package."""

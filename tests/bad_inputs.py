@@ -11,14 +11,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+from reports import report
 from tiny import save_tiny_checkpoint
 
+from speechquant.benchmarks.report import write_report
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable, scales_document
 
@@ -351,6 +353,40 @@ def _quantized_engine(at: Workspace) -> list[object]:
     return ["quantize", _engine(at), at.path("out"), "--data", at.data_set("data", ["yes"])]
 
 
+def _bench(*options: object, data: bool = True) -> Callable[[Workspace], list[object]]:
+    def arguments(at: Workspace) -> list[object]:
+        given = ["--data", at.data_set("data", ["one"])] if data else []
+        return ["bench", at.bundle, *given, "--out", at.path("report"), *options]
+
+    return arguments
+
+
+def _bench_into_a_file(at: Workspace) -> list[object]:
+    file = at.manifest("file", "x")
+    return ["bench", at.bundle, "--data", at.data_set("data", ["one"]), "--out", file / "report"]
+
+
+def _bench_over_somebody_elses(at: Workspace) -> list[object]:
+    at.path("report").mkdir()
+    at.manifest("report/thesis.txt", "x")
+    return _bench("--force")(at)
+
+
+def _compare(old: str, new: str) -> Callable[[Workspace], list[object]]:
+    def arguments(at: Workspace) -> list[object]:
+        return ["bench", "--compare", at.manifest("old.json", old), at.manifest("new.json", new)]
+
+    return arguments
+
+
+def _compare_with_worse(at: Workspace) -> list[object]:
+    old = report()
+    results = [replace(result, size_bytes=10**9) for result in old.results]
+    write_report(old, at.path("old.json"))
+    write_report(replace(old, results=tuple(results)), at.path("new.json"))
+    return ["bench", "--compare", at.path("old.json"), at.path("new.json")]
+
+
 CASES = (
     Case("a file that is no audio", _no_audio, r"notes\.wav: cannot be read as audio"),
     Case("a file that is not there", lambda at: ["transcribe", at.bundle, at.path("no.wav")],
@@ -527,6 +563,21 @@ CASES = (
     Case("an unknown provider",
          lambda at: ["transcribe", at.bundle, at.wav("good.wav", np.zeros(RATE_HZ)), "--provider", "cuda"],
          r"no provider 'cuda'; choose one of auto, cpu, openvino"),
+    Case("a bench without data", _bench(data=False), "needs --data and --out", "report"),
+    Case("a bench on clips longer than a model is run on", _bench("--lengths", "1,200"),
+         "a length of 200 s; give lengths above 0 and up to 120 s", "report"),
+    Case("lengths that are no numbers", _bench("--lengths", "1,x"), "give numbers with commas"),
+    Case("a batch of one and a half", _bench("--batch", "1.5"), "give whole numbers"),
+    Case("a bench of one repeat", _bench("--repeats", "1"), "say nothing about spread"),
+    Case("a bench on a provider that there is not", _bench("--providers", "cpu,gpu"), "'gpu'"),
+    Case("peers without calibration data", _bench("--peers"), "give --calibration DATA"),
+    Case("a report in a file's place", _bench_into_a_file, "cannot be written"),
+    Case("a report over somebody's folder", _bench_over_somebody_elses, "--force leaves it alone"),
+    Case("a comparison that is to measure as well", _bench("--compare", "old.json", "new.json"),
+         "--compare measures nothing"),
+    Case("a comparison with a text file", _compare("hello", "{}"), r"old\.json: not a report"),
+    Case("a comparison with other JSON", _compare("{}", "{}"), "not a report of this version"),
+    Case("a report that is worse", _compare_with_worse, r"5 regressions against .*size"),
 )  # fmt: skip
 
 SEARCH_ON_FULL_DISK_LINE = (

@@ -153,7 +153,7 @@ def test_every_figure_of_the_headline_is_on_both_pages(html: str, markdown: str)
 def test_what_the_headline_says_by_hand(html: str) -> None:
     said = text_of(html)
     # 40, 50 and 100 errors in 300 words.
-    for text in ("13.33 %", "16.67 %", "+3.33", "33.33 %", "+20.00", "57 of 58 layers INT8"):
+    for text in ("13.33 %", "16.67 %", "+3.33", "33.33 %", "+20.00", "57 of 58 products INT8"):
         assert text in said
     assert "1 of 5 candidates failed and 1 measurement was skipped." in said
     assert "ab" * 32 in said

@@ -1,0 +1,251 @@
+"""The command bench: from bundles and audio to a report, or from two reports to what changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechquant.benchmarks.bench import JOURNAL_FILE, Plan, run_bench
+from speechquant.benchmarks.candidates import Candidate, candidates_of, peer_candidates
+from speechquant.benchmarks.comparison import (
+    SAME,
+    Bounds,
+    Change,
+    compare_reports,
+    comparison_facts,
+)
+from speechquant.benchmarks.pages import HTML_FILE, require_page_packages, write_pages
+from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers
+from speechquant.benchmarks.report import FLOAT, REPORT_FILE, Report, read_report
+from speechquant.benchmarks.report_figures import Candidate as Measured
+from speechquant.benchmarks.report_figures import ModelFigures, figures_of
+from speechquant.benchmarks.report_words import conclusions, difference, duration, percent, shape
+from speechquant.core.bundles import load_bundle
+from speechquant.core.errors import OptionError, RegressionError
+from speechquant.core.files import new_folder, refuse_existing, refuse_unwritable
+from speechquant.core.manifests import LabelledClip
+from speechquant.engines.backends import AUTO, profiles_of
+from speechquant.pipeline.calibration import work_folder
+from speechquant.pipeline.console import megabytes, print_json, print_table, progress
+from speechquant.pipeline.sources import data_set_of
+
+PEERS_FOLDER = "peers"
+# More would add little to a scale, and some of the peers keep every activation of every clip.
+PEER_CALIBRATION_CLIPS = 64
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What the command line asks for; `providers` is None for those that auto would take."""
+
+    lengths: str
+    batch: str
+    providers: str | None
+    peers: bool
+    calibration: str | None
+    repeats: int
+    counts_errors: bool
+    normalizer: str
+    limit: int | None
+    threads: int | None
+    force: bool
+
+    def __post_init__(self) -> None:
+        if self.peers and self.calibration is None:
+            raise OptionError(
+                "peers are calibrated on audio; give --calibration DATA, as a rule what your own "
+                "bundle was calibrated on"
+            )
+
+    @property
+    def provider_names(self) -> list[str]:
+        """The providers, the CPU's own first: float on it is what is compared with."""
+        if self.providers is not None:
+            return self.providers.split(",")
+        return sorted(profile.provider for profile in profiles_of(AUTO))
+
+
+def bench_or_compare(
+    folders: Sequence[Path],
+    data: str | None,
+    out: Path | None,
+    compared: tuple[Path, Path] | None,
+    bounds: tuple[float, float, float],
+    options: BenchOptions,
+    *,
+    as_json: bool,
+) -> None:
+    """Do what the command line asks for; `bounds` are percent, percent and points."""
+    if compared is not None:
+        if folders or data or out:
+            raise OptionError("--compare measures nothing; leave bundles, --data and --out away")
+        slowdown, growth, wer_points = bounds
+        run_compare(*compared, Bounds(slowdown / 100, growth / 100, wer_points), as_json=as_json)
+        return
+    if data is None or out is None:
+        raise OptionError("a bench needs --data and --out (or --compare OLD NEW)")
+    run_bench_command(folders, data, out, options, as_json=as_json)
+
+
+def run_bench_command(
+    folders: Sequence[Path], data: str, out: Path, options: BenchOptions, *, as_json: bool
+) -> None:
+    """Measure, write the pages and show the headline figures."""
+    refuse_existing(out, REPORT_FILE, force=options.force)
+    refuse_unwritable(out)
+    require_page_packages()
+    candidates = candidates_of(folders, options.provider_names)
+    plan = _plan(candidates, data, work_folder(out), options)
+    with progress("benching") as on_step:
+        report = run_bench(plan, on_step)
+    with new_folder(out, REPORT_FILE, force=options.force) as folder:
+        write_pages(report, folder)
+    _remove_work(plan.work)
+    if as_json:
+        print((out / REPORT_FILE).read_text(encoding="utf-8"), end="")
+        return
+    print_headline(report)
+    print(f"\nthe page is {out / HTML_FILE}, every sample is in {out / REPORT_FILE}")
+
+
+def _plan(candidates: Sequence[Candidate], data: str, work: Path, options: BenchOptions) -> Plan:
+    with progress("rendering") as on_step:
+        clips = data_set_of(data, require_text=False, on_step=on_step)[: options.limit]
+    # Made before anything slow, so that what it complains of is complained of at once.
+    plan = Plan(
+        candidates=tuple(candidates),
+        clips=tuple(clips),
+        data=data,
+        work=work,
+        lengths_seconds=numbers_of(options.lengths, "lengths"),
+        batches=whole_numbers_of(options.batch, "batch"),
+        repeats=options.repeats,
+        threads=options.threads,
+        normalizer=options.normalizer,
+        counts_errors=options.counts_errors,
+    )
+    if options.calibration is None or not options.peers:
+        return plan
+    with progress("rendering") as on_step:
+        calibration = data_set_of(options.calibration, require_text=False, on_step=on_step)
+    return plan.with_candidates(*_with_peers(plan, calibration[:PEER_CALIBRATION_CLIPS]))
+
+
+def _with_peers(plan: Plan, clips: Sequence[LabelledClip]) -> tuple[list[Candidate], list[str]]:
+    """Return the candidates with the peers of each float bundle behind its model's, and notes."""
+    found, notes = list(plan.candidates), list[str]()
+    floats = {one.model: one for one in reversed(plan.candidates) if one.role == FLOAT}
+    if not floats:
+        raise OptionError("peers are made from a float bundle, and none is given; add one")
+    for number, (model, candidate) in enumerate(reversed(floats.items())):
+        bundle = load_bundle(candidate.source)
+        folder = plan.work / PEERS_FOLDER / str(number)
+        with progress(f"peers of {model}") as on_step:
+            made = make_peers(bundle, clips, folder, threads=plan.threads, on_step=on_step)
+        peers = [peer for peer in made if isinstance(peer, Peer)]
+        last = max(index for index, one in enumerate(found) if one.model == model)
+        found[last + 1 : last + 1] = peer_candidates(candidate, peers, names_model=len(floats) > 1)
+        notes += [
+            f"{peer.name}, {model}: {peer.reason}" for peer in made if isinstance(peer, MissingPeer)
+        ]
+    return found, notes
+
+
+def numbers_of(text: str, option: str) -> tuple[float, ...]:
+    """Return the numbers of a list such as 1,2.5; raises OptionError."""
+    try:
+        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError as error:
+        raise OptionError(f"--{option} {text!r}: give numbers with commas, such as 1,4") from error
+
+
+def whole_numbers_of(text: str, option: str) -> tuple[int, ...]:
+    """Return the whole numbers of a list; raises OptionError."""
+    values = numbers_of(text, option)
+    if any(value != int(value) for value in values):
+        raise OptionError(f"--{option} {text!r}: give whole numbers with commas, such as 1,4")
+    return tuple(int(value) for value in values)
+
+
+def _remove_work(work: Path) -> None:
+    """Remove what a bench kept, and the folder unless somebody's files are in it."""
+    shutil.rmtree(work / PEERS_FOLDER, ignore_errors=True)
+    with suppress(OSError):
+        (work / JOURNAL_FILE).unlink(missing_ok=True)
+        work.rmdir()
+
+
+def print_headline(report: Report) -> None:
+    """Show a row for each candidate, and in sentences what they come to."""
+    figures = figures_of(report)
+    for model in figures.models:
+        where = "" if model.headline is None else f" at {shape(model.headline)}"
+        print(f"\n{model.name}{where}")
+        print_table(
+            ["", "size", "INT8", "WER", "points from float", "median", "x float"],
+            [_headline_row(one, model) for one in model.candidates],
+        )
+    print()
+    for sentence in conclusions(figures):
+        print(sentence)
+    for note in report.notes:
+        print(f"note: {note}")
+
+
+def _headline_row(one: Measured, model: ModelFigures) -> list[str]:
+    latency, products = one.latency(model.headline), one.integer_products
+    speed_up = None if latency is None else latency.whole.speed_up
+    return [
+        one.name,
+        "" if one.size_bytes is None else megabytes(one.size_bytes),
+        "" if products is None else f"{products[0]} of {products[1]}",
+        "" if one.words is None else percent(one.words.rate.rate),
+        "" if one.words is None else difference(one.words.difference),
+        "failed" if latency is None else duration(latency.whole.stats.p50),
+        "" if speed_up is None else f"{speed_up.value:.2f}",
+    ]
+
+
+# --- two reports --------------------------------------------------------------------------------
+
+
+def run_compare(old: Path, new: Path, bounds: Bounds, *, as_json: bool) -> None:
+    """Show what changed; raises RegressionError where something got worse beyond its bound."""
+    comparison = compare_reports(read_report(old), read_report(new), bounds)
+    if as_json:
+        print_json(comparison_facts(comparison))
+    else:
+        shown = [change for change in comparison.changes if change.verdict != SAME]
+        if shown:
+            print_table(
+                ["candidate", "what", "old", "new", "change", "interval", "verdict"],
+                [_row(change) for change in shown],
+            )
+        print(f"{len(comparison.changes) - len(shown)} figures are the same within their noise")
+        for note in comparison.notes:
+            print(f"note: {note}")
+    if comparison.regressions:
+        worst = comparison.regressions[0]
+        raise RegressionError(
+            f"{new}: {len(comparison.regressions)} regressions against {old}, the first "
+            f"{worst.candidate}: {worst.what}; mend it, or raise the bound that it breaks"
+        )
+
+
+def _row(change: Change) -> list[str]:
+    if change.unit == "%":  # of a WER the difference says more than the ratio
+        shown = [f"{change.old:.2f} %", f"{change.new:.2f} %", f"{change.change:+.2f} points"]
+        interval = _interval(change, "+.2f")
+    else:
+        shown = [f"{change.old:.4g}", f"{change.new:.4g} {change.unit}", f"x {change.change:.3f}"]
+        interval = _interval(change, ".3f")
+    return [change.candidate, change.what, *shown, interval, change.verdict]
+
+
+def _interval(change: Change, form: str) -> str:
+    if change.low is None or change.high is None:
+        return ""
+    return f"{change.low:{form}} to {change.high:{form}}"
