@@ -61,8 +61,9 @@ def _points(drop: DifferenceInterval) -> str:
 def main() -> None:
     """Print both models."""
     sys.stdout.write(
-        f"# Attention's own products at W8A8, measured\n\nOn {describe_machine()}. Calibrated and "
-        f"searched on\n{CALIBRATION_CLIPS} clips of zoo:dev. The intervals are paired bootstraps.\n"
+        f"# Attention's own products at W8A8, measured\n\nOn {describe_machine()}.\n"
+        f"Calibrated and searched on {CALIBRATION_CLIPS} clips of zoo:dev. "
+        "The intervals are paired bootstraps.\n"
     )
     for name in MODEL_NAMES:
         with tempfile.TemporaryDirectory() as folder:
