@@ -5,7 +5,8 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
-	search-comparison calibration-cost cpu-speed backend-agreement engine-builds test-tensorrt8 clean
+	search-comparison calibration-cost cpu-speed attention-words backend-agreement engine-builds \
+	test-tensorrt8 clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -43,6 +44,19 @@ search-comparison: $(READY)
 
 calibration-cost: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.calibration_cost > docs/results/calibration-cost.md
+
+# The rows of OpenVINO and NNCF need its packages: .venv/bin/pip install -e '.[peers]'.
+cpu-speed: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.cpu_speed > docs/results/cpu-speed.md
+
+attention-words: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.attention_words > docs/results/attention-words.md
+
+backend-agreement: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.backend_agreement > docs/results/backend-agreement.md
+
+engine-builds: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.engine_builds > docs/results/engines-sm86.md
 
 # The calibrator classes and the session on the real TensorRT 8.5, which needs Python 3.10
 # (PYTHON310=... where it is not found) and 1.7 GB of downloads, but no GPU. speechquant goes in without

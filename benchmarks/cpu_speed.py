@@ -1,9 +1,10 @@
 """Speed, size and memory on a CPU: `python -m speechquant.benchmarks.cpu_speed`.
 
 A model of true size with random weights on seeded noise: float and W8A8 on ONNX Runtime's own
-provider, as bundles and as engines, W8A8 through OpenVINO, and the same float graph quantized by
-NNCF for OpenVINO. Writes Markdown to stdout. What needs the packages openvino and nncf is left out
-where they are not installed. The peaks are read from /proc, so it runs on Linux.
+provider, as bundles and as engines, W8A8 through OpenVINO, both with attention's own products in
+float and quantized, and the same float graph quantized by NNCF for OpenVINO. Writes Markdown to
+stdout. What needs the packages openvino and nncf is left out where they are not installed. The
+peaks are read from /proc, so it runs on Linux.
 """
 
 from __future__ import annotations
@@ -56,26 +57,43 @@ _NS_PER_MS = 1e6
 _SETTLING_SECONDS = 0.2
 Feeds = Mapping[str, Any]
 Run = Callable[[Feeds], object]
-FLOAT, FLOAT_ENGINE, W8A8_PLAIN, W8A8_CPU, W8A8_OPENVINO, W8A8_DIRECT, NNCF = (
+(
+    FLOAT,
+    FLOAT_ENGINE,
+    W8A8_PLAIN,
+    W8A8_CPU,
+    ATTENTION_CPU,
+    W8A8_OPENVINO,
+    ATTENTION_OPENVINO,
+    W8A8_DIRECT,
+    ATTENTION_DIRECT,
+    NNCF,
+) = NAMES = (
     "float, ONNX Runtime",
     "float, engine of ONNX Runtime",
     "W8A8, its Q/DQ graph in ONNX Runtime",
     "W8A8, ONNX Runtime",
+    "W8A8 and attention, ONNX Runtime",
     "W8A8, OpenVINO provider",
+    "W8A8 and attention, OpenVINO provider",
     "W8A8, its graph in OpenVINO itself",
+    "W8A8 and attention, its graph in OpenVINO itself",
     "NNCF + OpenVINO",
 )
 
 
 @dataclass(frozen=True)
 class Paths:
-    """The model in its forms; `nncf` and `direct` are None without their packages."""
+    """The model in its forms; `attention` is quantized with attention's own products.
+
+    `graphs` are the files that the package openvino runs itself, by candidate.
+    """
 
     bundle: Bundle
     quantized: Bundle
+    attention: Bundle
     float_engine: Engine
-    direct: Path | None
-    nncf: Path | None
+    graphs: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -102,15 +120,21 @@ def make_paths(model: str, folder: Path) -> Paths:
     """Export and quantize `model` in every way there is a package for."""
     bundle = export(model, folder / "float")
     clips = write_noise(folder, CALIBRATION_CLIPS, CALIBRATION_SECONDS)
-    table = Workbench(bundle, clips, clips, folder / "work").table("max", 8)
-    quantized = quantize_bundle(bundle, folder / "w8a8", table)
+    quantized, attention = (
+        quantize_bundle(bundle, folder / name, bench.table("max", 8))
+        for name, bench in (
+            ("w8a8", Workbench(bundle, clips, clips, folder / "work")),
+            ("attention", Workbench(bundle, clips, clips, folder / "work", attention=True)),
+        )
+    )
     float_engine = build_engine(bundle, folder / "float-engine", BuildOptions("onnxruntime"))
-    direct = nncf = None
+    graphs: dict[str, Path] = {}
     if find_spec("openvino") is not None:
-        direct = _saved_graph(quantized, folder / "openvino.onnx")
-    if find_spec("openvino") is not None and find_spec("nncf") is not None:
-        nncf = _quantized_by_nncf(bundle, clips, folder / "nncf.xml")
-    return Paths(bundle, quantized, float_engine, direct, nncf)
+        graphs[W8A8_DIRECT] = _saved_graph(quantized, folder / "openvino.onnx")
+        graphs[ATTENTION_DIRECT] = _saved_graph(attention, folder / "openvino-attention.onnx")
+        if find_spec("nncf") is not None:
+            graphs[NNCF] = _quantized_by_nncf(bundle, clips, folder / "nncf.xml")
+    return Paths(bundle, quantized, attention, float_engine, graphs)
 
 
 def _saved_graph(quantized: Bundle, path: Path) -> Path:
@@ -147,15 +171,17 @@ def open_candidates(paths: Paths, stack: ExitStack, only: str | None = None) -> 
         (FLOAT_ENGINE, paths.float_engine, "cpu"),
         (W8A8_PLAIN, paths.quantized, None),
         (W8A8_CPU, paths.quantized, "cpu"),
+        (ATTENTION_CPU, paths.attention, "cpu"),
         (W8A8_OPENVINO, paths.quantized, "openvino"),
+        (ATTENTION_OPENVINO, paths.attention, "openvino"),
     ):
         if only in (None, name):
             session = _opened(source, provider)
             if provider in (None, session.provider):
                 runs[name] = stack.enter_context(session).run
     float_name = float_type(paths.quantized, read_processor())
-    for name, path in ((W8A8_DIRECT, paths.direct), (NNCF, paths.nncf)):
-        if path is not None and only in (None, name):
+    for name, path in paths.graphs.items():
+        if only in (None, name):
             runs[name] = _compiled(path, float_name).create_infer_request().infer
     return runs
 
@@ -233,7 +259,7 @@ def print_memory(paths: Paths) -> None:
     """Print the peak of each candidate, measured in a process of its own."""
     title = f"Peak memory: opened, {MEMORY_SECONDS} s of audio, each in a process of its own"
     print_heading(title, "what", "peak")
-    for name in (FLOAT, FLOAT_ENGINE, W8A8_PLAIN, W8A8_CPU, W8A8_OPENVINO, W8A8_DIRECT, NNCF):
+    for name in NAMES:
         peak = run_alone(peak_of, paths, name, limit_gib=MEMORY_LIMIT_GIB)
         if peak is not None:
             print_row(name, f"{peak:.2f} GiB")
@@ -251,9 +277,7 @@ def print_types(paths: Paths) -> None:
     """Print in which type OpenVINO truly runs products, convolutions and attention."""
     float_name = float_type(paths.quantized, read_processor())
     print_heading("What OpenVINO runs in which type", "graph", "kernel", "nodes")
-    for name, path in ((W8A8_DIRECT, paths.direct), (NNCF, paths.nncf)):
-        if path is None:
-            continue
+    for name, path in paths.graphs.items():
         compiled = _compiled(path, float_name)
         compiled.create_infer_request().infer(noise_feeds(paths.bundle, LENGTHS_SECONDS[0]))
         kernels: Counter[str] = Counter()
@@ -270,11 +294,11 @@ def print_missing(paths: Paths) -> None:
     """Say which rows this machine cannot fill, and why."""
     if open_session(paths.quantized, provider="openvino", threads=1).provider != "openvino":
         sys.stdout.write(
-            f"\n'{W8A8_OPENVINO}' has no rows: its plugin is missing or takes no processor like\n"
-            f"this one. '{W8A8_DIRECT}' is the same graph with the same settings in\n"
-            "the package openvino.\n"
+            f"\n'{W8A8_OPENVINO}' has no rows, with or without attention: its plugin is\n"
+            f"missing or takes no processor like this one. '{W8A8_DIRECT}'\n"
+            "is the same graph with the same settings in the package openvino.\n"
         )
-    if paths.nncf is None:
+    if NNCF not in paths.graphs:
         sys.stdout.write(f"\n'{NNCF}' has no rows: pip install openvino nncf.\n")
 
 
@@ -295,7 +319,7 @@ def main() -> None:
         print_speed(paths)
         print_sizes(paths)
         print_memory(paths)
-        if paths.direct is not None:
+        if paths.graphs:
             print_types(paths)
 
 

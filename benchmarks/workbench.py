@@ -48,21 +48,30 @@ class Scored:
 
 @dataclass(frozen=True)
 class Workbench:
-    """What measurements of one model share; everything slow is kept in the folder `work`."""
+    """What measurements of one model share; everything slow is kept in the folder `work`.
+
+    `attention` says whether what attention multiplies by each other is quantized too.
+    """
 
     bundle: Bundle
     calibration: Sequence[LabelledClip]
     test: Sequence[LabelledClip]
     work: Path
     workers: int = 1
+    attention: bool = False
 
     @cached_property
     def statistics(self) -> ActivationStatistics:
         """The activations on the calibration set."""
         key = data_key([clip_key(clip) for clip in self.calibration])
-        with ProbeSession(self.bundle) as probe:
+        with ProbeSession(self.bundle, attention=self.attention) as probe:
             return collect_statistics(
-                self.bundle, self.calibration, key, probe.activations_of, self.work
+                self.bundle,
+                self.calibration,
+                key,
+                probe.activations_of,
+                self.work,
+                attention=self.attention,
             )
 
     @cached_property
@@ -73,7 +82,7 @@ class Workbench:
     def table(self, method: str, bits: int, *, float_layers: Sequence[str] = ()) -> ScaleTable:
         """Return the table of a method that needs no search, weights as wide as activations."""
         options = MethodOptions(method, Bits(bits, bits))
-        layers = quantized_layers(self.bundle, float_layers)
+        layers = quantized_layers(self.bundle, float_layers, attention=self.attention)
         table = table_from_statistics(self.statistics, layers, self.bundle.model_sha256, options)
         return replace(table, float_layers=tuple(float_layers))
 
@@ -82,7 +91,7 @@ class Workbench:
     ) -> SearchResult:
         """Return StableQuant's choice on `dev`, the calibration set where none is given."""
         dev = self.calibration if dev is None else dev
-        task = ScoringTask(self.bundle.folder, tuple(dev))
+        task = ScoringTask(self.bundle.folder, tuple(dev), attention=self.attention)
         keys = [clip_key(clip) for clip in dev]
         with (
             open_scorer(task, self.workers) as scorer,
@@ -90,7 +99,7 @@ class Workbench:
         ):
             return search_table(
                 self.bundle,
-                self.bundle.spec.layers,
+                self.bundle.spec.activations(attention=self.attention),
                 self.statistics,
                 recorded,
                 len(dev),

@@ -43,23 +43,35 @@ class SearchOptions:
             raise OptionError(f"gamma is {self.gamma_points}; give 0 or more percentage points")
 
 
-def quantized_layers(bundle: Bundle, keep_float: Sequence[str]) -> dict[str, str]:
-    """Return tensor -> layer without the layers to keep; raises OptionError for an unknown one."""
+def quantized_layers(
+    bundle: Bundle, keep_float: Sequence[str], *, attention: bool = False
+) -> dict[str, str]:
+    """Return tensor -> layer without the layers to keep, attention's own products if asked.
+
+    Raises OptionError for an unknown layer and where the bundle does not name those products.
+    """
+    if attention and not bundle.spec.attention:
+        raise OptionError(
+            f"{bundle.folder}: does not name what its attention multiplies; "
+            'make it again with "speechquant export", or leave --quantize-attention out'
+        )
     known = bundle.spec.layer_names
     unknown = [layer for layer in keep_float if layer not in known]
     if unknown:
         raise OptionError(
             f"{bundle.folder} has no layer {unknown[0]!r}; choose among {', '.join(known)}"
         )
-    kept = {name: layer for name, layer in bundle.spec.layers.items() if layer not in keep_float}
+    activations = bundle.spec.activations(attention=attention)
+    kept = {name: layer for name, layer in activations.items() if layer not in keep_float}
     if not kept:
         raise OptionError("every layer would stay float; leave some of them to be quantized")
     return kept
 
 
-def statistics_key(bundle: Bundle, data_sha256: str) -> str:
+def statistics_key(bundle: Bundle, data_sha256: str, *, attention: bool = False) -> str:
     """Return what statistics of a model on a data set are filed under."""
     parts = f"{bundle.model_sha256} {bundle.reading_sha256} {data_sha256}"
+    parts += " attention" if attention else ""
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
@@ -70,14 +82,18 @@ def collect_statistics(
     activations_of: ActivationsOf,
     work: Path,
     on_step: OnStep | None = None,
+    *,
+    attention: bool = False,
 ) -> ActivationStatistics:
-    """Return the statistics of every activation of the layer map, kept in `work` meanwhile."""
-    saved = work / f"statistics-{statistics_key(bundle, data_sha256)}.npz"
+    """Return the statistics of every activation of the layer map, kept in `work` meanwhile.
+
+    `attention` says that `activations_of` shows those of attention's own products too.
+    """
+    saved = work / f"statistics-{statistics_key(bundle, data_sha256, attention=attention)}.npz"
+    tensors = len(bundle.spec.activations(attention=attention))
     if len(clips) == 1:
         log.warning("warning: calibrating on one clip; give a few dozen for scales that hold")
-    log.info(
-        "collecting statistics of %d tensors over %d clips", len(bundle.spec.layers), len(clips)
-    )
+    log.info("collecting statistics of %d tensors over %d clips", tensors, len(clips))
     return collect(activations_of, clips, saved, on_step=on_step)
 
 

@@ -69,8 +69,9 @@ class ModelSpec:
     """What a graph is and what it takes.
 
     `layers` maps every activation tensor that feeds a constant-weight Conv, MatMul or Gemm to the
-    layer it belongs to, in the order of the graph. `padding_exact` says whether a padded batch
-    gives each clip what the clip gets alone.
+    layer it belongs to, in the order of the graph; `attention` maps those that attention multiplies
+    by each other, and is empty where the graph does not name them. `padding_exact` says whether a
+    padded batch gives each clip what the clip gets alone.
     """
 
     architecture: str
@@ -87,6 +88,11 @@ class ModelSpec:
     layers: Mapping[str, str]
     decoding: CtcDecoding
     notes: tuple[str, ...] = ()
+    attention: Mapping[str, str] = field(default_factory=dict)
+
+    def activations(self, *, attention: bool) -> dict[str, str]:
+        """Return tensor -> layer of what is quantized, with or without attention's own products."""
+        return {**self.layers, **(self.attention if attention else {})}
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.bundles import Bundle, ModelSpec
 from speechquant.core.errors import OptionError, ScaleError
 from speechquant.core.files import new_file
 
@@ -156,6 +156,11 @@ def _require_types(row: dict[str, Any], **types: type | tuple[type, ...]) -> Non
             raise TypeError(f"{name} is {value!r}")
 
 
+def quantizes_attention(table: ScaleTable, spec: ModelSpec) -> bool:
+    """Return whether the table quantizes what attention multiplies by each other."""
+    return not spec.attention.keys().isdisjoint(table.tensors)
+
+
 def check_scales(table: ScaleTable, where: str) -> None:
     """Raise ScaleError, naming the tensor, for a scale or zero point that cannot be used."""
     for name, row in table.tensors.items():
@@ -179,7 +184,8 @@ def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
             f"{where}: made for model {table.model_sha256[:8]}..., {bundle.folder} is "
             f'{bundle.model_sha256[:8]}...: run "speechquant calibrate" on it'
         )
-    layers = bundle.spec.layers
+    attention = quantizes_attention(table, bundle.spec)
+    layers = bundle.spec.activations(attention=attention)
     needed = [name for name, layer in layers.items() if layer not in table.float_layers]
     missing = [name for name in needed if name not in table.tensors]
     if missing:

@@ -15,13 +15,15 @@ from speechquant.engines.recognizer import feeds_of, read_clip
 class ProbeSession(ChangedGraph):
     """A context manager whose outputs are the activations to be quantized."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
+    ) -> None:
         model = load_graph(bundle, "calibration")
         import onnx
 
         self._spec = bundle.spec
         del model.graph.output[:]
-        for name in bundle.spec.layers:
+        for name in bundle.spec.activations(attention=attention):
             model.graph.output.append(
                 onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
             )

@@ -202,7 +202,31 @@ def quantize_activations(
     `refuse_unspellable` raises, and ScaleError for a tensor that the table does not name.
     """
     refuse_unspellable(table, spelling)
-    for name, users in _readers(nodes, index=0).items():
+    _quantize_inputs(model, nodes, 0, table, spelling)
+
+
+def quantize_attention(
+    model: ir.Model, spec: ModelSpec, table: ScaleTable, spelling: Spelling
+) -> None:
+    """Let attention's own products read both inputs through Q/DQ where `table` names them.
+
+    Raises what `quantize_activations` raises.
+    """
+    named = spec.attention.keys() & table.tensors.keys()
+    products = [
+        node
+        for node in model.graph
+        if node.op_type == "MatMul" and any(value and value.name in named for value in node.inputs)
+    ]
+    refuse_unspellable(table, spelling)
+    for index in range(2):
+        _quantize_inputs(model, products, index, table, spelling)
+
+
+def _quantize_inputs(
+    model: ir.Model, nodes: Sequence[ir.Node], index: int, table: ScaleTable, spelling: Spelling
+) -> None:
+    for name, users in _readers(nodes, index).items():
         row = table.tensors.get(name)
         if row is None:
             raise ScaleError(f'no scale for {name}; make the table with "speechquant calibrate"')
@@ -212,16 +236,16 @@ def quantize_activations(
             symmetric=table.symmetric,
             zero_point=row.zero_point,
         )
-        _insert_pair(model, users, row, levels)
+        _insert_pair(model, users, index, row, levels)
     _require_opset(model, table.bits.activations)
 
 
 def _insert_pair(
-    model: ir.Model, users: Sequence[ir.Node], row: Scale, levels: ActivationLevels
+    model: ir.Model, users: Sequence[ir.Node], index: int, row: Scale, levels: ActivationLevels
 ) -> None:
     import onnx_ir as ir
 
-    tensor = _input(users[0], 0)
+    tensor = _input(users[0], index)
     name, scale = tensor.name or "", np.float32(row.scale)
     zero_point = np.array(levels.zero_point, levels.dtype)
     pair = [
@@ -248,7 +272,7 @@ def _insert_pair(
         _node("DequantizeLinear", [source, *pair], f"{name}_dequantized", tensor.type, tensor)
     )
     model.graph.insert_before(users[0], nodes)
-    _redirect(users, 0, nodes[-1].outputs[0])
+    _redirect(users, index, nodes[-1].outputs[0])
 
 
 def _node(

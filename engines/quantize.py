@@ -26,6 +26,7 @@ from speechquant.core.weights import Levels
 from speechquant.engines.qdq import (
     Spelling,
     quantize_activations,
+    quantize_attention,
     quantize_weights,
     quantized_nodes,
     refuse_unspellable,
@@ -106,6 +107,7 @@ def _quantized_graph(
     nodes = quantized_nodes(model, bundle.spec, table.float_layers)
     quantize_weights(model, nodes, table.bits.weights, rounded=rounded, on_step=on_step)
     quantize_activations(model, nodes, table, spelling)
+    quantize_attention(model, bundle.spec, table, spelling)
     # What stays float may still lie in the float bundle's data file.
     return ir.external_data.load_to_model(model)
 

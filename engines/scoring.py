@@ -43,6 +43,8 @@ class ScoringTask:
     threads: int | None = None
     # Levels of weights that are not rounded to nearest; an .npz file.
     levels: Path | None = None
+    # Whether trials may round what attention multiplies by each other too.
+    attention: bool = False
 
 
 _FIRST_LABEL = ord("0")  # label 0 in the log; those after it are readable characters too
@@ -88,7 +90,7 @@ class UtteranceScorer:
                 else {}
             )
             self._sessions[weights_key] = SimulatedSession(
-                self._bundle, self._task.threads, weights
+                self._bundle, self._task.threads, weights, attention=self._task.attention
             )
         self._sessions.move_to_end(weights_key)
         return self._sessions[weights_key]

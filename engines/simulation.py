@@ -62,6 +62,12 @@ def _float_branch(tensor: str) -> onnx.GraphProto:
     )
 
 
+def _places(bundle: Bundle, attention: bool) -> dict[str, int]:
+    """Return where in the inputs that hold the table each tensor has its row."""
+    names = bundle.spec.activations(attention=attention)
+    return {name: place for place, name in enumerate(names)}
+
+
 def _switch(tensor: str, place: int) -> list[onnx.NodeProto]:
     from onnx import TensorProto, helper
 
@@ -79,17 +85,26 @@ def _switch(tensor: str, place: int) -> list[onnx.NodeProto]:
     ]
 
 
-def insert_switches(model: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProto:
-    """Return a copy in which every activation of the layer map can be rounded on its way in."""
+def insert_switches(
+    model: onnx.ModelProto, bundle: Bundle, *, attention: bool = False
+) -> onnx.ModelProto:
+    """Return a copy in which every activation of the layer map can be rounded on its way in.
+
+    So can what attention multiplies by each other, where that is asked for.
+    """
     import onnx
     from onnx import TensorProto, helper
 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    places = {name: place for place, name in enumerate(bundle.spec.layers)}
+    places = _places(bundle, attention)
     for tensor, nodes in weighted_nodes(changed, bundle).items():
         for node in nodes:
             node.input[0] = f"{tensor}.rounded"
+    for node in changed.graph.node if attention else ():
+        for index, name in enumerate(node.input):
+            if node.op_type == "MatMul" and name in bundle.spec.attention:
+                node.input[index] = f"{name}.rounded"
     nodes, waiting = [], dict(places)
     for value in changed.graph.input:
         if value.name in waiting:
@@ -119,9 +134,11 @@ class SimulatedSession(ChangedGraph):
         bundle: Bundle,
         threads: int | None = None,
         weights: Mapping[str, NDArray[np.float32]] | None = None,
+        *,
+        attention: bool = False,
     ) -> None:
-        model = insert_switches(load_graph(bundle, "a search"), bundle)
-        self._places = {name: place for place, name in enumerate(bundle.spec.layers)}
+        model = insert_switches(load_graph(bundle, "a search"), bundle, attention=attention)
+        self._places = _places(bundle, attention)
         super().__init__(model, bundle, threads, weights)
         self.use(None)
 

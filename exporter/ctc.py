@@ -95,6 +95,7 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
         LOGITS,
         drop_trace_notes,
         name_after_modules,
+        name_attention,
         name_output_dims,
         trace,
     )
@@ -102,7 +103,7 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
     config = checkpoint.model.config
     padding_exact = is_padding_exact(config)
     graph = trace(CtcGraph(checkpoint.model))
-    layers = name_after_modules(graph)
+    layers, attention = name_after_modules(graph), name_attention(graph)
     drop_trace_notes(graph)
     name_output_dims(graph)
     spec = ModelSpec(
@@ -123,6 +124,7 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
         layers=layers,
         decoding=checkpoint.decoding,
         notes=() if padding_exact else (_PADDING_NOTE,),
+        attention=attention,
     )
     return graph, spec
 

@@ -111,6 +111,22 @@ def name_after_modules(model: ir.Model) -> dict[str, str]:
     return layers
 
 
+def name_attention(model: ir.Model) -> dict[str, str]:
+    """Name what each attention multiplies; return the map from activation to layer."""
+    layers: dict[str, str] = {}
+    for node in model.graph:
+        left, right = node.inputs[:2] if node.op_type == "MatMul" else (None, None)
+        if left is None or right is None or right.is_initializer():
+            continue
+        module, before = _module_of(node), left.producer()
+        is_second = before is not None and before.op_type == "Softmax"
+        names = ("probabilities", "values") if is_second else ("queries", "keys")
+        for value, name in zip((left, right), names, strict=True):
+            value.name = f"{module}.{name}"
+            layers[value.name] = layer_of_module(module)
+    return layers
+
+
 def drop_trace_notes(model: ir.Model) -> None:
     """Remove the tracer's notes on nodes and values: half the file, with paths of this machine."""
     model.metadata_props.clear()

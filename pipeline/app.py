@@ -140,6 +140,10 @@ Gamma = Annotated[
 KeepFloat = Annotated[
     list[str] | None, typer.Option(help="Leave this layer in float; may be given again.")
 ]
+QuantizeAttention = Annotated[
+    bool,
+    typer.Option("--quantize-attention", help="Also what attention multiplies by each other."),
+]
 Weights = Annotated[str, typer.Option("--weights", help="Rounding: nearest or adaround.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first clips of each set.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that score trials.")]
@@ -159,6 +163,7 @@ def calibrate(
     search: Search = "fast",
     gamma: Gamma = 0.25,
     keep_float: KeepFloat = None,
+    quantize_attention: QuantizeAttention = False,
     normalizer: Normalizer = "basic",
     limit: Limit = None,
     workers: Workers = 1,
@@ -182,6 +187,7 @@ def calibrate(
         search=search,
         gamma=gamma,
         keep_float=keep_float,
+        attention=quantize_attention,
         normalizer=normalizer,
         limit=limit,
         workers=workers,
@@ -214,6 +220,7 @@ def quantize(
         typer.Option(help="WER points that it may cost on --dev; layers stay float to keep it."),
     ] = None,
     keep_float: KeepFloat = None,
+    quantize_attention: QuantizeAttention = False,
     weights: Weights = "nearest",
     spelling: Annotated[
         str, typer.Option(help="Q/DQ as onnxruntime (uint8) or tensorrt (int8) likes it.")
@@ -241,6 +248,7 @@ def quantize(
         search=search,
         gamma=gamma,
         keep_float=keep_float,
+        attention=quantize_attention,
         weights=weights,
         normalizer=normalizer,
         limit=limit,

@@ -73,6 +73,7 @@ class CalibrationRequest:
     search: SearchOptions
     work: Path
     keep_float: tuple[str, ...] = ()
+    attention: bool = False
     weight_rounding: str = NEAREST
     normalizer: str = "basic"
     limit: int | None = None
@@ -85,7 +86,7 @@ class CalibrationRequest:
                 f"no rounding {self.weight_rounding!r} of weights; choose {NEAREST}, {ADAROUND}"
             )
         normalizer(self.normalizer)
-        quantized_layers(self.bundle, self.keep_float)
+        _ = self.layers
 
     @cached_property
     def clips(self) -> list[LabelledClip]:
@@ -143,7 +144,7 @@ class CalibrationRequest:
     @property
     def layers(self) -> dict[str, str]:
         """The activation tensors to quantize and their layers."""
-        return quantized_layers(self.bundle, self.keep_float)
+        return quantized_layers(self.bundle, self.keep_float, attention=self.attention)
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,17 @@ def _statistics_of(
 ) -> tuple[ActivationStatistics, CalibrationData]:
     sha256 = data_key(request.clip_keys)
     with (
-        ProbeSession(request.bundle, request.threads) as probe,
+        ProbeSession(request.bundle, request.threads, attention=request.attention) as probe,
         progress("collecting statistics") as on_step,
     ):
         statistics = collect_statistics(
-            request.bundle, request.clips, sha256, probe.activations_of, request.work, on_step
+            request.bundle,
+            request.clips,
+            sha256,
+            probe.activations_of,
+            request.work,
+            on_step,
+            attention=request.attention,
         )
     seconds = sum(audio_seconds(clip.path) for clip in request.clips)
     return statistics, CalibrationData(sha256, len(request.clips), round(seconds, 2))
@@ -217,8 +224,11 @@ def _levels_name(request: CalibrationRequest) -> str:
 
 
 @contextmanager
-def recorded_scorer(request: CalibrationRequest) -> Iterator[RecordedScorer]:
-    """Yield what scores trials on the development set, with its log in the work folder."""
+def recorded_scorer(request: CalibrationRequest, *, attention: bool) -> Iterator[RecordedScorer]:
+    """Yield what scores trials on the development set, with its log in the work folder.
+
+    `attention` says whether a trial may round what attention multiplies by each other.
+    """
     rounds = request.weight_rounding == ADAROUND
     task = ScoringTask(
         bundle=request.bundle.folder,
@@ -226,6 +236,7 @@ def recorded_scorer(request: CalibrationRequest) -> Iterator[RecordedScorer]:
         normalizer=request.normalizer,
         threads=request.threads,
         levels=request.work / _levels_name(request) if rounds else None,
+        attention=attention,
     )
     # What a score depends on beside the trial and the utterance.
     rest = [request.bundle.reading_sha256, request.normalizer]
@@ -239,7 +250,8 @@ def recorded_scorer(request: CalibrationRequest) -> Iterator[RecordedScorer]:
 
 
 def _search(request: CalibrationRequest, statistics: ActivationStatistics) -> SearchResult:
-    with recorded_scorer(request) as scorer, progress("searching") as on_step:
+    scoring = recorded_scorer(request, attention=request.attention)
+    with scoring as scorer, progress("searching") as on_step:
         result = search_table(
             request.bundle,
             request.layers,

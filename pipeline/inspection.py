@@ -22,7 +22,7 @@ from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.engine_folders import Engine, is_engine, load_engine
 from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
-from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales
+from speechquant.core.scales import SCALES_FILE, ScaleTable, quantizes_attention, read_scales
 from speechquant.engines.stored_weights import stored_weights
 from speechquant.engines.tensorrt_layers import (
     INT8,
@@ -169,7 +169,8 @@ def _activation_rows(
     bundle: Bundle, table: ScaleTable, seen: ActivationStatistics
 ) -> list[TensorAmplitudes]:
     rows = []
-    for name, layer in bundle.spec.layers.items():
+    attention = quantizes_attention(table, bundle.spec)
+    for name, layer in bundle.spec.activations(attention=attention).items():
         histogram = seen.tensors[name].histogram
         if histogram.range is None:
             continue

@@ -33,7 +33,14 @@ from speechquant.core.files import (
     refuse_unwritable,
     storage_errors,
 )
-from speechquant.core.scales import Bits, ScaleTable, read_scales, require_fit, write_scales
+from speechquant.core.scales import (
+    Bits,
+    ScaleTable,
+    quantizes_attention,
+    read_scales,
+    require_fit,
+    write_scales,
+)
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.engines.constant_weights import constant_weights
@@ -75,6 +82,7 @@ def new_request(
     limit: int | None,
     workers: int,
     threads: int | None,
+    attention: bool = False,
     weights: str = NEAREST,
 ) -> CalibrationRequest:
     """Return what the command line asks for; raises OptionError and BundleError."""
@@ -91,6 +99,7 @@ def new_request(
         search=SearchOptions(search, gamma),
         work=work_folder(out),
         keep_float=tuple(dict.fromkeys(keep_float or ())),
+        attention=attention,
         weight_rounding=weights,
         normalizer=normalizer,
         limit=limit,
@@ -215,6 +224,7 @@ def _refuse_beside_scales(request: CalibrationRequest) -> None:
         "--method, --bits, --percentile or --asymmetric": request.method != MethodOptions(),
         "--search or --gamma": request.search != SearchOptions(),
         "--keep-float": bool(request.keep_float),
+        "--quantize-attention": request.attention,
         "--weights": request.weight_rounding != NEAREST,
     }
     for names, is_asked_for in asked_for.items():
@@ -318,7 +328,9 @@ def _guard(request: CalibrationRequest, table: ScaleTable, allowed: float) -> Gu
     for weight in constant_weights(request.bundle):
         stored_bits = 8 if table.bits.weights <= 8 else 16
         extra_bytes[weight.layer] += weight.values.size * (_FLOAT_BITS - stored_bits) // 8
-    with recorded_scorer(request) as scorer, progress("leaving layers in float") as on_step:
+    attention = quantizes_attention(table, request.bundle.spec)
+    scoring = recorded_scorer(request, attention=attention)
+    with scoring as scorer, progress("leaving layers in float") as on_step:
         return keep_budget(table, scorer, len(request.dev_clips), allowed, extra_bytes, on_step)
 
 

@@ -307,6 +307,15 @@ def _damaged_search_log(at: Workspace) -> list[object]:
     return _with_data()(at)
 
 
+def _unnamed_attention(at: Workspace) -> list[object]:
+    bundle = load_bundle(at.bundle)
+    with new_bundle(at.path("older"), replace(bundle.spec, attention={}), {}) as folder:
+        for name in bundle.files:
+            shutil.copyfile(at.bundle / name, folder / name)
+    older = replace(at, bundle=at.path("older"))
+    return _with_data("--quantize-attention")(older)
+
+
 _LAYERS = [*(f"conv.{n}" for n in range(7)), "feature_projection", "pos_conv", "block.0", "block.1"]
 _KEEP_ALL = [part for layer in [*_LAYERS, "head"] for part in ("--keep-float", layer)]
 
@@ -511,6 +520,8 @@ CASES = (
          r"no normalizer 'german'; choose basic, whisper, none", "out"),
     Case("every layer kept in float", _with_data(*_KEEP_ALL),
          r"every layer would stay float; leave some of them to be quantized", "out"),
+    Case("attention of a bundle that does not name it", _unnamed_attention,
+         r"older: does not name what its attention multiplies; make it again with .speechquant export", "out"),
     Case("an unknown layer", _with_data("--keep-float", "conv.9"),
          r"bundle has no layer 'conv\.9'; choose among conv\.0, conv\.1", "out"),
     Case("a gamma below zero", _with_data("--gamma", "-0.1"),

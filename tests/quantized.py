@@ -14,17 +14,19 @@ from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.recognizer import feeds_of
 
 
-def table_from_noise(bundle: Bundle, bits: Bits | None = None) -> ScaleTable:
+def table_from_noise(
+    bundle: Bundle, bits: Bits | None = None, *, attention: bool = False
+) -> ScaleTable:
     """A table whose scales are the largest magnitude over 127, on a second of noise."""
     bits = bits or Bits()
     noise = np.random.default_rng(1).standard_normal(16_000).astype(np.float32)
-    with ProbeSession(bundle, threads=1) as session:
+    with ProbeSession(bundle, threads=1, attention=attention) as session:
         seen = session.run(feeds_of(bundle.spec, [noise]))
     largest = {name: float(np.abs(values).max()) for name, values in seen.items()}
     levels = 2 ** (bits.activations - 1) - 1
     rows = {
         name: Scale(layer, largest[name] / levels, largest[name])
-        for name, layer in bundle.spec.layers.items()
+        for name, layer in bundle.spec.activations(attention=attention).items()
     }
     return ScaleTable(bundle.model_sha256, "max", bits, rows)
 

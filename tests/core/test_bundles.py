@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,17 @@ def test_a_bundle_reads_back_as_it_was_written(tiny_bundle: Bundle, copy: Path) 
     assert again.model_sha256 == tiny_bundle.model_sha256
     assert list(again.spec.layers.items()) == list(tiny_bundle.spec.layers.items())
     assert again.size_bytes == sum((copy / name).stat().st_size for name in again.files)
+
+
+def test_a_bundle_of_before_attention_was_named_reads_too(tiny_bundle: Bundle, copy: Path) -> None:
+    path = copy / "bundle.json"
+    document = json.loads(path.read_text())
+    document.pop("sha256")
+    assert set(document["spec"].pop("attention").values()) == {"block.0", "block.1"}
+    path.write_text(json.dumps({**document, "sha256": digest_of(document)}))
+    spec = load_bundle(copy).spec
+    assert spec == replace(tiny_bundle.spec, attention={})
+    assert spec.activations(attention=True) == spec.layers
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "vocab.json", "preprocessor_config.json"])

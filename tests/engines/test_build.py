@@ -116,6 +116,18 @@ def test_all_with_weights_are_int8(
 
 
 @pytest.mark.usefixtures("rtx")
+def test_attention_is_int8_too_where_the_table_has_it(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    table = table_from_noise(tiny_bundle, attention=True)
+    bundle = quantize_bundle(tiny_bundle, tmp_path / "w8a8", table)
+    report = layers_of(build_engine(bundle, tmp_path / "engine", SM86))
+    others = [row for row in report.counts() if row["what"].endswith("of activations")]
+    # Both products in each of 2 blocks, no longer fused into one.
+    assert [(row["runs"], row["layers"], row["nodes"]) for row in others] == [
+        ("INT8 x INT8", 2 * 2, 2 * 2)
+    ]
+
+
+@pytest.mark.usefixtures("rtx")
 def test_a_float_bundle_is_built_too(tiny_bundle: Bundle, tmp_path: Path) -> None:
     engine = build_engine(tiny_bundle, tmp_path / "engine", SM86)
     report = layers_of(engine)

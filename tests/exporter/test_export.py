@@ -16,6 +16,7 @@ from tiny import VARIANTS, save_tiny_checkpoint, tiny_model
 from speechquant.benchmarks.float_tables import PARITY_SECONDS
 from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OutputExistsError, ParityError
+from speechquant.engines.probe import ProbeSession
 from speechquant.exporter import ctc, export
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
@@ -108,6 +109,52 @@ def test_every_weight_is_in_the_layer_map(exported: tuple[str, Path]) -> None:
         layer = spec.layers[node.input[0]]
         if layer.startswith("block."):
             assert f"layers.{layer.removeprefix('block.')}." in node.input[1]
+
+
+def test_what_attention_multiplies_is_what_torch_multiplies(exported: tuple[str, Path]) -> None:
+    variant, folder = exported
+    bundle = load_bundle(folder)
+    names = [
+        f"encoder.layers.{block}.attention.{name}"
+        for block in range(2)
+        for name in ("queries", "keys", "probabilities", "values")
+    ]
+    assert bundle.spec.attention == {name: f"block.{name.split('.')[2]}" for name in names}
+    wave = np.random.default_rng(0).standard_normal(RATE_HZ).astype(np.float32)
+    feeds = {"input_values": wave[None], "input_lengths": np.array([RATE_HZ], np.int64)}
+    with ProbeSession(bundle, attention=True) as probe:
+        seen = probe.run(feeds)
+    model = tiny_model(variant)
+    if not variant.startswith("wavlm"):  # which has but one attention
+        model.set_attn_implementation("eager")
+    given: list[torch.Tensor] = []
+    blocks = model.base_model.encoder.layers
+    for layer in blocks:
+        layer.attention.register_forward_pre_hook(
+            lambda _module, args, kwargs: given.append((*args, *kwargs.values())[0]),
+            with_kwargs=True,
+        )
+    with torch.inference_mode():
+        attentions = model(torch.from_numpy(wave[None]), output_attentions=True).attentions
+        for block, layer in enumerate(blocks):
+            shown = {
+                name: seen[f"encoder.layers.{block}.attention.{name}"]
+                for name in ("queries", "keys", "probabilities", "values")
+            }
+            shown["keys"] = shown["keys"].swapaxes(2, 3)
+            if variant.startswith("wavlm"):  # which shows the mean over its heads
+                shown["probabilities"] = shown["probabilities"].mean(axis=1, keepdims=True)
+            expected = {
+                name: getattr(layer.attention, f"{name[0]}_proj")(given[block])
+                .unflatten(-1, (4, -1))
+                .transpose(1, 2)
+                for name in ("queries", "keys", "values")
+            }
+            expected["probabilities"] = attentions[block]
+            for name, value in expected.items():
+                np.testing.assert_allclose(
+                    *np.broadcast_arrays(shown[name], value.numpy()), atol=1e-4, err_msg=name
+                )
 
 
 def test_weight_norm_is_folded_to_the_value_torch_has(exported: tuple[str, Path]) -> None:

@@ -76,6 +76,29 @@ def test_a_table_first_or_all_at_once(
     assert files_in(tmp_path) == {"ema.json", "one", "two"}
 
 
+def test_attention_is_quantized_where_that_is_asked_for(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table_path, two, one = (tmp_path / name for name in ("table.json", "two", "one"))
+    asked: list[object] = ["--data", data, "--quantize-attention", *_ALONE]
+    calibrated = output(["calibrate", tiny_bundle.folder, "--out", table_path, *asked], capsys)
+    spec = tiny_bundle.spec
+    assert calibrated["quantized_tensors"] == len(spec.layers) + len(spec.attention)
+    report = output(["quantize", tiny_bundle.folder, one, *asked], capsys)
+    table = read_scales(one / "scales.json")
+    assert table == read_scales(table_path)
+    # A wave of softmax's outputs lies between 0 and 1.
+    largest = table.tensors["encoder.layers.0.attention.probabilities"].amax
+    assert 0 < largest < 1
+    assert report["quantized_tensors"] == calibrated["quantized_tensors"]
+    # Without a budget for errors the guard scores tables that round it.
+    strict = ["--dev", data, "--max-wer-drop", "0", *_ALONE]
+    left = output(["quantize", tiny_bundle.folder, two, "--scales", table_path, *strict], capsys)
+    assert left["guard"]["reliefs"]
+    kept = {row.layer for row in read_scales(two / "scales.json").tensors.values()}
+    assert kept == set(spec.layer_names) - set(left["float_layers"])
+
+
 def test_the_report_says_what_evaluate_counts(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
