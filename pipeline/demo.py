@@ -24,6 +24,7 @@ _DATA, _DEV = "zoo:test", "zoo:dev"
 _TRANSCRIBED_CLIPS = 3
 _SCORED_CLIPS = 200
 _SEARCHED_CLIPS = 200
+_LENGTHS, _BATCHES, _REPEATS = "1,2,5,10,20,30", "1,4", 7
 _GPU = "rtx3090"
 _CPU_ENGINE = "hubert-cpu-engine"
 
@@ -91,12 +92,12 @@ def _transcribe(engine: Path) -> None:
 
 def _bench_options() -> BenchOptions:
     return BenchOptions(
-        lengths="1,2,5,10,20,30",
-        batch="1,4",
+        lengths=_LENGTHS,
+        batch=_BATCHES,
         providers=None,
         peers=False,
         calibration=None,
-        repeats=7,
+        repeats=_REPEATS,
         counts_errors=True,
         normalizer="basic",
         limit=_SCORED_CLIPS,

@@ -174,15 +174,25 @@ def test_demo(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from speechquant.pipeline import demo
+    from speechquant.pipeline import bench, calibration, demo
 
     monkeypatch.setattr(demo, "checkpoint_of", lambda model: str(tiny_checkpoint))
-    monkeypatch.setattr(demo, "data_set_of", lambda data, **options: sources.read_data_set(clips))
-    text = output(["demo", "--out", tmp_path / "out"], capsys)
+    for module in (demo, bench, calibration):
+        monkeypatch.setattr(
+            module, "data_set_of", lambda data, **options: sources.read_data_set(clips)
+        )
+    monkeypatch.setattr(demo, "_LENGTHS", "0.5,1")
+    monkeypatch.setattr(demo, "_REPEATS", 3)
+    out = tmp_path / "out"
+    text = output(["demo", "--out", out], capsys)
     assert text.count("said ") == text.count("heard ") == 3
-    assert "error rate" in text
-    document = json.loads(output(["demo", "--out", tmp_path / "out", "--json"], capsys))
-    assert document["wer"]["reference_length"] == 6
+    for name in ("hubert-fp32 (cpu)", "hubert-w8a8 (cpu)", "hubert-cpu-engine"):
+        assert name in text
+    assert f"the page is {out / 'report' / 'report.html'}" in text
+    assert (out / "report" / "report.html").is_file()
+    document = json.loads(output(["demo", "--out", out, "--json"], capsys))
+    assert document["data"]["clips"] == 3
+    assert len(document["results"][0]["accuracy"]["words"]) == 3
 
 
 def test_transcribe_imports_neither_torch_nor_transformers(
