@@ -193,10 +193,10 @@ def _make_graph(
         recipe.make(bundle, clips, folder / recipe.graph)
 
 
-# Name, type and how. Compiling for one length costs minutes, so none of them is compiled.
+# Name, type, its bytes, and how. Compiling for each length would cost minutes, so none is compiled.
 _TORCH_PEERS = (
-    ("torch fp32", FLOAT32, FLOAT_PRECISION, "the checkpoint in eager mode, inference_mode, sdpa"),
-    ("torch bf16", BFLOAT16, "bf16", "the same under torch.autocast('cpu', torch.bfloat16)"),
+    ("torch fp32", FLOAT32, FLOAT_PRECISION, 4, "the checkpoint under inference_mode, eager, sdpa"),
+    ("torch bf16", BFLOAT16, "bf16", 2, "the same with weights and activations in bfloat16"),
 )
 
 
@@ -204,7 +204,7 @@ def _torch_peers(bundle: Bundle, folder: Path, threads: int | None) -> list[Peer
     checked = _checked_torch(bundle, folder / "torch.log", threads)
     if isinstance(checked, _Failure):
         return [MissingPeer(name, checked.reason) for name, *_ in _TORCH_PEERS]
-    checkpoint, weight_bytes = checked
+    checkpoint, weights = checked
     return [
         Peer(
             name,
@@ -212,9 +212,9 @@ def _torch_peers(bundle: Bundle, folder: Path, threads: int | None) -> list[Peer
             precision,
             TORCH,
             settings={"checkpoint": checkpoint, "dtype": dtype},
-            weight_bytes=weight_bytes,
+            weight_bytes=weights * bytes_each,
         )
-        for name, dtype, precision, how in _TORCH_PEERS
+        for name, dtype, precision, bytes_each, how in _TORCH_PEERS
     ]
 
 
