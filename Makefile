@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
-	search-comparison calibration-cost cpu-speed attention-words backend-agreement engine-builds \
+	search-comparison calibration-cost cpu-speed bench attention-words backend-agreement engine-builds \
 	test-tensorrt8 clean
 
 demo: $(READY)
@@ -45,8 +45,7 @@ search-comparison: $(READY)
 calibration-cost: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.calibration_cost > docs/results/calibration-cost.md
 
-# The rows of OpenVINO and NNCF need its packages: .venv/bin/pip install -e '.[peers]'.
-cpu-speed: $(READY)
+cpu-speed: $(VENV)/.peers
 	$(RUN)/python -m speechquant.benchmarks.cpu_speed > docs/results/cpu-speed.md
 
 attention-words: $(READY)
@@ -54,6 +53,47 @@ attention-words: $(READY)
 
 backend-agreement: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.backend_agreement > docs/results/backend-agreement.md
+
+# The reports of docs/results: both zoo models with their words, hubert-base with its peers and
+# hubert-large with speed and size alone. Forty minutes on two cores that do nothing else; a killed run goes on.
+BENCH := build/bench
+SPEECHQUANT := $(RUN)/speechquant
+
+bench: $(VENV)/.peers $(foreach model,wav2vec2 hubert hubert-base hubert-large,$(BENCH)/$(model)-cpu-engine/engine.json) \
+		$(foreach model,wav2vec2 hubert hubert-base,$(BENCH)/$(model)-rtx3090-engine/engine.json)
+	$(SPEECHQUANT) bench --force --data zoo:test --limit 400 --peers --calibration zoo:dev \
+		--out docs/results/bench-zoo $(foreach model,wav2vec2 hubert,$(addprefix \
+		$(BENCH)/$(model)-,fp32 w8a8 cpu-engine rtx3090-engine))
+	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --peers --calibration zoo:dev --batch 1 --repeats 9 \
+		--out docs/results/bench-base $(addprefix $(BENCH)/hubert-base-,fp32 w8a8 cpu-engine rtx3090-engine)
+	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --batch 1 --repeats 9 --lengths 2,10,30 \
+		--out docs/results/bench-large $(addprefix $(BENCH)/hubert-large-,fp32 w8a8 cpu-engine)
+
+# Random weights have no words to search by.
+$(BENCH)/hubert-base-% $(BENCH)/hubert-large-%: QUANTIZE := --data zoo:dev --limit 8 --method max
+$(BENCH)/%: QUANTIZE ?= --data zoo:dev --workers 2
+$(BENCH)/hubert-base-fp32/bundle.json: MODEL := random:hubert-base
+$(BENCH)/hubert-large-fp32/bundle.json: MODEL := random:hubert-large
+$(BENCH)/wav2vec2-fp32/bundle.json: MODEL := zoo:wav2vec2
+$(BENCH)/hubert-fp32/bundle.json: MODEL := zoo:hubert
+
+.PRECIOUS: $(BENCH)/%-fp32/bundle.json $(BENCH)/%-w8a8/bundle.json
+
+$(BENCH)/%-fp32/bundle.json: | $(READY)
+	$(SPEECHQUANT) export --force $(MODEL) $(@D)
+
+$(BENCH)/%-w8a8/bundle.json: $(BENCH)/%-fp32/bundle.json
+	$(SPEECHQUANT) quantize --force $(<D) $(@D) $(QUANTIZE)
+
+$(BENCH)/%-cpu-engine/engine.json: $(BENCH)/%-w8a8/bundle.json
+	$(SPEECHQUANT) build --force $(<D) $(@D) --backend onnxruntime
+
+$(BENCH)/%-rtx3090-engine/engine.json: $(BENCH)/%-w8a8/bundle.json
+	$(SPEECHQUANT) build --force $(<D) $(@D) --backend tensorrt-rtx --target rtx3090
+
+$(VENV)/.peers: $(READY)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	touch $@
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.engine_builds > docs/results/engines-sm86.md
