@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
 	search-comparison calibration-cost cpu-speed bench attention-words backend-agreement engine-builds \
-	test-tensorrt8 clean
+	regression-check test-tensorrt8 clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -94,6 +94,10 @@ $(BENCH)/%-rtx3090-engine/engine.json: $(BENCH)/%-w8a8/bundle.json
 $(VENV)/.peers: $(READY)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	touch $@
+
+# Ten minutes on a machine that does nothing else.
+regression-check: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.regression_check > docs/results/regression-check.md
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.engine_builds > docs/results/engines-sm86.md
