@@ -45,7 +45,7 @@ search-comparison: $(READY)
 calibration-cost: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.calibration_cost > docs/results/calibration-cost.md
 
-# The rows of OpenVINO and NNCF need its packages: .venv/bin/pip install -e '.[peers]'.
+# The rows of NNCF need its package: .venv/bin/pip install -e '.[peers]'.
 cpu-speed: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.cpu_speed > docs/results/cpu-speed.md
 
