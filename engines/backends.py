@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,14 +44,9 @@ class Backend:
     open: Callable[[Bundle, int | None, Path | None], Session]
 
 
-def is_quantized(bundle: Bundle) -> bool:
-    """Return whether a bundle has integers, which is what graphs are rewritten for."""
-    return bundle.spec.precision != FLOAT_PRECISION
-
-
 def cpu_graph(bundle: Bundle) -> Graph:
     """Return what ONNX Runtime's own provider runs: the bundle's file, or its graph rewritten."""
-    if not is_quantized(bundle):
+    if bundle.spec.precision == FLOAT_PRECISION:
         return bundle.model_path
     try:
         return _bytes_of(cpu_model(bundle), bundle)
@@ -107,7 +101,7 @@ def _open_in_package(bundle: Bundle, threads: int | None, profile_to: Path | Non
 
 
 def _openvino_graph(bundle: Bundle) -> Graph:
-    if not is_quantized(bundle):
+    if bundle.spec.precision == FLOAT_PRECISION:
         return bundle.model_path
     return _bytes_of(openvino_model(bundle), bundle)
 
@@ -126,20 +120,10 @@ OPENVINO_PLUGIN = Backend(OPENVINO, _open_in_plugin)
 OPENVINO_PACKAGE = Backend(OPENVINO, _open_in_package)
 
 
-def backends_of(provider: str, *, quantized: bool) -> list[Backend]:
+def backends_of(provider: str) -> list[Backend]:
     """Return the backends to be tried in turn; the last of them is on every machine."""
-    processor = read_processor()
-    if provider == OPENVINO or (provider == AUTO and processor.is_intel):
-        return [OPENVINO_PLUGIN, OPENVINO_PACKAGE, ON_CPU]
-    # The plugin takes no other vendor's; the package does, and is faster there than ONNX Runtime.
-    pays = quantized and processor.sums_byte_products_exactly
-    if provider == AUTO and pays and _can_rewrite_for_package():
-        return [OPENVINO_PACKAGE, ON_CPU]
-    return [ON_CPU]
-
-
-def _can_rewrite_for_package() -> bool:
-    return all(find_spec(name) is not None for name in ("openvino", "onnx", "onnx_ir"))
+    wants_openvino = provider == OPENVINO or (provider == AUTO and read_processor().is_intel)
+    return [OPENVINO_PLUGIN, OPENVINO_PACKAGE, ON_CPU] if wants_openvino else [ON_CPU]
 
 
 def how_it_runs(session: Session) -> str:

@@ -29,6 +29,7 @@ PACKAGE = "onnxruntime_ep_openvino"
 _PLUGIN = "OpenVINOExecutionProvider"
 _REGISTERED_AS = "speechquant-openvino"
 _OLDEST_ONNXRUNTIME = "1.23"
+_BFLOAT16_BITS = 8  # of its significand
 _REGISTERING = threading.Lock()
 
 
@@ -49,9 +50,14 @@ def openvino_settings(bundle: Bundle) -> dict[str, str]:
 
 
 def float_type(bundle: Bundle, processor: Processor) -> str:
-    """Return the type of what is not quantized: that of a float bundle is never narrowed."""
-    is_quantized = bundle.spec.precision != FLOAT_PRECISION
-    return "bf16" if is_quantized and processor.has_bfloat16 else "f32"
+    """Return the type of what is not quantized, never narrower than what is."""
+    precision = bundle.spec.precision
+    fits = precision != FLOAT_PRECISION and _activation_bits(precision) <= _BFLOAT16_BITS
+    return "bf16" if fits and processor.has_bfloat16 else "f32"
+
+
+def _activation_bits(precision: str) -> int:
+    return int(precision.rpartition("a")[2])  # of "w8a8"
 
 
 def _cpu_device() -> onnxruntime.OrtEpDevice:

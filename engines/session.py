@@ -20,7 +20,6 @@ from speechquant.engines.backends import (
     backends_of,
     configure_cpu,
     how_it_runs,
-    is_quantized,
 )
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 
@@ -62,11 +61,10 @@ def open_session(
     """Return a session on a bundle or an engine, a folder of either or one already loaded.
 
     `provider` is what a bundle runs on: cpu, openvino (ONNX Runtime's plugin where it takes this
-    processor, else the package openvino), or auto. Auto is openvino on Intel's processors, and for
-    a quantized bundle on others with VNNI where the package is installed. What is missing or fails
-    is replaced by cpu with a warning. `threads` is the number of cores one call may use, None for
-    all. With `profile_to`, the start of a file's path, ONNX Runtime times every node. Raises
-    BundleError, EngineError, OptionError.
+    processor, else the package openvino), or auto, which is openvino on Intel's processors. What is
+    missing or fails is replaced by cpu with a warning. `threads` is the number of cores one call
+    may use, None for all. With `profile_to`, the start of a file's path, ONNX Runtime times every
+    node. Raises BundleError, EngineError, OptionError.
     """
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")
@@ -89,7 +87,7 @@ def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
 def _bundle_session(
     bundle: Bundle, provider: str, threads: int | None, profile_to: Path | None
 ) -> Session:
-    *preferred, last = backends_of(provider, quantized=is_quantized(bundle))
+    *preferred, last = backends_of(provider)
     reasons: list[str] = []
     for backend in preferred:
         try:

@@ -28,8 +28,8 @@ Threads = Annotated[
 Provider = Annotated[
     str,
     typer.Option(
-        help="What a bundle runs on: cpu, openvino; auto is openvino on Intel processors, and for a "
-        "quantized bundle on others with VNNI where the package openvino is installed."
+        help="What a bundle runs on: cpu, openvino; auto is openvino on Intel processors, cpu on "
+        "others."
     ),
 ]
 Runnable = Annotated[

@@ -65,7 +65,7 @@ class BenchOptions:
         """The providers, the CPU's own first: float on it is what is compared with."""
         if self.providers is not None:
             return self.providers.split(",")
-        return sorted({backend.provider for backend in backends_of(AUTO, quantized=True)})
+        return sorted({backend.provider for backend in backends_of(AUTO)})
 
 
 def bench_or_compare(

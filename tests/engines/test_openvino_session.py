@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +30,6 @@ from speechquant.exporter import export
 
 INTEL = Processor("GenuineIntel", frozenset({"avx512_vnni"}))
 AMD = Processor("AuthenticAMD", frozenset({"avx512_vnni"}))
-WITHOUT_VNNI = Processor("AuthenticAMD", frozenset({"avx2"}))
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None, reason="openvino is not installed: pip install openvino"
 )
@@ -180,44 +178,28 @@ def test_graph_and_settings_are_those_of_the_bundle(
 
 
 ALL_THREE = ["_open_in_plugin", "_open_in_package", "_open_on_cpu"]
-PACKAGE_FIRST, CPU_ALONE = ALL_THREE[1:], ALL_THREE[2:]
+CPU_ALONE = ALL_THREE[2:]
 
 
 @pytest.mark.parametrize(
-    ("provider", "processor", "quantized", "installed", "expected"),
+    ("provider", "processor", "expected"),
     [
-        ("openvino", AMD, False, False, ALL_THREE),
-        ("openvino", INTEL, True, True, ALL_THREE),
-        ("auto", INTEL, False, False, ALL_THREE),
-        ("auto", AMD, True, True, PACKAGE_FIRST),
-        ("auto", AMD, True, False, CPU_ALONE),
-        ("auto", AMD, False, True, CPU_ALONE),
-        ("auto", WITHOUT_VNNI, True, True, CPU_ALONE),
-        ("auto", Processor(), True, True, CPU_ALONE),
-        ("cpu", INTEL, True, True, CPU_ALONE),
+        ("openvino", AMD, ALL_THREE),
+        ("openvino", INTEL, ALL_THREE),
+        ("auto", INTEL, ALL_THREE),
+        ("auto", AMD, CPU_ALONE),
+        ("auto", Processor(), CPU_ALONE),
+        ("cpu", INTEL, CPU_ALONE),
     ],
 )
 def test_what_is_tried_in_which_order(
     provider: str,
     processor: Processor,
-    quantized: bool,
-    installed: bool,
     expected: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backends, "read_processor", lambda: processor)
-    monkeypatch.setattr(backends, "find_spec", lambda name: object() if installed else None)
-    tried = backends_of(provider, quantized=quantized)
-    assert [backend.open.__name__ for backend in tried] == expected
-
-
-@pytest.mark.parametrize("missing", ["openvino", "onnx", "onnx_ir"])
-def test_auto_asks_for_all_that_the_package_needs(
-    missing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backends, "read_processor", lambda: AMD)
-    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == missing else object())
-    assert [backend.provider for backend in backends_of("auto", quantized=True)] == ["cpu"]
+    assert [backend.open.__name__ for backend in backends_of(provider)] == expected
 
 
 def failing(error: Exception) -> Callable[..., Session]:
@@ -258,16 +240,3 @@ def test_the_cpu_is_taken_where_both_fail_with_both_causes(
     assert record.getMessage() == (
         "warning: no device; not installed; running on ONNX Runtime's own CPU provider instead"
     )
-
-
-def test_auto_opens_a_quantized_bundle_in_the_package_and_a_float_one_on_the_cpu(
-    tiny_bundle: Bundle, fake: FakeOpenVino, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backends, "read_processor", lambda: AMD)
-    monkeypatch.setattr(backends, "find_spec", lambda name: object())
-    monkeypatch.setattr(backends, "openvino_model", lambda bundle: None)
-    monkeypatch.setattr(backends, "_bytes_of", lambda model, bundle: b"graph")
-    quantized = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision="w8a8"))
-    assert open_session(quantized).provider == "openvino"
-    assert open_session(tiny_bundle).provider == "cpu"
-    assert [model for model, *_ in fake.given] == [b"graph"]

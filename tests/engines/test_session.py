@@ -51,7 +51,7 @@ def on(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     found = onnx_files.find_spec
-    for module in (onnx_files, openvino_session, backends):
+    for module in (onnx_files, openvino_session):
         monkeypatch.setattr(
             module, "find_spec", lambda name: None if "openvino" in name else found(name)
         )
