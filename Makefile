@@ -62,12 +62,15 @@ SPEECHQUANT := $(RUN)/speechquant
 bench: $(VENV)/.peers $(foreach model,wav2vec2 hubert hubert-base hubert-large,$(BENCH)/$(model)-cpu-engine/engine.json) \
 		$(foreach model,wav2vec2 hubert hubert-base,$(BENCH)/$(model)-rtx3090-engine/engine.json)
 	$(SPEECHQUANT) bench --force --data zoo:test --limit 400 --peers --calibration zoo:dev \
+		--providers cpu,openvino --lengths 1,2,5,10,20,30 --batch 1,4 --repeats 11 \
 		--out docs/results/bench-zoo $(foreach model,wav2vec2 hubert,$(addprefix \
 		$(BENCH)/$(model)-,fp32 w8a8 cpu-engine rtx3090-engine))
-	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --peers --calibration zoo:dev --batch 1 --repeats 9 \
-		--out docs/results/bench-base $(addprefix $(BENCH)/hubert-base-,fp32 w8a8 cpu-engine rtx3090-engine)
-	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --batch 1 --repeats 9 --lengths 2,10,30 \
-		--out docs/results/bench-large $(addprefix $(BENCH)/hubert-large-,fp32 w8a8 cpu-engine)
+	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --peers --calibration zoo:dev \
+		--providers cpu,openvino --batch 1 --repeats 9 --out docs/results/bench-base \
+		$(addprefix $(BENCH)/hubert-base-,fp32 w8a8 cpu-engine rtx3090-engine)
+	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --providers cpu,openvino --lengths 2,10,30 \
+		--batch 1 --repeats 9 --out docs/results/bench-large \
+		$(addprefix $(BENCH)/hubert-large-,fp32 w8a8 cpu-engine)
 
 # Random weights have no words to search by.
 $(BENCH)/hubert-base-% $(BENCH)/hubert-large-%: QUANTIZE := --data zoo:dev --limit 8 --method max

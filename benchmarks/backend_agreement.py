@@ -1,6 +1,6 @@
 """Do the backends hear the same: `python -m speechquant.benchmarks.backend_agreement`.
 
-The simulated graph, ONNX Runtime's own provider and OpenVINO's on clips of zoo:test, both models of
+The simulated graph, ONNX Runtime's own provider and OpenVINO on clips of zoo:test, both models of
 the zoo quantized by the largest values: word errors, and how far the logits are apart. Writes
 Markdown to stdout.
 """
@@ -26,6 +26,7 @@ from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import ErrorRate, difference_interval
 from speechquant.engines import Recognizer, Session, open_session, quantize_bundle
+from speechquant.engines.backends import how_it_runs
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
 from speechquant.exporter import export
 from speechquant.zoo.corpus import corpus_manifest
@@ -67,7 +68,7 @@ def open_sessions(
     sessions: dict[str, Session] = {SIMULATED: stack.enter_context(simulated)}
     for provider in ("cpu", "openvino"):
         session = stack.enter_context(open_session(quantized, provider=provider))
-        sessions[session.provider] = session
+        sessions[how_it_runs(session)] = session
     sessions["float, cpu"] = stack.enter_context(open_session(bundle, provider="cpu"))
     return sessions
 

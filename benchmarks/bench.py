@@ -230,7 +230,7 @@ def _measured_alone(candidate: Candidate, plan: Plan, reel: SpeechReel) -> Resul
             with CandidateProcess(candidate, plan.threads) as process:
                 opened = process.open()
             loads.append(opened.nanoseconds)
-        result = replace(result, load=tuple(loads), provider=opened.provider)
+        result = replace(result, load=tuple(loads), provider=opened.provider, how=opened.how)
         with CandidateProcess(candidate, plan.threads) as process:
             # Without opening it first: a profile is made in a session of its own.
             profile = process.profile(reel.pieces(_profiled_seconds(plan), 1))

@@ -29,8 +29,8 @@ from speechquant.core.audio import Waveform
 from speechquant.core.errors import AudioError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
 from speechquant.engines.recognizer import Recognizer
-from speechquant.engines.session import OnnxRuntimeSession
 
 _PROFILED_RUNS = 3
 _BYTES_PER_KIB = 1024
@@ -48,10 +48,11 @@ class UnsuitableError(Exception):
 
 @dataclass(frozen=True)
 class Opened:
-    """How long opening took, imports included, and what it runs on."""
+    """How long opening took, imports included, what it runs on, and how."""
 
     nanoseconds: int
     provider: str
+    how: str
 
 
 class Worker:
@@ -73,7 +74,9 @@ class Worker:
         """Open the candidate."""
         started = time.perf_counter_ns()
         self._recognizer = self._candidate.open(self._threads).__enter__()
-        return Opened(time.perf_counter_ns() - started, self._recognizer.provider)
+        took = time.perf_counter_ns() - started
+        how = self._candidate.how_opened(self._recognizer)
+        return Opened(took, self._recognizer.provider, how)
 
     def take(self, waves: Sequence[Waveform]) -> None:
         """Keep the batch to run; raises AudioError where the candidate does not take it."""

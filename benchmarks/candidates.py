@@ -15,15 +15,13 @@ from speechquant.benchmarks.search_findings import Search, read_search
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
 from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import EngineError, OptionError
-from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS
+from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
 from speechquant.engines.recognizer import Recognizer, open_recognizer
 from speechquant.engines.session import load_source
 from speechquant.engines.tensorrt_layers import layer_report
 
-_HOW = {
-    CPU: "ONNX Runtime's CPU provider",
-    OPENVINO: "OpenVINO through ONNX Runtime",
-}
+# Which OpenVINO it is shows when it is opened.
+_HOW = {CPU: "ONNX Runtime's CPU provider", OPENVINO: "OpenVINO"}
 _SHORT_HASH = 8
 
 
@@ -65,6 +63,11 @@ class Candidate:
             reason = heard[-1].partition("; running on")[0] if heard else "it is not to be had here"
             raise EngineError(f"{self.provider}: {reason}")
         return recognizer
+
+    def how_opened(self, recognizer: Recognizer) -> str:
+        """Return `how`, with what is known of a bundle's provider once it is open."""
+        is_bundle = self.peer is None and self.provider != AUTO
+        return how_it_runs(recognizer.session) if is_bundle else self.how
 
     @property
     def built_profile(self) -> Profile | None:

@@ -1,8 +1,9 @@
 """Speed, size and memory on a CPU: `python -m speechquant.benchmarks.cpu_speed`.
 
 A model of true size with random weights on seeded noise: float and W8A8 on ONNX Runtime's own
-provider, as bundles and as engines, W8A8 through OpenVINO, both with attention's own products in
-float and quantized, and the same float graph quantized by NNCF for OpenVINO. Writes Markdown to
+provider, as bundles and as engines, W8A8 in OpenVINO's plugin of ONNX Runtime and in the package
+openvino, each with attention's own products in float and quantized, and the same float graph
+quantized by NNCF for OpenVINO. Writes Markdown to
 stdout. What needs the packages openvino and nncf is left out where they are not installed. The
 peaks are read from /proc, so it runs on Linux.
 """
@@ -17,8 +18,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,12 +39,14 @@ from speechquant.benchmarks.machine import describe_machine
 from speechquant.benchmarks.workbench import Workbench
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine
+from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import BuildOptions, Session, build_engine, open_session, quantize_bundle
-from speechquant.engines.openvino import float_type, openvino_model
-from speechquant.engines.processor import read_processor
+from speechquant.engines.backends import ON_CPU, OPENVINO_PACKAGE, OPENVINO_PLUGIN
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
+from speechquant.engines.openvino import openvino_settings
+from speechquant.engines.openvino_session import OpenVinoSession
 from speechquant.engines.recognizer import feeds_of
-from speechquant.engines.session import OnnxRuntimeSession, session_options
 from speechquant.exporter import export
 from speechquant.exporter.random_models import PREFIX
 
@@ -56,15 +60,14 @@ _NS_PER_MS = 1e6
 # The threads of the one that ran before spin on for a moment, in case there is more to do.
 _SETTLING_SECONDS = 0.2
 Feeds = Mapping[str, Any]
-Run = Callable[[Feeds], object]
 (
     FLOAT,
     FLOAT_ENGINE,
     W8A8_PLAIN,
     W8A8_CPU,
     ATTENTION_CPU,
-    W8A8_OPENVINO,
-    ATTENTION_OPENVINO,
+    W8A8_PLUGIN,
+    ATTENTION_PLUGIN,
     W8A8_DIRECT,
     ATTENTION_DIRECT,
     NNCF,
@@ -74,8 +77,8 @@ Run = Callable[[Feeds], object]
     "W8A8, its Q/DQ graph in ONNX Runtime",
     "W8A8, ONNX Runtime",
     "W8A8 and attention, ONNX Runtime",
-    "W8A8, OpenVINO provider",
-    "W8A8 and attention, OpenVINO provider",
+    "W8A8, OpenVINO's plugin",
+    "W8A8 and attention, OpenVINO's plugin",
     "W8A8, its graph in OpenVINO itself",
     "W8A8 and attention, its graph in OpenVINO itself",
     "NNCF + OpenVINO",
@@ -86,14 +89,14 @@ Run = Callable[[Feeds], object]
 class Paths:
     """The model in its forms; `attention` is quantized with attention's own products.
 
-    `graphs` are the files that the package openvino runs itself, by candidate.
+    `nncf` is None where its packages are missing.
     """
 
     bundle: Bundle
     quantized: Bundle
     attention: Bundle
     float_engine: Engine
-    graphs: Mapping[str, Path]
+    nncf: Path | None
 
 
 @dataclass(frozen=True)
@@ -128,20 +131,9 @@ def make_paths(model: str, folder: Path) -> Paths:
         )
     )
     float_engine = build_engine(bundle, folder / "float-engine", BuildOptions("onnxruntime"))
-    graphs: dict[str, Path] = {}
-    if find_spec("openvino") is not None:
-        graphs[W8A8_DIRECT] = _saved_graph(quantized, folder / "openvino.onnx")
-        graphs[ATTENTION_DIRECT] = _saved_graph(attention, folder / "openvino-attention.onnx")
-        if find_spec("nncf") is not None:
-            graphs[NNCF] = _quantized_by_nncf(bundle, clips, folder / "nncf.xml")
-    return Paths(bundle, quantized, attention, float_engine, graphs)
-
-
-def _saved_graph(quantized: Bundle, path: Path) -> Path:
-    import onnx_ir as ir
-
-    ir.save(openvino_model(quantized), path)
-    return path
+    has_nncf = find_spec("openvino") is not None and find_spec("nncf") is not None
+    nncf = _quantized_by_nncf(bundle, clips, folder / "nncf.xml") if has_nncf else None
+    return Paths(bundle, quantized, attention, float_engine, nncf)
 
 
 def _quantized_by_nncf(bundle: Bundle, clips: Sequence[LabelledClip], path: Path) -> Path:
@@ -158,51 +150,45 @@ def _quantized_by_nncf(bundle: Bundle, clips: Sequence[LabelledClip], path: Path
     return path
 
 
-def _compiled(path: Path, float_name: str) -> Any:
-    settings = {"INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": float_name}
-    return import_module("openvino").Core().compile_model(str(path), "CPU", settings)
-
-
-def open_candidates(paths: Paths, stack: ExitStack, only: str | None = None) -> dict[str, Run]:
-    """Return what runs each form that this machine can run, `only` one where it is named."""
-    runs: dict[str, Run] = {}
-    for name, source, provider in (
-        (FLOAT, paths.bundle, "cpu"),
-        (FLOAT_ENGINE, paths.float_engine, "cpu"),
-        (W8A8_PLAIN, paths.quantized, None),
-        (W8A8_CPU, paths.quantized, "cpu"),
-        (ATTENTION_CPU, paths.attention, "cpu"),
-        (W8A8_OPENVINO, paths.quantized, "openvino"),
-        (ATTENTION_OPENVINO, paths.attention, "openvino"),
-    ):
+def open_candidates(paths: Paths, stack: ExitStack, only: str | None = None) -> dict[str, Session]:
+    """Return each form that this machine can run as a session, `only` one where it is named."""
+    openers: dict[str, Callable[[], Session]] = {
+        FLOAT: partial(ON_CPU.open, paths.bundle, THREADS, None),
+        FLOAT_ENGINE: partial(open_session, paths.float_engine, threads=THREADS),
+        W8A8_PLAIN: partial(_left_as_it_is, paths.quantized),
+        W8A8_CPU: partial(ON_CPU.open, paths.quantized, THREADS, None),
+        ATTENTION_CPU: partial(ON_CPU.open, paths.attention, THREADS, None),
+        W8A8_PLUGIN: partial(OPENVINO_PLUGIN.open, paths.quantized, THREADS, None),
+        ATTENTION_PLUGIN: partial(OPENVINO_PLUGIN.open, paths.attention, THREADS, None),
+        W8A8_DIRECT: partial(OPENVINO_PACKAGE.open, paths.quantized, THREADS, None),
+        ATTENTION_DIRECT: partial(OPENVINO_PACKAGE.open, paths.attention, THREADS, None),
+    }
+    if paths.nncf is not None:
+        settings = openvino_settings(paths.quantized)
+        openers[NNCF] = partial(OpenVinoSession, paths.nncf, settings, THREADS)
+    sessions: dict[str, Session] = {}
+    for name, open_it in openers.items():
         if only in (None, name):
-            session = _opened(source, provider)
-            if provider in (None, session.provider):
-                runs[name] = stack.enter_context(session).run
-    float_name = float_type(paths.quantized, read_processor())
-    for name, path in paths.graphs.items():
-        if only in (None, name):
-            runs[name] = _compiled(path, float_name).create_infer_request().infer
-    return runs
+            # `print_missing` tells why there is no OpenVINO.
+            with suppress(MissingPackageError, EngineError):
+                sessions[name] = stack.enter_context(open_it())
+    return sessions
 
 
-def _opened(source: Bundle | Engine, provider: str | None) -> Session:
-    """Return a session; without a provider the graph runs as the bundle spells it."""
-    if provider is None and isinstance(source, Bundle):
-        return OnnxRuntimeSession(source.model_path, session_options(THREADS))
-    return open_session(source, provider=provider or "auto", threads=THREADS)
+def _left_as_it_is(quantized: Bundle) -> Session:
+    return OnnxRuntimeSession(quantized.model_path, session_options(THREADS))
 
 
-def time_runs(runs: Mapping[str, Run], feeds: Feeds) -> dict[str, Timing]:
+def time_runs(sessions: Mapping[str, Session], feeds: Feeds) -> dict[str, Timing]:
     """Return the times of each candidate; in each of the repeats all run in turn."""
-    for run in runs.values():
-        run(feeds)
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for session in sessions.values():
+        session.run(feeds)
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in sessions}
     for _ in range(REPEATS):
-        for name, run in runs.items():
+        for name, session in sessions.items():
             time.sleep(_SETTLING_SECONDS)
             wall, processor = time.perf_counter_ns(), time.process_time_ns()
-            run(feeds)
+            session.run(feeds)
             ended = time.process_time_ns(), time.perf_counter_ns()
             samples[name].append(
                 ((ended[1] - wall) / _NS_PER_MS, (ended[0] - processor) / _NS_PER_MS)
@@ -224,9 +210,9 @@ def print_speed(paths: Paths) -> None:
         "the same in processor time",
     )
     with ExitStack() as stack:
-        runs = open_candidates(paths, stack)
+        sessions = open_candidates(paths, stack)
         for seconds in LENGTHS_SECONDS:
-            timings = time_runs(runs, noise_feeds(paths.bundle, seconds))
+            timings = time_runs(sessions, noise_feeds(paths.bundle, seconds))
             for name, timing in timings.items():
                 print_row(f"{seconds} s", name, *_cells(timing, timings))
 
@@ -249,10 +235,10 @@ def _cells(timing: Timing, timings: Mapping[str, Timing]) -> Iterable[str]:
 def peak_of(paths: Paths, name: str) -> float | None:
     """Return the most memory of a process that opens one candidate and runs it, in GiB."""
     with ExitStack() as stack:
-        runs = open_candidates(paths, stack, only=name)
-        for run in runs.values():
-            run(noise_feeds(paths.bundle, MEMORY_SECONDS))
-        return peak_gib() if runs else None
+        sessions = open_candidates(paths, stack, only=name)
+        for session in sessions.values():
+            session.run(noise_feeds(paths.bundle, MEMORY_SECONDS))
+        return peak_gib() if sessions else None
 
 
 def print_memory(paths: Paths) -> None:
@@ -275,30 +261,35 @@ def print_sizes(paths: Paths) -> None:
 
 def print_types(paths: Paths) -> None:
     """Print in which type OpenVINO truly runs products, convolutions and attention."""
-    float_name = float_type(paths.quantized, read_processor())
     print_heading("What OpenVINO runs in which type", "graph", "kernel", "nodes")
-    for name, path in paths.graphs.items():
-        compiled = _compiled(path, float_name)
-        compiled.create_infer_request().infer(noise_feeds(paths.bundle, LENGTHS_SECONDS[0]))
-        kernels: Counter[str] = Counter()
-        for node in compiled.get_runtime_model().get_ordered_ops():
-            facts = node.get_rt_info()
-            kind, kernel = (str(facts[key].astype(str)) for key in ("layerType", "primitiveType"))
-            if "Convolution" in kind or "FullyConnected" in kind or kind in ("MatMul", "Subgraph"):
-                kernels[f"{kind} {kernel}"] += 1
-        for kernel, nodes in sorted(kernels.items()):
-            print_row(name, kernel, nodes)
+    for name in (W8A8_DIRECT, ATTENTION_DIRECT, NNCF):
+        with ExitStack() as stack:
+            for session in open_candidates(paths, stack, only=name).values():
+                session.run(noise_feeds(paths.bundle, LENGTHS_SECONDS[0]))
+                if isinstance(session, OpenVinoSession):
+                    for kernel, nodes in sorted(_kernels_of(session).items()):
+                        print_row(name, kernel, nodes)
+
+
+def _kernels_of(session: OpenVinoSession) -> Counter[str]:
+    kernels: Counter[str] = Counter()
+    for node in session.compiled.get_runtime_model().get_ordered_ops():
+        facts = node.get_rt_info()
+        kind, kernel = (str(facts[key].astype(str)) for key in ("layerType", "primitiveType"))
+        if "Convolution" in kind or "FullyConnected" in kind or kind in ("MatMul", "Subgraph"):
+            kernels[f"{kind} {kernel}"] += 1
+    return kernels
 
 
 def print_missing(paths: Paths) -> None:
     """Say which rows this machine cannot fill, and why."""
-    if open_session(paths.quantized, provider="openvino", threads=1).provider != "openvino":
-        sys.stdout.write(
-            f"\n'{W8A8_OPENVINO}' has no rows, with or without attention: its plugin is\n"
-            f"missing or takes no processor like this one. '{W8A8_DIRECT}'\n"
-            "is the same graph with the same settings in the package openvino.\n"
-        )
-    if NNCF not in paths.graphs:
+    for name, backend in ((W8A8_PLUGIN, OPENVINO_PLUGIN), (W8A8_DIRECT, OPENVINO_PACKAGE)):
+        try:
+            with backend.open(paths.quantized, THREADS, None):
+                pass
+        except (MissingPackageError, EngineError) as error:
+            sys.stdout.write(f"\n'{name}' has no rows, with or without attention:\n{error}.\n")
+    if paths.nncf is None:
         sys.stdout.write(f"\n'{NNCF}' has no rows: pip install openvino nncf.\n")
 
 
@@ -319,7 +310,7 @@ def main() -> None:
         print_speed(paths)
         print_sizes(paths)
         print_memory(paths)
-        if paths.graphs:
+        if find_spec("openvino") is not None:
             print_types(paths)
 
 

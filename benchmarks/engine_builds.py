@@ -28,10 +28,10 @@ from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.onnx_files import save_graph
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.recognizer import Recognizer, feeds_of, read_clip
-from speechquant.engines.session import OnnxRuntimeSession, session_options
 from speechquant.engines.tensorrt_graph import tensorrt_graph
 from speechquant.engines.tensorrt_layers import LAYERS_FILE, LayerReport, read_layers
 from speechquant.engines.tensorrt_library import load_library

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from speechquant.benchmarks.peer_graphs import OPENVINO, Recipe, graph_recipes
-from speechquant.benchmarks.peer_openvino import OpenVinoSession
 from speechquant.benchmarks.peer_torch import (
     BFLOAT16,
     FLOAT32,
@@ -41,8 +40,10 @@ from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.files import storage_errors
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.progress import OnStep
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
+from speechquant.engines.openvino_session import OpenVinoSession
 from speechquant.engines.processor import read_processor
-from speechquant.engines.session import OnnxRuntimeSession, Session, session_options
+from speechquant.engines.session import Session
 
 TORCH = "torch"
 

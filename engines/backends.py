@@ -1,4 +1,4 @@
-"""How each provider of ONNX Runtime is given a bundle, in one place."""
+"""How each provider is given a bundle, in one place."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle
-from speechquant.core.errors import EngineError, MissingPackageError
+from speechquant.core.errors import BundleError, EngineError, MissingPackageError
 from speechquant.engines.cpu_graph import UNWANTED_OPTIMIZERS, cpu_model
-from speechquant.engines.openvino import add_openvino, openvino_model
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
+from speechquant.engines.openvino import add_openvino, openvino_model, openvino_settings
+from speechquant.engines.openvino_session import OpenVinoSession, require_openvino
 from speechquant.engines.processor import read_processor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime
+
+    from speechquant.engines.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +33,19 @@ Graph = Path | bytes
 
 
 @dataclass(frozen=True)
-class BackendProfile:
-    """The graph that a provider is given, in the spelling it likes, and its settings.
+class Backend:
+    """What opens a bundle for a provider: it picks the graph's spelling and the settings.
 
-    `configure` changes the settings that it is handed. Both raise MissingPackageError and
-    EngineError.
+    `open` takes the bundle, the threads and where ONNX Runtime's times of each node go. It raises
+    MissingPackageError, EngineError and BundleError.
     """
 
     provider: str
-    graph_of: Callable[[Bundle], Graph]
-    configure: Callable[[onnxruntime.SessionOptions, Bundle, int | None], None]
+    open: Callable[[Bundle, int | None, Path | None], Session]
 
 
-def _cpu_graph(bundle: Bundle) -> Graph:
+def cpu_graph(bundle: Bundle) -> Graph:
+    """Return what ONNX Runtime's own provider runs: the bundle's file, or its graph rewritten."""
     if bundle.spec.precision == FLOAT_PRECISION:
         return bundle.model_path
     try:
@@ -66,10 +70,34 @@ def configure_cpu(options: onnxruntime.SessionOptions) -> None:
         options.add_session_config_entry("session.x64quantprecision", "1")
 
 
-def _configure_cpu(
-    options: onnxruntime.SessionOptions, bundle: Bundle, threads: int | None
-) -> None:
+def _open_on_cpu(bundle: Bundle, threads: int | None, profile_to: Path | None) -> Session:
+    options = session_options(threads, profile_to)
     configure_cpu(options)
+    graph = cpu_graph(bundle)
+    try:
+        return OnnxRuntimeSession(graph, options)
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        reason = " ".join(str(error).split())
+        raise BundleError(
+            f"{bundle.folder}: ONNX Runtime refuses the graph ({reason}); "
+            'export it again with "speechquant export"'
+        ) from error
+
+
+def _open_in_plugin(bundle: Bundle, threads: int | None, profile_to: Path | None) -> Session:
+    options = session_options(threads, profile_to)
+    add_openvino(options, bundle, threads)
+    graph = _openvino_graph(bundle)
+    try:
+        return OnnxRuntimeSession(graph, options, OPENVINO)
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        reason = " ".join(str(error).split())
+        raise EngineError(f"OpenVINO's plugin refuses the graph ({reason})") from error
+
+
+def _open_in_package(bundle: Bundle, threads: int | None, profile_to: Path | None) -> Session:
+    require_openvino()  # before the graph is rewritten, which takes a moment
+    return OpenVinoSession(_openvino_graph(bundle), openvino_settings(bundle), threads)
 
 
 def _openvino_graph(bundle: Bundle) -> Graph:
@@ -87,11 +115,21 @@ def _bytes_of(model: ir.Model, bundle: Bundle) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-CPU_PROFILE = BackendProfile(CPU, _cpu_graph, _configure_cpu)
-OPENVINO_PROFILE = BackendProfile(OPENVINO, _openvino_graph, add_openvino)
+ON_CPU = Backend(CPU, _open_on_cpu)
+OPENVINO_PLUGIN = Backend(OPENVINO, _open_in_plugin)
+OPENVINO_PACKAGE = Backend(OPENVINO, _open_in_package)
 
 
-def profiles_of(provider: str) -> list[BackendProfile]:
-    """Return the profiles to be tried in turn; the last of them is on every machine."""
+def backends_of(provider: str) -> list[Backend]:
+    """Return the backends to be tried in turn; the last of them is on every machine."""
     wants_openvino = provider == OPENVINO or (provider == AUTO and read_processor().is_intel)
-    return [OPENVINO_PROFILE, CPU_PROFILE] if wants_openvino else [CPU_PROFILE]
+    return [OPENVINO_PLUGIN, OPENVINO_PACKAGE, ON_CPU] if wants_openvino else [ON_CPU]
+
+
+def how_it_runs(session: Session) -> str:
+    """Return what a bundle's session runs in; provider openvino may be either of two."""
+    if isinstance(session, OpenVinoSession):
+        return "OpenVINO in its own package"
+    if session.provider == OPENVINO:
+        return "OpenVINO through ONNX Runtime"
+    return "ONNX Runtime's CPU provider"

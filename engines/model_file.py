@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.onnx_files import WEIGHT_OPERATORS, require_packages
-from speechquant.engines.session import OnnxRuntimeSession, session_options
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 
 if TYPE_CHECKING:
     import onnx

@@ -12,7 +12,7 @@ from speechquant.core.onnx_files import save_graph
 from speechquant.engines.backends import configure_cpu
 from speechquant.engines.build_options import BuildOptions, Built
 from speechquant.engines.cpu_graph import cpu_model
-from speechquant.engines.session import session_options
+from speechquant.engines.onnxruntime_session import session_options
 
 ENGINE_FILE = "engine.onnx"
 _WEIGHTS_FILE = "engine.onnx.data"

@@ -1,4 +1,4 @@
-"""OpenVINO as a provider of ONNX Runtime: the plugin, its settings, and the graph it likes."""
+"""What OpenVINO is given: the plugin of ONNX Runtime, the settings, and the graph it likes."""
 
 from __future__ import annotations
 
@@ -29,32 +29,39 @@ PACKAGE = "onnxruntime_ep_openvino"
 _PLUGIN = "OpenVINOExecutionProvider"
 _REGISTERED_AS = "speechquant-openvino"
 _OLDEST_ONNXRUNTIME = "1.23"
+_BFLOAT16_BITS = 8  # of its significand
 _REGISTERING = threading.Lock()
 
 
 def add_openvino(options: onnxruntime.SessionOptions, bundle: Bundle, threads: int | None) -> None:
     """Let sessions of `options` run whole in OpenVINO; raises MissingPackageError, EngineError."""
     device = _cpu_device()
-    options.add_provider_for_devices([device], {"load_config": _settings(bundle, threads)})
+    settings = openvino_settings(bundle)
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = str(threads)
+    options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": settings})})
     # What OpenVINO does not take would run beside it, slowly and unseen.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
 
 
-def _settings(bundle: Bundle, threads: int | None) -> str:
-    settings = {"INFERENCE_PRECISION_HINT": float_type(bundle, read_processor())}
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = str(threads)
-    return json.dumps({"CPU": settings})
+def openvino_settings(bundle: Bundle) -> dict[str, str]:
+    """Return what OpenVINO runs the bundle with, in its plugin and in its own package."""
+    return {"INFERENCE_PRECISION_HINT": float_type(bundle, read_processor())}
 
 
 def float_type(bundle: Bundle, processor: Processor) -> str:
-    """Return the type of what is not quantized: that of a float bundle is never narrowed."""
-    is_quantized = bundle.spec.precision != FLOAT_PRECISION
-    return "bf16" if is_quantized and processor.has_bfloat16 else "f32"
+    """Return the type of what is not quantized, never narrower than what is."""
+    precision = bundle.spec.precision
+    fits = precision != FLOAT_PRECISION and _activation_bits(precision) <= _BFLOAT16_BITS
+    return "bf16" if fits and processor.has_bfloat16 else "f32"
+
+
+def _activation_bits(precision: str) -> int:
+    return int(precision.rpartition("a")[2])  # of "w8a8"
 
 
 def _cpu_device() -> onnxruntime.OrtEpDevice:
-    require_packages("OpenVINO", (PACKAGE,), extra="openvino")
+    require_packages("OpenVINO's plugin", (PACKAGE,), extra="openvino")
     import onnxruntime
 
     if not hasattr(onnxruntime, "register_execution_provider_library"):

@@ -6,30 +6,26 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.engine_folders import Engine, is_engine, load_engine
-from speechquant.core.errors import BundleError, EngineError, MissingPackageError, OptionError
+from speechquant.core.errors import EngineError, MissingPackageError, OptionError
 from speechquant.engines.backends import (
     AUTO,
     CPU,
     PROVIDERS,
-    BackendProfile,
+    backends_of,
     configure_cpu,
-    profiles_of,
+    how_it_runs,
 )
-
-if TYPE_CHECKING:
-    import onnxruntime
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 
 log = logging.getLogger(__name__)
 
 ONNXRUNTIME, TENSORRT, TENSORRT_RTX = "onnxruntime", "tensorrt", "tensorrt-rtx"
-Entered = TypeVar("Entered", bound="OnnxRuntimeSession")
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -55,63 +51,6 @@ class Session(Protocol):
         ...
 
 
-def session_options(
-    threads: int | None, profile_to: Path | None = None
-) -> onnxruntime.SessionOptions:
-    """Return what every session of ONNX Runtime is opened with."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone; the rest is about the graph's spelling
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if profile_to is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile_to)
-    return options
-
-
-class OnnxRuntimeSession:
-    """A session of ONNX Runtime on the graph in a file or in bytes.
-
-    With `provider` another than cpu, `options` name what it runs on.
-    """
-
-    def __init__(
-        self, graph: Path | bytes, options: onnxruntime.SessionOptions, provider: str = CPU
-    ) -> None:
-        import onnxruntime
-
-        self._session = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"] if provider == CPU else None
-        )
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self.provider = provider
-
-    def __enter__(self: Entered) -> Entered:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # ONNX Runtime frees the graph with the object; nothing else holds it.
-        self._session = None
-
-    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Return every output by name; raises EngineError once the session is closed."""
-        if self._session is None:
-            raise EngineError("this session is closed; open another")
-        values = self._session.run(self._outputs, dict(feeds))
-        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
-
-    def end_profiling(self) -> Path:
-        """Return the file with the times of each node, where the options asked for one."""
-        return Path(self._session.end_profiling())
-
-
 def open_session(
     source: Bundle | Engine | str | Path,
     *,
@@ -121,10 +60,11 @@ def open_session(
 ) -> Session:
     """Return a session on a bundle or an engine, a folder of either or one already loaded.
 
-    `provider` is what a bundle runs on: cpu, openvino, or auto, which is openvino on Intel's
-    processors. One that is missing or fails is replaced by cpu with a warning. `threads` is the
-    number of cores one call may use, None for all. With `profile_to`, the start of a file's path,
-    ONNX Runtime times every node. Raises BundleError, EngineError, OptionError.
+    `provider` is what a bundle runs on: cpu, openvino (ONNX Runtime's plugin where it takes this
+    processor, else the package openvino), or auto, which is openvino on Intel's processors. What is
+    missing or fails is replaced by cpu with a warning. `threads` is the number of cores one call
+    may use, None for all. With `profile_to`, the start of a file's path, ONNX Runtime times every
+    node. Raises BundleError, EngineError, OptionError.
     """
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")
@@ -132,14 +72,8 @@ def open_session(
         raise OptionError(f"no provider {provider!r}; choose one of {', '.join(PROVIDERS)}")
     source = load_source(source)
     if isinstance(source, Engine):
-        return _engine_session(source, provider, session_options(threads, profile_to))
-    *preferred, last = profiles_of(provider)
-    for profile in preferred:
-        try:
-            return _bundle_session(source, profile, threads, profile_to)
-        except (EngineError, MissingPackageError) as error:
-            log.warning("warning: %s; running on ONNX Runtime's own CPU provider instead", error)
-    return _bundle_session(source, last, threads, profile_to)
+        return _engine_session(source, provider, threads, profile_to)
+    return _bundle_session(source, provider, threads, profile_to)
 
 
 def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
@@ -151,24 +85,28 @@ def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
 
 
 def _bundle_session(
-    bundle: Bundle, profile: BackendProfile, threads: int | None, profile_to: Path | None
+    bundle: Bundle, provider: str, threads: int | None, profile_to: Path | None
 ) -> Session:
-    options = session_options(threads, profile_to)
-    profile.configure(options, bundle, threads)
-    graph = profile.graph_of(bundle)
-    try:
-        return OnnxRuntimeSession(graph, options, profile.provider)
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
-        if profile.provider != CPU:
-            raise EngineError(f"{profile.provider} refuses the graph ({reason})") from error
-        raise BundleError(
-            f"{bundle.folder}: ONNX Runtime refuses the graph ({reason}); "
-            'export it again with "speechquant export"'
-        ) from error
+    *preferred, last = backends_of(provider)
+    reasons: list[str] = []
+    for backend in preferred:
+        try:
+            session = backend.open(bundle, threads, profile_to)
+        except (EngineError, MissingPackageError) as error:
+            reasons.append(str(error))
+        else:
+            log.debug("%s runs in %s", bundle.folder, how_it_runs(session))
+            return session
+    if reasons:
+        log.warning(
+            "warning: %s; running on ONNX Runtime's own CPU provider instead", "; ".join(reasons)
+        )
+    return last.open(bundle, threads, profile_to)
 
 
-def _engine_session(engine: Engine, provider: str, options: onnxruntime.SessionOptions) -> Session:
+def _engine_session(
+    engine: Engine, provider: str, threads: int | None, profile_to: Path | None
+) -> Session:
     backend = engine.manifest.backend
     if provider != AUTO and (backend, provider) != (ONNXRUNTIME, CPU):
         raise OptionError(
@@ -181,6 +119,7 @@ def _engine_session(engine: Engine, provider: str, options: onnxruntime.SessionO
         return TensorRtSession(engine)
     if backend != ONNXRUNTIME:
         raise EngineError(f"{engine.folder}: made for {backend!r}, which this version cannot run")
+    options = session_options(threads, profile_to)
     configure_cpu(options)
     try:
         return OnnxRuntimeSession(engine.engine_path, options)

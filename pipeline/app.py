@@ -28,7 +28,8 @@ Threads = Annotated[
 Provider = Annotated[
     str,
     typer.Option(
-        help="What a bundle runs on: cpu, openvino; auto is openvino on Intel processors."
+        help="What a bundle runs on: cpu, openvino; auto is openvino on Intel processors, cpu on "
+        "others."
     ),
 ]
 Runnable = Annotated[

@@ -27,7 +27,7 @@ from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OptionError, RegressionError
 from speechquant.core.files import new_folder, refuse_existing, refuse_unwritable
 from speechquant.core.manifests import LabelledClip
-from speechquant.engines.backends import AUTO, profiles_of
+from speechquant.engines.backends import AUTO, backends_of
 from speechquant.pipeline.calibration import work_folder
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import data_set_of
@@ -65,7 +65,7 @@ class BenchOptions:
         """The providers, the CPU's own first: float on it is what is compared with."""
         if self.providers is not None:
             return self.providers.split(",")
-        return sorted(profile.provider for profile in profiles_of(AUTO))
+        return sorted({backend.provider for backend in backends_of(AUTO)})
 
 
 def bench_or_compare(

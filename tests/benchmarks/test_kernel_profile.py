@@ -11,8 +11,8 @@ from quantized import w8a8
 from speechquant.benchmarks.kernel_profile import profile_from_trace
 from speechquant.core.bundles import Bundle
 from speechquant.engines import open_session
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
 from speechquant.engines.recognizer import feeds_of
-from speechquant.engines.session import OnnxRuntimeSession
 
 
 def event(name: str, ts: int, dur: int, *shapes: list[int], kind: str = "float") -> dict[str, Any]:

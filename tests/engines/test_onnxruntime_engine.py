@@ -16,8 +16,8 @@ from speechquant.core.engine_folders import Limits, load_engine
 from speechquant.core.errors import OptionError
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.recognizer import feeds_of
-from speechquant.engines.session import OnnxRuntimeSession, session_options
 
 ENGINE = BuildOptions("onnxruntime")
 

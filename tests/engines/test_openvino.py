@@ -21,7 +21,8 @@ from tiny import save_tiny_checkpoint
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
-from speechquant.engines import openvino, session
+from speechquant.engines import backends, openvino, openvino_session
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
 from speechquant.engines.openvino import add_openvino, float_type
 from speechquant.engines.processor import Processor
 from speechquant.engines.recognizer import feeds_of
@@ -50,6 +51,7 @@ def bundles(
 def logits_of(bundle: Bundle, provider: str, wave: NDArray[np.float32]) -> NDArray[np.float32]:
     with open_session(bundle, provider=provider, threads=1) as opened:
         assert opened.provider == provider
+        assert provider == "cpu" or isinstance(opened, OnnxRuntimeSession), "not in the plugin"
         logits: NDArray[np.float32] = opened.run(feeds_of(bundle.spec, [wave]))["logits"]
     return logits
 
@@ -137,6 +139,8 @@ def test_only_a_quantized_bundle_is_narrowed_and_only_where_it_pays(tiny_bundle:
     quantized = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision="w8a8"))
     bfloat16 = Processor("GenuineIntel", frozenset({"amx_bf16"}))
     assert float_type(quantized, bfloat16) == "bf16"
+    sixteen = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision="w8a16"))
+    assert float_type(sixteen, bfloat16) == "f32", "eight bits of the sixteen would be lost"
     assert float_type(quantized, Processor("GenuineIntel", frozenset())) == "f32"
     assert float_type(tiny_bundle, bfloat16) == "f32"
 
@@ -144,13 +148,14 @@ def test_only_a_quantized_bundle_is_narrowed_and_only_where_it_pays(tiny_bundle:
 def test_a_graph_that_openvino_refuses_runs_on_the_cpu_with_a_warning(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Refusing(session.OnnxRuntimeSession):
+    class Refusing(backends.OnnxRuntimeSession):
         def __init__(self, graph: Path, options: Any, provider: str = "cpu") -> None:
             if provider == "openvino":
                 raise RuntimeError("NotFound: Unsupported property\n by CPU plugin.")
             super().__init__(graph, options, provider)
 
-    monkeypatch.setattr(session, "OnnxRuntimeSession", Refusing)
+    monkeypatch.setattr(backends, "OnnxRuntimeSession", Refusing)
+    monkeypatch.setattr(openvino_session, "find_spec", lambda name: None)
     monkeypatch.setattr(openvino, "_cpu_device", lambda: None)
     monkeypatch.setattr(
         onnxruntime.SessionOptions, "add_provider_for_devices", lambda *_: None, raising=False
@@ -160,6 +165,7 @@ def test_a_graph_that_openvino_refuses_runs_on_the_cpu_with_a_warning(
         open_session(tiny_bundle, provider="openvino", threads=1) as opened,
     ):
         assert opened.provider == "cpu"
-    assert "openvino refuses the graph (NotFound: Unsupported property by CPU plugin.)" in (
-        caplog.text
+    assert (
+        "OpenVINO's plugin refuses the graph (NotFound: Unsupported property by CPU plugin.)"
+        in (caplog.text)
     )

@@ -19,11 +19,11 @@ from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine
 from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
-from speechquant.engines import backends, open_recognizer, open_session
+from speechquant.engines import backends, open_recognizer, open_session, openvino_session
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.processor import Processor
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.recognizer import feeds_of
-from speechquant.engines.session import OnnxRuntimeSession, session_options
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
 
 INTEL = Processor("GenuineIntel", frozenset({"avx512_vnni"}))
@@ -51,9 +51,10 @@ def on(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     found = onnx_files.find_spec
-    monkeypatch.setattr(
-        onnx_files, "find_spec", lambda name: None if "openvino" in name else found(name)
-    )
+    for module in (onnx_files, openvino_session):
+        monkeypatch.setattr(
+            module, "find_spec", lambda name: None if "openvino" in name else found(name)
+        )
 
 
 @pytest.mark.parametrize(("provider", "processor"), [("openvino", AMD), ("auto", INTEL)])
@@ -74,7 +75,9 @@ def test_a_missing_provider_falls_back_with_its_cause_and_mend(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "warning: OpenVINO needs onnxruntime_ep_openvino: pip install 'speechquant[openvino]'; "
+        "warning: OpenVINO's plugin needs onnxruntime_ep_openvino: "
+        "pip install 'speechquant[openvino]'; "
+        "the package openvino is not installed: pip install openvino; "
         "running on ONNX Runtime's own CPU provider instead"
     )
 
@@ -118,7 +121,7 @@ def test_kernels_that_overflow_are_avoided(
 ) -> None:
     on(processor, monkeypatch)
     options = onnxruntime.SessionOptions()
-    backends.CPU_PROFILE.configure(options, tiny_bundle, None)
+    backends.configure_cpu(options)
     if expected is None:
         with pytest.raises(RuntimeError):
             options.get_session_config_entry("session.x64quantprecision")
@@ -134,12 +137,12 @@ def test_without_the_packages_a_bundle_runs_as_it_is_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     signed = w8a8(tiny_bundle, tmp_path / "signed", Spelling.TENSORRT)
-    assert isinstance(backends.CPU_PROFILE.graph_of(signed), bytes)
+    assert isinstance(backends.cpu_graph(signed), bytes)
     feeds = feeds_of(signed.spec, [noise])
     with open_session(signed, provider="cpu", threads=1) as session:
         respelled = session.run(feeds)["logits"]
     monkeypatch.setattr(onnx_files, "find_spec", lambda name: None)
-    assert backends.CPU_PROFILE.graph_of(signed) == signed.model_path
+    assert backends.cpu_graph(signed) == signed.model_path
     assert "pip install 'speechquant[quantize]'" in caplog.text
     with open_session(signed, provider="cpu", threads=1) as session:
         as_it_is = session.run(feeds)["logits"]
@@ -233,7 +236,7 @@ def test_a_graph_too_large_to_rewrite_runs_as_it_is_with_a_warning(
     quantized: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(backends, "_LARGEST_GRAPH_BYTES", 1000)
-    assert backends.CPU_PROFILE.graph_of(quantized) == quantized.model_path
+    assert backends.cpu_graph(quantized) == quantized.model_path
     assert "warning: " in caplog.text and "too large" in caplog.text
 
 

@@ -14,8 +14,8 @@ from tiny import save_tiny_checkpoint
 
 from speechquant.benchmarks.narrow_rest import emulate_float16
 from speechquant.core.bundles import Bundle
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.qdq import Spelling
-from speechquant.engines.session import OnnxRuntimeSession, session_options
 from speechquant.engines.tensorrt_graph import tensorrt_graph
 from speechquant.exporter import export
 

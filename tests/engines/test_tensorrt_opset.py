@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError
-from speechquant.engines.session import OnnxRuntimeSession, session_options
+from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.tensorrt_opset import spell_in_opset_17
 
 

@@ -1,0 +1,73 @@
+"""A graph in the package openvino, as a session: it takes processors that the plugin does not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.errors import EngineError, MissingPackageError
+
+PACKAGE = "openvino"
+
+
+def require_openvino() -> None:
+    """Raise MissingPackageError where the package is not installed."""
+    if find_spec(PACKAGE) is None:
+        raise MissingPackageError(f"the package {PACKAGE} is not installed: pip install {PACKAGE}")
+
+
+class OpenVinoSession:
+    """Runs the graph in a file or in bytes in OpenVINO on the CPU.
+
+    `settings` are OpenVINO's own. Threads may share a session and take turns. Opening one raises
+    MissingPackageError, and EngineError where OpenVINO refuses the graph.
+    """
+
+    provider = "openvino"
+
+    def __init__(
+        self, graph: Path | bytes, settings: Mapping[str, str], threads: int | None = None
+    ) -> None:
+        require_openvino()
+        if threads is not None:
+            settings = {**settings, "INFERENCE_NUM_THREADS": str(threads)}
+        source = graph if isinstance(graph, bytes) else str(graph)
+        try:
+            core = import_module(PACKAGE).Core()
+            self.compiled: Any = core.compile_model(core.read_model(source), "CPU", dict(settings))
+            self._request: Any = self.compiled.create_infer_request()
+        except Exception as error:  # OpenVINO's errors share no base class
+            reason = " ".join(str(error).split())
+            raise EngineError(f"the package {PACKAGE} refuses the graph ({reason})") from error
+        self._names = [output.get_any_name() for output in self.compiled.outputs]
+        # One infer request may run one call at a time.
+        self._turn = threading.Lock()
+
+    def __enter__(self) -> OpenVinoSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._turn:
+            self._request = self.compiled = None
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return every output by name; raises EngineError once the session is closed."""
+        with self._turn:
+            if self._request is None:
+                raise EngineError("this session is closed; open another")
+            self._request.infer(dict(feeds), share_inputs=True)
+            # Copied: the request writes the next outputs into the same memory.
+            return {name: np.array(self._request.get_tensor(name).data) for name in self._names}
