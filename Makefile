@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
-	search-comparison calibration-cost cpu-speed bench attention-words backend-agreement engine-builds \
+	search-comparison calibration-cost cpu-speed bench bench-zoo bench-base bench-large attention-words backend-agreement engine-builds \
 	regression-check test-tensorrt8 clean
 
 demo: $(READY)
@@ -54,45 +54,58 @@ attention-words: $(READY)
 backend-agreement: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.backend_agreement > docs/results/backend-agreement.md
 
-# The reports of docs/results: both zoo models with their words, hubert-base with its peers and
-# hubert-large with speed and size alone. Forty minutes on two cores that do nothing else; a killed run goes on.
+# The reports of docs/results: both zoo models with their words, hubert-base and its peers, hubert-large, the
+# latter two with speed and size alone. Forty minutes on two cores that do nothing else; a killed run goes on.
 BENCH := build/bench
 SPEECHQUANT := $(RUN)/speechquant
+BENCHED_ZOO := $(foreach model,wav2vec2 hubert,$(addprefix $(BENCH)/$(model)-,fp32 w8a8 cpu-engine rtx3090-engine))
+BENCHED_BASE := $(addprefix $(BENCH)/hubert-base-,fp32 w8a8 w8a8-attention cpu-engine rtx3090-engine)
+BENCHED_LARGE := $(addprefix $(BENCH)/hubert-large-,fp32 w8a8 cpu-engine)
 
-bench: $(VENV)/.peers $(foreach model,wav2vec2 hubert hubert-base hubert-large,$(BENCH)/$(model)-cpu-engine/engine.json) \
-		$(foreach model,wav2vec2 hubert hubert-base,$(BENCH)/$(model)-rtx3090-engine/engine.json)
+bench: bench-zoo bench-base bench-large
+
+bench-zoo: $(VENV)/.peers $(BENCHED_ZOO:=/.made)
 	$(SPEECHQUANT) bench --force --data zoo:test --limit 400 --peers --calibration zoo:dev \
 		--providers cpu,openvino --lengths 1,2,5,10,20,30 --batch 1,4 --repeats 11 \
-		--out docs/results/bench-zoo $(foreach model,wav2vec2 hubert,$(addprefix \
-		$(BENCH)/$(model)-,fp32 w8a8 cpu-engine rtx3090-engine))
+		--out docs/results/bench-zoo $(BENCHED_ZOO)
+
+bench-base: $(VENV)/.peers $(BENCHED_BASE:=/.made)
 	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --peers --calibration zoo:dev \
-		--providers cpu,openvino --batch 1 --repeats 9 --out docs/results/bench-base \
-		$(addprefix $(BENCH)/hubert-base-,fp32 w8a8 cpu-engine rtx3090-engine)
+		--providers cpu,openvino --batch 1 --repeats 9 --out docs/results/bench-base $(BENCHED_BASE)
+
+bench-large: $(VENV)/.peers $(BENCHED_LARGE:=/.made)
 	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --providers cpu,openvino --lengths 2,10,30 \
-		--batch 1 --repeats 9 --out docs/results/bench-large \
-		$(addprefix $(BENCH)/hubert-large-,fp32 w8a8 cpu-engine)
+		--batch 1 --repeats 9 --out docs/results/bench-large $(BENCHED_LARGE)
 
 # Random weights have no words to search by.
 $(BENCH)/hubert-base-% $(BENCH)/hubert-large-%: QUANTIZE := --data zoo:dev --limit 8 --method max
 $(BENCH)/%: QUANTIZE ?= --data zoo:dev --workers 2
-$(BENCH)/hubert-base-fp32/bundle.json: MODEL := random:hubert-base
-$(BENCH)/hubert-large-fp32/bundle.json: MODEL := random:hubert-large
-$(BENCH)/wav2vec2-fp32/bundle.json: MODEL := zoo:wav2vec2
-$(BENCH)/hubert-fp32/bundle.json: MODEL := zoo:hubert
+$(BENCH)/hubert-base-fp32/.made: MODEL := random:hubert-base
+$(BENCH)/hubert-large-fp32/.made: MODEL := random:hubert-large
+$(BENCH)/wav2vec2-fp32/.made: MODEL := zoo:wav2vec2
+$(BENCH)/hubert-fp32/.made: MODEL := zoo:hubert
 
-.PRECIOUS: $(BENCH)/%-fp32/bundle.json $(BENCH)/%-w8a8/bundle.json
+.PRECIOUS: $(BENCH)/%/.made
 
-$(BENCH)/%-fp32/bundle.json: | $(READY)
+$(BENCH)/%-fp32/.made: | $(READY)
 	$(SPEECHQUANT) export --force $(MODEL) $(@D)
+	touch $@
 
-$(BENCH)/%-w8a8/bundle.json: $(BENCH)/%-fp32/bundle.json
+$(BENCH)/%-w8a8/.made: $(BENCH)/%-fp32/.made
 	$(SPEECHQUANT) quantize --force $(<D) $(@D) $(QUANTIZE)
+	touch $@
 
-$(BENCH)/%-cpu-engine/engine.json: $(BENCH)/%-w8a8/bundle.json
+$(BENCH)/%-w8a8-attention/.made: $(BENCH)/%-fp32/.made
+	$(SPEECHQUANT) quantize --force $(<D) $(@D) $(QUANTIZE) --quantize-attention
+	touch $@
+
+$(BENCH)/%-cpu-engine/.made: $(BENCH)/%-w8a8/.made
 	$(SPEECHQUANT) build --force $(<D) $(@D) --backend onnxruntime
+	touch $@
 
-$(BENCH)/%-rtx3090-engine/engine.json: $(BENCH)/%-w8a8/bundle.json
+$(BENCH)/%-rtx3090-engine/.made: $(BENCH)/%-w8a8/.made
 	$(SPEECHQUANT) build --force $(<D) $(@D) --backend tensorrt-rtx --target rtx3090
+	touch $@
 
 $(VENV)/.peers: $(READY)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
