@@ -10,13 +10,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
@@ -247,12 +246,30 @@ def open_peer(
 
 
 def _run_alone(log: Path, task: Callable[..., Result], *arguments: object) -> Result | _Failure:
-    """Return what `task` returns in a process of its own, whose output goes to the file `log`."""
+    """Return what `task` returns in a process of its own, whose output goes to the file `log`.
+
+    Not in a pool, which would wait for the task to end where this process is interrupted.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send_answer, args=(theirs, log, task, arguments))
+    process.start()
+    theirs.close()
     try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            return pool.submit(_attempt, log, task, arguments).result()
-    except BrokenProcessPool:
+        answer: Result | _Failure = ours.recv()
+        return answer
+    except EOFError:
         return _Failure(f"its process was killed, most likely for want of memory (see {log})")
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _send_answer(
+    to_parent: Connection, log: Path, task: Callable[..., Result], arguments: Sequence[object]
+) -> None:
+    to_parent.send(_attempt(log, task, arguments))
 
 
 def _attempt(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -337,3 +340,20 @@ def test_a_checkpoint_that_has_changed_is_not_compared_with(
     told = reasons(make_peers(with_checkpoint(tiny_bundle, str(other)), clips, tmp_path / "peers"))
     assert set(told) == {"torch fp32", "torch bf16"}
     assert "is no longer what the bundle was made from" in told["torch fp32"]
+
+
+def test_an_interrupt_does_not_wait_for_the_peer_that_is_being_made(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            peers._run_alone(tmp_path / "log", time.sleep, 120)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 60
+    assert multiprocessing.active_children() == []
