@@ -4,7 +4,9 @@ from speechquant.benchmarks.bench import Plan, run_bench
 from speechquant.benchmarks.candidates import candidates_of
 from speechquant.benchmarks.evaluation import Evaluation, evaluate
 from speechquant.benchmarks.latency import measure_latency
+from speechquant.benchmarks.pages import write_pages
 from speechquant.benchmarks.report import Report, read_report
+from speechquant.core.manifests import read_data_set
 
 __all__ = [
     "Evaluation",
@@ -13,6 +15,8 @@ __all__ = [
     "candidates_of",
     "evaluate",
     "measure_latency",
+    "read_data_set",
     "read_report",
     "run_bench",
+    "write_pages",
 ]
