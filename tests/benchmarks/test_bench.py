@@ -105,6 +105,7 @@ def test_shapes_of_a_plan(
         {"lengths_seconds": ()},
         {"batches": (0,)},
         {"batches": ()},
+        {"batches": (2, 4), "lengths_seconds": (40.0,)},  # 80 s at least
         {"repeats": 2},
         {"normalizer": "none such"},
     ):
