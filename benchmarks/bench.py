@@ -95,6 +95,11 @@ class Plan:
                 )
         if min(self.batches, default=0) < 1 or not self.lengths_seconds:
             raise OptionError("lengths and batches are needed, batches of at least 1")
+        if not self.shapes:
+            raise OptionError(
+                f"every batch holds more than {LARGEST_CALL_SECONDS:g} s of audio, which is never "
+                "run; give a smaller batch or shorter lengths"
+            )
         normalizer(self.normalizer)
         if self.repeats < LEAST_REPEATS:
             raise OptionError(

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -34,6 +34,8 @@ from speechquant.engines.recognizer import Recognizer
 
 _PROFILED_RUNS = 3
 _BYTES_PER_KIB = 1024
+# Modules are found where the parent finds them: with -c the working folder would come first.
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import main; main({descriptor})"
 _END_SECONDS = 10.0
 Entered = TypeVar("Entered", bound="CandidateProcess")
 
@@ -130,13 +132,12 @@ class CandidateProcess:
     def __init__(self, candidate: Candidate, threads: int | None) -> None:
         ours, theirs = Pipe()
         self._connection = ours
-        with theirs:
+        with theirs, _interrupts_blocked():
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-c",
-                    f"from {__name__} import main; main()",
-                    str(theirs.fileno()),
+                    _PROGRAM.format(path=sys.path, module=__name__, descriptor=theirs.fileno()),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -222,6 +223,16 @@ class CandidateProcess:
         return f"its process ended with exit code {code}"
 
 
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start processes that no Ctrl-C ends: it is the parent's, which then hangs up."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _has_number(stream: Any) -> bool:
     try:
         stream.fileno()
@@ -231,14 +242,11 @@ def _has_number(stream: Any) -> bool:
 
 
 def serve(connection: Connection) -> None:
-    """Do what the parent asks for until it hangs up."""
+    """Do what the parent asks for; raises EOFError or ConnectionError when it has hung up."""
     candidate, threads = connection.recv()
     worker = Worker(candidate, threads)
     while True:
-        try:
-            name, arguments = connection.recv()
-        except EOFError:
-            return
+        name, arguments = connection.recv()
         options: dict[str, Callable[[int, int], None]] = {}
         if name == "evaluate":
             options["on_step"] = lambda done, total: connection.send(("step", (done, total)))
@@ -251,8 +259,7 @@ def serve(connection: Connection) -> None:
         connection.send(answer)
 
 
-def main() -> None:
-    """Serve the parent at the other end of the pipe whose number is the only argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then hangs up
-    with Connection(int(sys.argv[1])) as to_parent:
+def main(descriptor: int) -> None:
+    """Serve the parent at the other end of a pipe until it hangs up, interrupted or killed."""
+    with Connection(descriptor) as to_parent, suppress(EOFError, ConnectionError):
         serve(to_parent)

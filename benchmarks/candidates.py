@@ -12,7 +12,8 @@ from typing import Any
 from speechquant.benchmarks.peers import Peer, open_peer
 from speechquant.benchmarks.report import FLOAT, OURS, PEER, Profile
 from speechquant.benchmarks.search_findings import Search, read_search
-from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
+from speechquant.core.bundles import FLOAT_PRECISION, MODEL_FILE, Bundle, load_bundle
+from speechquant.core.described_folders import digest_of
 from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
@@ -113,7 +114,10 @@ def candidates_of(folders: Sequence[Path], providers: Sequence[str]) -> list[Can
         if isinstance(source, Engine):
             found.append(_engine_candidate(source, name, model))
         else:
-            found += [_bundle_candidate(source, name, model, provider) for provider in providers]
+            found += [
+                _bundle_candidate(source, name, model, provider)
+                for provider in dict.fromkeys(providers)
+            ]
     order = list(dict.fromkeys(candidate.model for candidate in found))
     return sorted(found, key=lambda one: (order.index(one.model), one.role != FLOAT))
 
@@ -127,7 +131,7 @@ def _bundle_candidate(bundle: Bundle, name: str, model: str, provider: str) -> C
         how=_HOW[provider],
         provider=provider,
         precision=bundle.spec.precision,
-        size_bytes=sum(path.stat().st_size for path in bundle.folder.glob("model.onnx*")),
+        size_bytes=_bytes_of(bundle.folder, MODEL_FILE),
         sha256=bundle.model_sha256,
         sample_rate_hz=bundle.spec.sample_rate_hz,
         search=read_search(bundle),
@@ -145,11 +149,16 @@ def _engine_candidate(engine: Engine, name: str, model: str) -> Candidate:
         how=f"engine of {manifest.backend} for {manifest.target}, rest in {manifest.rest}",
         provider=AUTO,
         precision=manifest.source["precision"],
-        size_bytes=engine.engine_path.stat().st_size,
-        sha256=engine.files.get(manifest.engine_file, ""),
+        size_bytes=_bytes_of(engine.folder, manifest.engine_file),
+        sha256=digest_of(dict(engine.files)),
         sample_rate_hz=engine.spec.sample_rate_hz,
         products=_built_products(engine),
     )
+
+
+def _bytes_of(folder: Path, graph: str) -> int:
+    """Return the bytes of a graph and of the weights beside it, where they are too large for it."""
+    return sum(path.stat().st_size for path in folder.glob(f"{graph}*"))
 
 
 def peer_candidates(

@@ -165,7 +165,7 @@ def numbers_of(text: str, option: str) -> tuple[float, ...]:
 def whole_numbers_of(text: str, option: str) -> tuple[int, ...]:
     """Return the whole numbers of a list; raises OptionError."""
     values = numbers_of(text, option)
-    if any(value != int(value) for value in values):
+    if not all(value.is_integer() for value in values):
         raise OptionError(f"--{option} {text!r}: give whole numbers with commas, such as 1,4")
     return tuple(int(value) for value in values)
 

@@ -105,6 +105,7 @@ def test_shapes_of_a_plan(
         {"lengths_seconds": ()},
         {"batches": (0,)},
         {"batches": ()},
+        {"batches": (2, 4), "lengths_seconds": (40.0,)},  # 80 s at least
         {"repeats": 2},
         {"normalizer": "none such"},
     ):
@@ -218,6 +219,31 @@ def test_a_process_that_dies_says_how(folders: list[Path]) -> None:
         process._process.send_signal(signal.SIGSEGV)
         with pytest.raises(CandidateError, match="SIGSEGV"):
             process.open()
+
+
+def test_ctrl_c_is_the_parents_and_it_hangs_up_without_a_word(
+    folders: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (candidate,) = candidates_of(folders[:1], ["cpu"])
+    with CandidateProcess(candidate, 1) as process:
+        process._process.send_signal(signal.SIGINT)  # before it has imported anything
+        process.open()
+        process.take([np.zeros(RATE, np.float32)])
+        for _ in range(20):  # most of which it answers when nobody listens any more
+            process._connection.send(("run", ()))
+    assert process._process.returncode == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_modules_are_found_where_the_parent_finds_them(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise RuntimeError('of the working folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (candidate,) = candidates_of(folders[:1], ["cpu"])
+    with CandidateProcess(candidate, 1) as process:
+        assert process.open().provider == "cpu"
 
 
 def test_an_error_inside_is_told_on_one_line(folders: list[Path]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from quantized import w8a8
 
 from speechquant.benchmarks.candidates import candidates_of
+from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
 from speechquant.engines import BuildOptions, build_engine, openvino_session
@@ -36,6 +37,22 @@ def test_all_that_comes_from_one_float_bundle_is_one_model(
     assert len({one.sha256 for one in found}) == 3
     with found[1].open(threads=1) as recognizer:
         assert recognizer.provider == "cpu"
+
+
+def test_weights_beside_an_engine_are_a_part_of_it(
+    quantized: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As those of more than 1 GiB are.
+    monkeypatch.setattr(onnx_files, "_EXTERNAL_ABOVE_BYTES", 0)
+    engine = build_engine(quantized, tmp_path / "engine", BuildOptions("onnxruntime"))
+    weights = (engine.folder / "engine.onnx.data").stat().st_size
+    assert weights > engine.engine_path.stat().st_size
+    (found,) = candidates_of([engine.folder], ["cpu"])
+    assert found.size_bytes == weights + engine.engine_path.stat().st_size
+
+
+def test_a_provider_named_twice_is_one(tiny_bundle: Bundle) -> None:
+    assert len(candidates_of([tiny_bundle.folder], ["cpu", "cpu"])) == 1
 
 
 def test_two_graphs_of_one_checkpoint_are_two_models(tiny_bundle: Bundle, tmp_path: Path) -> None:

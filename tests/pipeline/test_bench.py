@@ -14,6 +14,7 @@ from reports import report
 from speechquant.benchmarks.peers import MissingPeer, Peer
 from speechquant.benchmarks.report import read_report, write_report
 from speechquant.core.bundles import Bundle
+from speechquant.core.errors import OptionError
 from speechquant.pipeline import bench
 from speechquant.pipeline.command import run
 
@@ -111,6 +112,12 @@ def test_peers_need_a_float_bundle(
     output([*asked, "--peers", "--calibration", data], capsys, code=1)
     assert run([str(part) for part in [*asked, "--peers", "--calibration", data]]) == 1
     assert "made from a float bundle, and none is given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1.5", "inf", "nan", "1,,2", ""])
+def test_numbers_that_are_no_batches(text: str) -> None:
+    with pytest.raises(OptionError, match="--batch"):
+        bench.whole_numbers_of(text, "batch")
 
 
 def test_comparing_two_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
