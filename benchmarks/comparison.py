@@ -78,14 +78,21 @@ def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> C
     bounds = bounds or Bounds()
     pairs = [(before, after) for before in old.results if (after := _named(new, before.name))]
     tests = sum(len(_shared_shapes(*pair)) + 1 for pair in pairs)
+    false_alarms = _FALSE_ALARMS / max(tests, 1)
     changes: list[Change] = []
     for before, after in pairs:
         changes += _failures(before, after)
-        changes += _latencies(old, new, (before, after), bounds, _FALSE_ALARMS / max(tests, 1))
+        changes += _latencies(old, new, (before, after), bounds, false_alarms)
         changes += _sizes(before, after, bounds)
         if old.data.sha256 == new.data.sha256 and old.method.normalizer == new.method.normalizer:
             changes += _errors(before, after, bounds)
-    return Comparison(tuple(changes), tuple(_notes(old, new)))
+    notes = list(_notes(old, new))
+    if _chance_apart(old.method.repeats, new.method.repeats) > false_alarms:
+        notes.append(
+            f"{old.method.repeats} and {new.method.repeats} runs of a shape are too few to judge "
+            "single shapes by; their mean is"
+        )
+    return Comparison(tuple(changes), tuple(notes))
 
 
 def _named(report: Report, name: str) -> Result | None:
@@ -143,9 +150,10 @@ def _latencies(
         logs.append(math.log(medians[1] / medians[0]))
         low, high = _interval(drawn, false_alarms)
         verdict = _verdict(medians[1] / medians[0], low, high, bounds.slowdown)
+        is_judged = not is_yardstick and _chance_apart(len(first), len(second)) <= false_alarms
         yield Change(
             after.name, f"latency at {shape[0]:g} s x {shape[1]}", unit, *medians,
-            medians[1] / medians[0], low, high, SAME if is_yardstick else verdict,
+            medians[1] / medians[0], low, high, verdict if is_judged else SAME,
         )  # fmt: skip
     if len(logs) > 1:
         # Single shapes may each be lost in noise where all together are not.
@@ -180,6 +188,14 @@ def _times(report: Report, result: Result, shape: tuple[float, int]) -> _Times:
 def _drawn_medians(values: Floats, rng: np.random.Generator) -> Floats:
     drawn = rng.integers(0, len(values), (_RESAMPLES, len(values)))
     return np.asarray(np.median(values[drawn], axis=1), np.float64)
+
+
+def _chance_apart(first: int, second: int) -> float:
+    """Return how often all of so many runs of one build lie above all of the other's, or below.
+
+    No interval drawn from runs is wider than they are, so it raises at least so many false alarms.
+    """
+    return 2 / math.comb(first + second, first)
 
 
 def _interval(drawn: Floats, false_alarms: float) -> tuple[float, float]:

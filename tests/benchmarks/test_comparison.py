@@ -91,6 +91,28 @@ def test_the_same_build_on_a_slower_and_noisier_machine_is_no_regression() -> No
     ] == [[]] * 20
 
 
+def of_runs(made: Report, count: int) -> Report:
+    """The report with the first runs of each shape alone."""
+
+    def first(cell: Cell) -> Cell:
+        rows = {name: getattr(cell, name)[:count] for name in ("prepare", "network", "text")}
+        return replace(cell, **rows)
+
+    results = [replace(result, cells=tuple(map(first, result.cells))) for result in made.results]
+    return replace(made, results=tuple(results), method=replace(made.method, repeats=count))
+
+
+def test_three_runs_of_the_same_build_raise_no_alarm() -> None:
+    # Three and three lie apart altogether in one comparison of ten, and here are 23.
+    for seed in range(10):
+        old, new = (of_runs(rerun(report(), seed + start, 1.0), 3) for start in (0, 100))
+        found = compare_reports(old, new)
+        assert [change for change in found.changes if change.verdict != SAME] == []
+        assert "3 and 3 runs of a shape are too few" in found.notes[0]
+    caught = compare_reports(old, of_runs(slower(rerun(report(), 7, 1.0), 1.5, OURS), 3))
+    assert [change.what for change in caught.regressions] == ["latency, mean of all shapes"]
+
+
 def test_a_slowed_candidate_is_caught_on_a_slower_machine_too() -> None:
     for seed in range(10):
         new = slower(rerun(report(), 50 + seed, 0.8), 1.25, OURS)
