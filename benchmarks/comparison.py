@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.benchmarks.report import Report, Result
+from speechquant.benchmarks.report import FLOAT, Report, Result
 from speechquant.core.errors import OptionError
 from speechquant.core.wer import difference_interval
 
@@ -135,13 +135,14 @@ def _latencies(
     old: Report, new: Report, pair: tuple[Result, Result], bounds: Bounds, false_alarms: float
 ) -> Iterator[Change]:
     before, after = pair
-    is_yardstick = old.baseline_of(before) is before and len(old.results_of(before.model)) > 1
+    yardsticks = _yardsticks(old, new, pair)
+    is_yardstick = yardsticks[0] is before and len(old.results_of(before.model)) > 1
     draws: list[Floats] = []
     logs: list[float] = []
     rng = np.random.default_rng(0)
     unit = "s"
     for shape in _shared_shapes(before, after):
-        rows = _times(old, before, shape), _times(new, after, shape)
+        rows = _times(before, yardsticks[0], shape), _times(after, yardsticks[1], shape)
         unit = "of float's time" if rows[0].is_relative and rows[1].is_relative else "s"
         first, second = (row.relative if unit != "s" else row.seconds for row in rows)
         medians = float(np.median(first)), float(np.median(second))
@@ -175,11 +176,24 @@ class _Times:
     is_relative: bool
 
 
-def _times(report: Report, result: Result, shape: tuple[float, int]) -> _Times:
+def _yardsticks(
+    old: Report, new: Report, pair: tuple[Result, Result]
+) -> tuple[Result | None, Result | None]:
+    """Return the float results of both reports, the new one's on what the old one's ran on."""
+    before, after = pair
+    first = old.baseline_of(before)
+    floats = (
+        other
+        for other in new.results_of(after.model)
+        if first is not None and other.role == FLOAT and other.provider == first.provider
+    )
+    return first, next(floats, None)
+
+
+def _times(result: Result, yardstick: Result | None, shape: tuple[float, int]) -> _Times:
     cell = result.cell(*shape)
     seconds = np.asarray(cell.whole if cell else (), np.float64) / 1e9
-    baseline = report.baseline_of(result)
-    base = None if baseline is None or baseline is result else baseline.cell(*shape)
+    base = None if yardstick is None or yardstick is result else yardstick.cell(*shape)
     if base is None or len(base.whole) != len(seconds):
         return _Times(seconds, seconds, is_relative=False)
     return _Times(seconds, seconds / (np.asarray(base.whole) / 1e9), is_relative=True)

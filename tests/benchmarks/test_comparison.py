@@ -148,6 +148,19 @@ def test_the_yardstick_is_shown_and_not_judged() -> None:
     assert of(found, "other (cpu)", "latency, mean").verdict == REGRESSION
 
 
+def test_float_on_another_provider_is_another_yardstick() -> None:
+    old = report()
+    faster = replace(slowed(old.results[0], 0.5), name="base (openvino)", provider="openvino")
+    # Beside float on cpu it is looked past, though it comes first.
+    both = compare_reports(old, replace(old, results=(faster, *old.results)))
+    assert of(both, OURS, "latency, mean").change == pytest.approx(1.0)
+    assert of(both, OURS, "latency, mean").unit == "of float's time"
+    # Alone it is no measure, and seconds are compared.
+    alone = compare_reports(old, replace(old, results=(faster, *old.results[1:])))
+    assert of(alone, OURS, "latency, mean").change == pytest.approx(1.0)
+    assert of(alone, OURS, "latency, mean").unit == "s"
+
+
 def test_errors_bytes_and_failures() -> None:
     old = report()
     worse = changed(old, OURS, accuracy=accuracy([1, 1, 2, 1, 1, 1] * 10), size_bytes=200_000_000)
