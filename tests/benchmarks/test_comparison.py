@@ -175,6 +175,32 @@ def test_errors_bytes_and_failures() -> None:
     assert [c.what for c in gone.regressions] == ["fails now: it crashed"]
 
 
+def with_peaks(made: Report, *peaks: int) -> Report:
+    """The report with these peaks of memory in the first cells of OURS, and no other cells."""
+
+    def held(result: Result) -> Result:
+        pairs = zip(result.cells, peaks, strict=False)
+        return replace(result, cells=tuple(replace(cell, peak_bytes=peak) for cell, peak in pairs))
+
+    return replace(
+        made, results=tuple(held(each) if each.name == OURS else each for each in made.results)
+    )
+
+
+@pytest.mark.parametrize(
+    ("peak", "verdict"),
+    [(104, SAME), (97, SAME), (106, WORSE), (90, BETTER), (112, REGRESSION)],
+)
+def test_peak_memory_has_noise_of_its_own(peak: int, verdict: str) -> None:
+    found = compare_reports(with_peaks(report(), 80, 100), with_peaks(report(), 80, peak))
+    assert of(found, OURS, "peak memory").verdict == verdict
+
+
+def test_peaks_after_other_shapes_are_not_compared() -> None:
+    found = compare_reports(with_peaks(report(), 80), with_peaks(report(), 80, 200))
+    assert not [c for c in found.changes if (c.candidate, c.what) == (OURS, "peak memory")]
+
+
 def test_what_cannot_be_compared_is_said() -> None:
     old = report()
     new = replace(
