@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.benchmarks.report import FLOAT, Report, Result
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, ReportError
 from speechquant.core.wer import difference_interval
 
 # Over all shapes of all candidates together one false alarm in twenty comparisons.
@@ -76,9 +76,15 @@ class Comparison:
 
 
 def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> Comparison:
-    """Return what changed from `old` to `new`."""
+    """Return what changed from `old` to `new`; raises ReportError where nothing is in both."""
     bounds = bounds or Bounds()
     pairs = [(before, after) for before in old.results if (after := _named(new, before.name))]
+    if not pairs:
+        names = [", ".join(result.name for result in report.results) for report in (old, new)]
+        raise ReportError(
+            f"the old report is of {names[0]}, the new one of {names[1]}: nothing is in both; "
+            "bench folders of the same names"
+        )
     tests = sum(len(_shared_shapes(*pair)) + 1 for pair in pairs)
     false_alarms = _FALSE_ALARMS / max(tests, 1)
     changes: list[Change] = []
@@ -88,7 +94,7 @@ def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> C
         changes += _sizes(before, after, bounds)
         if old.data.sha256 == new.data.sha256 and old.method.normalizer == new.method.normalizer:
             changes += _errors(before, after, bounds)
-    notes = list(_notes(old, new))
+    notes = [*_notes(old, new), *(note for pair in pairs for note in _missing(*pair))]
     if _chance_apart(old.method.repeats, new.method.repeats) > false_alarms:
         notes.append(
             f"{old.method.repeats} and {new.method.repeats} runs of a shape are too few to judge "
@@ -118,6 +124,18 @@ def _notes(old: Report, new: Report) -> Iterator[str]:
             yield f"{package} was {versions[0]}, is {versions[1]}"
     if old.data.sha256 != new.data.sha256:
         yield "other data, so errors are not compared"
+    if old.method.normalizer != new.method.normalizer:
+        yield "texts were normalized in another way, so errors are not compared"
+
+
+def _missing(before: Result, after: Result) -> Iterator[str]:
+    """Return what of a candidate is in one of the reports only."""
+    for which, one, other in (("old", before, after), ("new", after, before)):
+        alone = [f"{shape[0]:g} s x {shape[1]}" for shape in _shapes(one) if not other.cell(*shape)]
+        if alone:
+            yield f"{one.name} was timed at {', '.join(alone)} in the {which} report only"
+        if one.accuracy is not None and other.accuracy is None:
+            yield f"{one.name} was scored in the {which} report only"
 
 
 def _failures(before: Result, after: Result) -> Iterator[Change]:

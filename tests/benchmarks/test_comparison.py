@@ -17,7 +17,7 @@ from speechquant.benchmarks.comparison import (
     compare_reports,
 )
 from speechquant.benchmarks.report import Cell, Report, Result
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, ReportError
 
 OURS = "base-w8a8 (cpu)"
 
@@ -216,3 +216,19 @@ def test_what_cannot_be_compared_is_said() -> None:
     assert "onnxruntime was 1.0, is 2.0" in found.notes
     assert "other data, so errors are not compared" in found.notes
     assert not [change for change in found.changes if change.what == "WER"]
+    cells = old.results[1].cells
+    found = compare_reports(old, changed(old, OURS, accuracy=None, cells=cells[2:]))
+    assert found.notes == (
+        f"{OURS} was timed at 1 s x 1, 2 s x 1 in the old report only",
+        f"{OURS} was scored in the old report only",
+    )
+    other = replace(old, method=replace(old.method, normalizer="whisper"))
+    (note,) = compare_reports(old, other).notes
+    assert note.startswith("texts were normalized in another way")
+
+
+def test_reports_of_nothing_alike_do_not_pass() -> None:
+    old = report()
+    renamed = [replace(result, name=f"new {result.name}") for result in old.results]
+    with pytest.raises(ReportError, match="nothing is in both"):
+        compare_reports(old, replace(old, results=tuple(renamed)))
