@@ -40,8 +40,9 @@ class Bounds:
     wer_points: float = 0.3
 
     def __post_init__(self) -> None:
-        if min(self.slowdown, self.growth, self.wer_points) < 0:
-            raise OptionError("a bound of a comparison is negative; give 0 or more")
+        # Not `< 0`, which lets the number nan pass, and with it every regression.
+        if not all(bound >= 0 for bound in (self.slowdown, self.growth, self.wer_points)):
+            raise OptionError("a bound of a comparison is negative or no number; give 0 or more")
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,8 @@ def test_bounds_and_directions() -> None:
     assert len(compare_reports(old, new, tight).regressions) == 7  # six shapes and their mean
     with pytest.raises(OptionError, match="negative"):
         Bounds(growth=-1)
+    with pytest.raises(OptionError, match="no number"):
+        Bounds(slowdown=float("nan"))
 
 
 def test_the_yardstick_is_shown_and_not_judged() -> None:
