@@ -177,7 +177,9 @@ def peer_candidates(
             provider=peer.runtime,
             precision=peer.precision,
             size_bytes=peer.size_bytes,
-            sha256=f"{source.sha256}, {peer.name}",
+            sha256=digest_of(
+                {"source": source.sha256, "name": peer.name, "how": peer.how, "key": peer.key}
+            ),
             peer=peer,
         )
         for peer in peers

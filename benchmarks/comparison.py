@@ -8,25 +8,27 @@ slowed a whole run down cancels out. Only where there is no float model are seco
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.benchmarks.report import Report, Result
-from speechquant.core.errors import OptionError
+from speechquant.benchmarks.report import FLOAT, Report, Result
+from speechquant.core.errors import OptionError, ReportError
 from speechquant.core.wer import difference_interval
 
 # Over all shapes of all candidates together one false alarm in twenty comparisons.
 _FALSE_ALARMS = 0.05
 _RESAMPLES = 20_000
 _LEAST_TAIL_DRAWS = 3  # an interval whose end rests on fewer draws says nothing
+_MEMORY_NOISE = 0.05  # two runs of one build were up to 4.3 % apart
 SAME, BETTER, WORSE, REGRESSION = "same", "better", "worse", "REGRESSION"
 _PERCENT = 100.0
 _BYTES_PER_MB = 1e6
 
 Floats = NDArray[np.float64]
+Shape = tuple[float, int]  # seconds of each clip, clips
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ class Bounds:
     wer_points: float = 0.3
 
     def __post_init__(self) -> None:
-        if min(self.slowdown, self.growth, self.wer_points) < 0:
-            raise OptionError("a bound of a comparison is negative; give 0 or more")
+        # Not `< 0`, which lets the number nan pass, and with it every regression.
+        if not all(bound >= 0 for bound in (self.slowdown, self.growth, self.wer_points)):
+            raise OptionError("a bound of a comparison is negative or no number; give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -74,18 +77,31 @@ class Comparison:
 
 
 def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> Comparison:
-    """Return what changed from `old` to `new`."""
+    """Return what changed from `old` to `new`; raises ReportError where nothing is in both."""
     bounds = bounds or Bounds()
     pairs = [(before, after) for before in old.results if (after := _named(new, before.name))]
+    if not pairs:
+        names = [", ".join(result.name for result in report.results) for report in (old, new)]
+        raise ReportError(
+            f"the old report is of {names[0]}, the new one of {names[1]}: nothing is in both; "
+            "bench folders of the same names"
+        )
     tests = sum(len(_shared_shapes(*pair)) + 1 for pair in pairs)
+    false_alarms = _FALSE_ALARMS / max(tests, 1)
     changes: list[Change] = []
     for before, after in pairs:
         changes += _failures(before, after)
-        changes += _latencies(old, new, (before, after), bounds, _FALSE_ALARMS / max(tests, 1))
+        changes += _latencies(old, new, (before, after), bounds, false_alarms)
         changes += _sizes(before, after, bounds)
         if old.data.sha256 == new.data.sha256 and old.method.normalizer == new.method.normalizer:
             changes += _errors(before, after, bounds)
-    return Comparison(tuple(changes), tuple(_notes(old, new)))
+    notes = [*_notes(old, new), *(note for pair in pairs for note in _missing(*pair))]
+    if _chance_apart(old.method.repeats, new.method.repeats) > false_alarms:
+        notes.append(
+            f"{old.method.repeats} and {new.method.repeats} runs of a shape are too few to judge "
+            "single shapes by; their mean is"
+        )
+    return Comparison(tuple(changes), tuple(notes))
 
 
 def _named(report: Report, name: str) -> Result | None:
@@ -109,6 +125,18 @@ def _notes(old: Report, new: Report) -> Iterator[str]:
             yield f"{package} was {versions[0]}, is {versions[1]}"
     if old.data.sha256 != new.data.sha256:
         yield "other data, so errors are not compared"
+    if old.method.normalizer != new.method.normalizer:
+        yield "texts were normalized in another way, so errors are not compared"
+
+
+def _missing(before: Result, after: Result) -> Iterator[str]:
+    """Return what of a candidate is in one of the reports only."""
+    for which, one, other in (("old", before, after), ("new", after, before)):
+        alone = [f"{shape[0]:g} s x {shape[1]}" for shape in _shapes(one) if not other.cell(*shape)]
+        if alone:
+            yield f"{one.name} was timed at {', '.join(alone)} in the {which} report only"
+        if one.accuracy is not None and other.accuracy is None:
+            yield f"{one.name} was scored in the {which} report only"
 
 
 def _failures(before: Result, after: Result) -> Iterator[Change]:
@@ -119,22 +147,26 @@ def _failures(before: Result, after: Result) -> Iterator[Change]:
 # --- time ---------------------------------------------------------------------------------------
 
 
-def _shared_shapes(before: Result, after: Result) -> list[tuple[float, int]]:
-    shapes = [(cell.seconds, cell.batch) for cell in before.cells]
-    return [shape for shape in shapes if after.cell(*shape) is not None]
+def _shapes(result: Result) -> list[Shape]:
+    return [(cell.seconds, cell.batch) for cell in result.cells]
+
+
+def _shared_shapes(before: Result, after: Result) -> list[Shape]:
+    return [shape for shape in _shapes(before) if after.cell(*shape) is not None]
 
 
 def _latencies(
     old: Report, new: Report, pair: tuple[Result, Result], bounds: Bounds, false_alarms: float
 ) -> Iterator[Change]:
     before, after = pair
-    is_yardstick = old.baseline_of(before) is before and len(old.results_of(before.model)) > 1
+    yardsticks = _yardsticks(old, new, pair)
+    is_yardstick = yardsticks[0] is before and len(old.results_of(before.model)) > 1
     draws: list[Floats] = []
     logs: list[float] = []
     rng = np.random.default_rng(0)
     unit = "s"
     for shape in _shared_shapes(before, after):
-        rows = _times(old, before, shape), _times(new, after, shape)
+        rows = _times(before, yardsticks[0], shape), _times(after, yardsticks[1], shape)
         unit = "of float's time" if rows[0].is_relative and rows[1].is_relative else "s"
         first, second = (row.relative if unit != "s" else row.seconds for row in rows)
         medians = float(np.median(first)), float(np.median(second))
@@ -143,9 +175,10 @@ def _latencies(
         logs.append(math.log(medians[1] / medians[0]))
         low, high = _interval(drawn, false_alarms)
         verdict = _verdict(medians[1] / medians[0], low, high, bounds.slowdown)
+        is_judged = not is_yardstick and _chance_apart(len(first), len(second)) <= false_alarms
         yield Change(
             after.name, f"latency at {shape[0]:g} s x {shape[1]}", unit, *medians,
-            medians[1] / medians[0], low, high, SAME if is_yardstick else verdict,
+            medians[1] / medians[0], low, high, verdict if is_judged else SAME,
         )  # fmt: skip
     if len(logs) > 1:
         # Single shapes may each be lost in noise where all together are not.
@@ -167,11 +200,24 @@ class _Times:
     is_relative: bool
 
 
-def _times(report: Report, result: Result, shape: tuple[float, int]) -> _Times:
+def _yardsticks(
+    old: Report, new: Report, pair: tuple[Result, Result]
+) -> tuple[Result | None, Result | None]:
+    """Return the float results of both reports, the new one's on what the old one's ran on."""
+    before, after = pair
+    first = old.baseline_of(before)
+    floats = (
+        other
+        for other in new.results_of(after.model)
+        if first is not None and other.role == FLOAT and other.provider == first.provider
+    )
+    return first, next(floats, None)
+
+
+def _times(result: Result, yardstick: Result | None, shape: Shape) -> _Times:
     cell = result.cell(*shape)
     seconds = np.asarray(cell.whole if cell else (), np.float64) / 1e9
-    baseline = report.baseline_of(result)
-    base = None if baseline is None or baseline is result else baseline.cell(*shape)
+    base = None if yardstick is None or yardstick is result else yardstick.cell(*shape)
     if base is None or len(base.whole) != len(seconds):
         return _Times(seconds, seconds, is_relative=False)
     return _Times(seconds, seconds / (np.asarray(base.whole) / 1e9), is_relative=True)
@@ -180,6 +226,14 @@ def _times(report: Report, result: Result, shape: tuple[float, int]) -> _Times:
 def _drawn_medians(values: Floats, rng: np.random.Generator) -> Floats:
     drawn = rng.integers(0, len(values), (_RESAMPLES, len(values)))
     return np.asarray(np.median(values[drawn], axis=1), np.float64)
+
+
+def _chance_apart(first: int, second: int) -> float:
+    """Return how often all of so many runs of one build lie above all of the other's, or below.
+
+    No interval drawn from runs is wider than they are, so it raises at least so many false alarms.
+    """
+    return 2 / math.comb(first + second, first)
 
 
 def _interval(drawn: Floats, false_alarms: float) -> tuple[float, float]:
@@ -200,28 +254,31 @@ def _verdict(change: float, low: float, high: float, bound: float) -> str:
 
 
 def _sizes(before: Result, after: Result, bounds: Bounds) -> Iterator[Change]:
-    shapes = _shared_shapes(before, after)
-    yield from _bytes(after.name, "size", before.size_bytes, after.size_bytes, bounds)
-    peaks = _peak(before, shapes), _peak(after, shapes)
-    yield from _bytes(after.name, "peak memory", *peaks, bounds)
+    yield from _bytes(after.name, "size", before.size_bytes, after.size_bytes, bounds, noise=0.0)
+    # A process keeps what its largest run took, so peaks are of all shapes that it ran.
+    if _shapes(before) == _shapes(after):
+        peaks = _peak(before), _peak(after)
+        yield from _bytes(after.name, "peak memory", *peaks, bounds, noise=_MEMORY_NOISE)
 
 
 def _bytes(
-    name: str, what: str, old: int | None, new: int | None, bounds: Bounds
+    name: str, what: str, old: int | None, new: int | None, bounds: Bounds, *, noise: float
 ) -> Iterator[Change]:
     if not old or new is None:
         return
     change = new / old
-    verdict = SAME if change == 1 else BETTER if change < 1 else WORSE
-    if change > 1 + bounds.growth:
-        verdict = REGRESSION
+    if abs(change - 1) <= noise:
+        verdict = SAME
+    elif change < 1:
+        verdict = BETTER
+    else:
+        verdict = REGRESSION if change > 1 + bounds.growth else WORSE
     megabytes = old / _BYTES_PER_MB, new / _BYTES_PER_MB
     yield Change(name, what, "MB", *megabytes, change, None, None, verdict)
 
 
-def _peak(result: Result, shapes: Sequence[tuple[float, int]]) -> int | None:
-    cells = (result.cell(*shape) for shape in shapes)
-    return max((cell.peak_bytes for cell in cells if cell and cell.peak_bytes), default=None)
+def _peak(result: Result) -> int | None:
+    return max((cell.peak_bytes for cell in result.cells if cell.peak_bytes), default=None)
 
 
 def _errors(before: Result, after: Result, bounds: Bounds) -> Iterator[Change]:

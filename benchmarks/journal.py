@@ -15,13 +15,13 @@ Entered = TypeVar("Entered", bound="Journal")
 class Journal:
     """Values by name in a file of JSON lines; a context manager.
 
-    `key` says what they depend on: lines of another key are started over. A last line that a kill
-    cut short is dropped.
+    `key` says what they depend on: lines of another key are started over. A line that is not whole
+    is dropped, and what follows it.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._values = path, dict[str, Any]()
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+        lines = _whole_lines(path) if path.is_file() else []
         rows = [json.loads(line) for line in lines]
         is_same = bool(rows) and rows[0] == {"key": key}
         if is_same:
@@ -44,7 +44,8 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with storage_errors(self._path):
+            self._file.close()  # which tries again to write what a full disk refused
 
     def get(self, name: str) -> Any:
         """Return the value that was added under `name`, None where there is none."""
@@ -56,3 +57,14 @@ class Journal:
         with storage_errors(self._path):
             self._file.write(json.dumps({"name": name, "value": value}) + "\n")
             self._file.flush()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        found.append(line)
+    return found

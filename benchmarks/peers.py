@@ -59,7 +59,8 @@ class Peer:
     """Something to compare with, ready to be opened.
 
     `name` is what a table calls it, `how` a line on how it is configured. `path` is its graph, None
-    for torch, whose weights take `weight_bytes`. `runtime` opens it with `settings`.
+    for torch, whose weights take `weight_bytes`. `runtime` opens it with `settings`. `key` is a
+    hash of all that its graph was made of.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Peer:
     path: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     weight_bytes: int | None = None
+    key: str | None = None
 
     @property
     def size_bytes(self) -> int | None:
@@ -159,6 +161,7 @@ def _graph_peer(
         recipe.runtime,
         target / recipe.graph,
         recipe.settings,
+        key=key,
     )
 
 

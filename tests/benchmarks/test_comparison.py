@@ -17,7 +17,7 @@ from speechquant.benchmarks.comparison import (
     compare_reports,
 )
 from speechquant.benchmarks.report import Cell, Report, Result
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, ReportError
 
 OURS = "base-w8a8 (cpu)"
 
@@ -91,6 +91,28 @@ def test_the_same_build_on_a_slower_and_noisier_machine_is_no_regression() -> No
     ] == [[]] * 20
 
 
+def of_runs(made: Report, count: int) -> Report:
+    """The report with the first runs of each shape alone."""
+
+    def first(cell: Cell) -> Cell:
+        rows = {name: getattr(cell, name)[:count] for name in ("prepare", "network", "text")}
+        return replace(cell, **rows)
+
+    results = [replace(result, cells=tuple(map(first, result.cells))) for result in made.results]
+    return replace(made, results=tuple(results), method=replace(made.method, repeats=count))
+
+
+def test_three_runs_of_the_same_build_raise_no_alarm() -> None:
+    # Three and three lie apart altogether in one comparison of ten, and here are 23.
+    for seed in range(10):
+        old, new = (of_runs(rerun(report(), seed + start, 1.0), 3) for start in (0, 100))
+        found = compare_reports(old, new)
+        assert [change for change in found.changes if change.verdict != SAME] == []
+        assert "3 and 3 runs of a shape are too few" in found.notes[0]
+    caught = compare_reports(old, of_runs(slower(rerun(report(), 7, 1.0), 1.5, OURS), 3))
+    assert [change.what for change in caught.regressions] == ["latency, mean of all shapes"]
+
+
 def test_a_slowed_candidate_is_caught_on_a_slower_machine_too() -> None:
     for seed in range(10):
         new = slower(rerun(report(), 50 + seed, 0.8), 1.25, OURS)
@@ -115,6 +137,8 @@ def test_bounds_and_directions() -> None:
     assert len(compare_reports(old, new, tight).regressions) == 7  # six shapes and their mean
     with pytest.raises(OptionError, match="negative"):
         Bounds(growth=-1)
+    with pytest.raises(OptionError, match="no number"):
+        Bounds(slowdown=float("nan"))
 
 
 def test_the_yardstick_is_shown_and_not_judged() -> None:
@@ -124,6 +148,19 @@ def test_the_yardstick_is_shown_and_not_judged() -> None:
     assert of(found, OURS, "latency, mean").verdict == SAME
     # Alone, seconds are all there is.
     assert of(found, "other (cpu)", "latency, mean").verdict == REGRESSION
+
+
+def test_float_on_another_provider_is_another_yardstick() -> None:
+    old = report()
+    faster = replace(slowed(old.results[0], 0.5), name="base (openvino)", provider="openvino")
+    # Beside float on cpu it is looked past, though it comes first.
+    both = compare_reports(old, replace(old, results=(faster, *old.results)))
+    assert of(both, OURS, "latency, mean").change == pytest.approx(1.0)
+    assert of(both, OURS, "latency, mean").unit == "of float's time"
+    # Alone it is no measure, and seconds are compared.
+    alone = compare_reports(old, replace(old, results=(faster, *old.results[1:])))
+    assert of(alone, OURS, "latency, mean").change == pytest.approx(1.0)
+    assert of(alone, OURS, "latency, mean").unit == "s"
 
 
 def test_errors_bytes_and_failures() -> None:
@@ -138,6 +175,32 @@ def test_errors_bytes_and_failures() -> None:
     assert of(found, OURS, "size").verdict == REGRESSION
     gone = compare_reports(old, changed(old, OURS, failure="it crashed", cells=()))
     assert [c.what for c in gone.regressions] == ["fails now: it crashed"]
+
+
+def with_peaks(made: Report, *peaks: int) -> Report:
+    """The report with these peaks of memory in the first cells of OURS, and no other cells."""
+
+    def held(result: Result) -> Result:
+        pairs = zip(result.cells, peaks, strict=False)
+        return replace(result, cells=tuple(replace(cell, peak_bytes=peak) for cell, peak in pairs))
+
+    return replace(
+        made, results=tuple(held(each) if each.name == OURS else each for each in made.results)
+    )
+
+
+@pytest.mark.parametrize(
+    ("peak", "verdict"),
+    [(104, SAME), (97, SAME), (106, WORSE), (90, BETTER), (112, REGRESSION)],
+)
+def test_peak_memory_has_noise_of_its_own(peak: int, verdict: str) -> None:
+    found = compare_reports(with_peaks(report(), 80, 100), with_peaks(report(), 80, peak))
+    assert of(found, OURS, "peak memory").verdict == verdict
+
+
+def test_peaks_after_other_shapes_are_not_compared() -> None:
+    found = compare_reports(with_peaks(report(), 80), with_peaks(report(), 80, 200))
+    assert not [c for c in found.changes if (c.candidate, c.what) == (OURS, "peak memory")]
 
 
 def test_what_cannot_be_compared_is_said() -> None:
@@ -155,3 +218,19 @@ def test_what_cannot_be_compared_is_said() -> None:
     assert "onnxruntime was 1.0, is 2.0" in found.notes
     assert "other data, so errors are not compared" in found.notes
     assert not [change for change in found.changes if change.what == "WER"]
+    cells = old.results[1].cells
+    found = compare_reports(old, changed(old, OURS, accuracy=None, cells=cells[2:]))
+    assert found.notes == (
+        f"{OURS} was timed at 1 s x 1, 2 s x 1 in the old report only",
+        f"{OURS} was scored in the old report only",
+    )
+    other = replace(old, method=replace(old.method, normalizer="whisper"))
+    (note,) = compare_reports(old, other).notes
+    assert note.startswith("texts were normalized in another way")
+
+
+def test_reports_of_nothing_alike_do_not_pass() -> None:
+    old = report()
+    renamed = [replace(result, name=f"new {result.name}") for result in old.results]
+    with pytest.raises(ReportError, match="nothing is in both"):
+        compare_reports(old, replace(old, results=tuple(renamed)))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tiny import save_tiny_checkpoint, tiny_model
 
 from speechquant.benchmarks import peer_graphs, peers
+from speechquant.benchmarks.candidates import candidates_of, peer_candidates
 from speechquant.benchmarks.peer_graphs import IntegerFormat, Recipe, integer_format, make_static
 from speechquant.benchmarks.peer_torch import TorchSession, local_checkpoint
 from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers, open_peer
@@ -357,3 +358,20 @@ def test_an_interrupt_does_not_wait_for_the_peer_that_is_being_made(tmp_path: Pa
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - started < 60
     assert multiprocessing.active_children() == []
+
+
+def test_one_calibrated_on_other_clips_is_not_taken_for_what_was_measured(
+    tiny_bundle: Bundle,
+    clips: list[LabelledClip],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipes(monkeypatch, Recipe("it", "it", "so", (), partial(write_text, "graph")))
+    (source,) = candidates_of([tiny_bundle.folder], ["cpu"])
+    found = []
+    for data in (clips, clips, clips[:1]):
+        (peer, *_) = make_peers(tiny_bundle, data, tmp_path)
+        assert isinstance(peer, Peer)
+        found += peer_candidates(source, [peer], names_model=False)
+    assert found[0].sha256 == found[1].sha256
+    assert found[0].sha256 not in (found[2].sha256, source.sha256)
