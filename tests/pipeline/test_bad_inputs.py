@@ -15,7 +15,7 @@ from bad_inputs import (
     on_full_disk,
 )
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.pipeline.command import run
 
 
@@ -60,6 +60,10 @@ def test_full_disk(workspace: Workspace) -> None:
 )
 def test_interrupt_at_any_moment(workspace: Workspace, when: str | float) -> None:
     done = interrupted_export(workspace, when)
+    if done.returncode == 0 and when == "ONNX Runtime runs":
+        # A busy machine may let the last step end before the signal is sent: then all is there.
+        load_bundle(workspace.path("interrupted"))
+        return
     # -2: so early that Python itself has not yet begun with the command.
     assert done.returncode == 1 or (done.returncode == -2 and when == 0.05)
     if done.returncode == 1:
