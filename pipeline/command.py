@@ -10,13 +10,18 @@ from typing import NoReturn
 
 DEBUG_FLAG = "--debug"
 _FAILURE = 1
+_INTERRUPTED = "interrupted; nothing half-written was left behind"
+# Those that came: what Interrupted meets on its way up may make another error of it, as a library
+# written in C does whose loading it breaks off.
+_SIGNALS: list[int] = []
 
 
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM; the command-line library would answer a KeyboardInterrupt itself."""
 
 
-def _interrupt(*_: object) -> NoReturn:
+def _interrupt(number: int, _: object) -> NoReturn:
+    _SIGNALS.append(number)
     raise Interrupted
 
 
@@ -38,9 +43,9 @@ def run(arguments: list[str]) -> int:
         except SpeechquantError as error:
             if debug:
                 raise
-            return _fail(" ".join(str(error).split()))
+            return _fail(_INTERRUPTED if _SIGNALS else " ".join(str(error).split()))
     except Interrupted:
-        return _fail("interrupted; nothing half-written was left behind")
+        return _fail(_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has gone; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -48,7 +53,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        return _fail(_line_about(error))
+        return _fail(_INTERRUPTED if _SIGNALS else _line_about(error))
 
 
 def _line_about(error: Exception) -> str:

@@ -279,3 +279,20 @@ def test_reader_that_goes_away_is_no_error(tiny_bundle: Bundle) -> None:
     )
     done = subprocess.run(["sh", "-c", command], text=True, capture_output=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_that_a_library_makes_another_error_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from speechquant.pipeline import app, command
+
+    def loads_a_library(_: list[str]) -> int:
+        try:
+            command._interrupt(2, None)
+        except command.Interrupted as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(command, "_SIGNALS", [])
+    monkeypatch.setattr(app, "run_app", loads_a_library)
+    assert run(["demo"]) == 1
+    assert capsys.readouterr().err == "error: interrupted; nothing half-written was left behind\n"
