@@ -23,6 +23,8 @@ from speechquant.benchmarks.candidate_process import (
 from speechquant.benchmarks.candidates import Candidate, candidates_of
 from speechquant.benchmarks.evaluation import evaluate
 from speechquant.benchmarks.report import FLOAT
+from speechquant.benchmarks.report_figures import figures_of
+from speechquant.benchmarks.report_page import Paragraph, page_of
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
@@ -153,6 +155,33 @@ def test_a_shape_that_is_too_short_is_left_out_with_its_reason(
     assert [(row.seconds, row.batch) for row in result.skipped] == [(0.01, 1)]
     assert "400 samples" in result.skipped[0].reason
     assert [cell.seconds for cell in result.cells] == [0.5]
+
+
+def test_lengths_that_are_all_too_short_are_skipped(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = plan(folders[:1], clips, tmp_path)
+    (result,) = run_bench(replace(asked, lengths_seconds=(0.01,), batches=(1,))).results
+    assert (result.failure, result.profile, result.cells) == (None, None, ())
+    assert [(row.seconds, row.batch) for row in result.skipped] == [(0.01, 1)]
+    assert result.accuracy is not None
+
+
+def test_a_clip_that_is_refused_costs_the_errors_alone(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    short = tmp_path / "short.wav"
+    soundfile.write(short, np.full(100, 0.1), RATE)
+    asked = plan(folders[:1], (*clips, LabelledClip(short, "one")), tmp_path / "work")
+    report = run_bench(replace(asked, lengths_seconds=(0.5,), batches=(1,)))
+    (result,) = report.results
+    assert (result.failure, result.accuracy, len(result.cells)) == (None, None, 1)
+    assert result.unscored is not None
+    assert f"{short}: its length is 100" in result.unscored
+    page = page_of(figures_of(report))
+    assert page.warning == "1 candidate was not scored."
+    missing = page.sections[-1].blocks
+    assert Paragraph(f"bundle (cpu) was timed and not scored: {result.unscored}") in missing
 
 
 def test_what_is_measured_is_not_measured_again(
