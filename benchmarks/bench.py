@@ -344,6 +344,9 @@ class _Timing:
         )
         for name, found in runs.items():
             outcomes[name] = _outcome_of(name, shape, found, taking[name])
+        for name, outcome in outcomes.items():
+            if outcome.failure is not None and name in self._open:
+                self._open[name].close()  # not run again: the others may need its memory
         return outcomes
 
     def _process_of(self, candidate: Candidate) -> CandidateProcess:

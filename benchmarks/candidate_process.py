@@ -159,6 +159,10 @@ class CandidateProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, where it has not ended."""
         self._connection.close()
         try:
             self._process.wait(_END_SECONDS)

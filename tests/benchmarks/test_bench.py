@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +143,21 @@ def test_one_that_breaks_costs_the_others_nothing(
     assert (failed.cells, failed.accuracy) == ((), None)
     assert whole.failure is None
     assert len(whole.cells) == 1
+
+
+def test_one_that_fails_gives_its_memory_back(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = plan(folders, clips, tmp_path)
+    whole, broken = asked.candidates[0], replace(asked.candidates[1], source=tmp_path / "gone")
+    with ExitStack() as stack:
+        timing = bench._Timing(asked, stack)
+        waves = [np.zeros(RATE, np.float32)]
+        outcomes = timing.time([whole, broken], (1.0, 1), waves)
+        assert outcomes[whole.name].failure is None
+        assert str(outcomes[broken.name].failure).startswith("at 1 s x 1: ")
+        ended = {name: one._process.poll() for name, one in timing._open.items()}
+        assert ended == {whole.name: None, broken.name: 0}
 
 
 def test_a_shape_that_is_too_short_is_left_out_with_its_reason(
