@@ -180,9 +180,13 @@ class Report:
         return tuple(result for result in self.results if result.model == model)
 
     def baseline_of(self, result: Result) -> Result | None:
-        """Return the float result that `result` is compared with, None where there is none."""
-        floats = (other for other in self.results_of(result.model) if other.role == FLOAT)
-        return next(floats, None)
+        """Return the float result that `result` is compared with, None where there is none.
+
+        It is the first of its model that anything was measured of.
+        """
+        floats = [other for other in self.results_of(result.model) if other.role == FLOAT]
+        measured = [other for other in floats if other.cells or other.accuracy]
+        return next(iter(measured or floats), None)
 
 
 def write_report(report: Report, path: Path) -> None:
