@@ -257,7 +257,7 @@ def _size(model: ModelFigures) -> Iterable[Block]:
         yield Picture(
             f"size-{model.slug}",
             f"Size on disk of each candidate of {model.name}.",
-            "Bytes on disk, all files counted.",
+            "The graph and its weights on disk; of torch, the weights in memory.",
             lambda _: rows.figure_of_sizes(model),
         )
     if any(one.peak_bytes is not None for one in model.candidates):
