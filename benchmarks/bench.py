@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -236,13 +236,16 @@ def _measured_alone(candidate: Candidate, plan: Plan, reel: SpeechReel) -> Resul
                 opened = process.open()
             loads.append(opened.nanoseconds)
         result = replace(result, load=tuple(loads), provider=opened.provider, how=opened.how)
-        with CandidateProcess(candidate, plan.threads) as process:
+        # A length that it does not take is told when the lengths are timed.
+        with CandidateProcess(candidate, plan.threads) as process, suppress(UnsuitableError):
             # Without opening it first: a profile is made in a session of its own.
             profile = process.profile(reel.pieces(_profiled_seconds(plan), 1))
-        result = replace(result, profile=profile)
-        accuracy = _accuracy(candidate, plan)
-        return replace(result, accuracy=accuracy)
-    except (CandidateError, UnsuitableError) as error:
+            result = replace(result, profile=profile)
+        return replace(result, accuracy=_accuracy(candidate, plan))
+    except UnsuitableError as error:
+        log.warning("warning: %s is not scored: %s", candidate.name, error)
+        return replace(result, unscored=str(error))
+    except CandidateError as error:
         log.warning("warning: %s: %s", candidate.name, error)
         return replace(result, failure=str(error))
 
@@ -341,6 +344,9 @@ class _Timing:
         )
         for name, found in runs.items():
             outcomes[name] = _outcome_of(name, shape, found, taking[name])
+        for name, outcome in outcomes.items():
+            if outcome.failure is not None and name in self._open:
+                self._open[name].close()  # not run again: the others may need its memory
         return outcomes
 
     def _process_of(self, candidate: Candidate) -> CandidateProcess:

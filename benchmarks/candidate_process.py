@@ -45,7 +45,7 @@ class CandidateError(Exception):
 
 
 class UnsuitableError(Exception):
-    """A shape that a candidate does not take; says why on one line."""
+    """Audio that a candidate does not take; says why on one line."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ class Worker:
 
     def take(self, waves: Sequence[Waveform]) -> None:
         """Keep the batch to run; raises AudioError where the candidate does not take it."""
-        for index, wave in enumerate(waves):
-            self.recognizer.check(wave, f"piece {index}")
+        self._check(self.recognizer, waves)
         self._waves = waves
 
     def run(self) -> Sample:
@@ -116,11 +115,16 @@ class Worker:
                 session = recognizer.session
                 if not isinstance(session, OnnxRuntimeSession) or recognizer.provider != "cpu":
                     return self._candidate.built_profile
+                self._check(recognizer, waves)
                 run_once(recognizer, waves)
                 for _ in range(_PROFILED_RUNS):
                     run_once(recognizer, waves)
                 seconds = len(waves[0]) / recognizer.spec.sample_rate_hz
                 return profile_from_trace(session.end_profiling(), seconds)
+
+    def _check(self, recognizer: Recognizer, waves: Sequence[Waveform]) -> None:
+        for index, wave in enumerate(waves):
+            recognizer.check(wave, f"piece {index}")
 
 
 class CandidateProcess:
@@ -155,6 +159,10 @@ class CandidateProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, where it has not ended."""
         self._connection.close()
         try:
             self._process.wait(_END_SECONDS)
@@ -184,12 +192,15 @@ class CandidateProcess:
     def evaluate(
         self, clips: Sequence[LabelledClip], normalizer: str, on_step: OnStep | None = None
     ) -> Accuracy:
-        """Count the errors on `clips`."""
+        """Count the errors on `clips`; raises UnsuitableError where it refuses one of them."""
         accuracy: Accuracy = self._call("evaluate", clips, normalizer, on_step=on_step)
         return accuracy
 
     def profile(self, waves: Sequence[Waveform]) -> Profile | None:
-        """Return where the time of one run goes, None where the backend does not tell."""
+        """Return where the time of one run goes, None where the backend does not tell.
+
+        Raises UnsuitableError where the candidate refuses the batch.
+        """
         profile: Profile | None = self._call("profile", waves)
         return profile
 
@@ -253,7 +264,7 @@ def serve(connection: Connection) -> None:
         try:
             answer = ("done", getattr(worker, name)(*arguments, **options))
         except AudioError as error:
-            answer = ("unsuitable" if name == "take" else "error", str(error))
+            answer = ("unsuitable", str(error))
         except Exception as error:  # the parent says what failed, and measures the others
             answer = ("error", " ".join(str(error).split()) or type(error).__name__)
         connection.send(answer)

@@ -131,7 +131,8 @@ class Result:
     """One candidate: what it is and all that was measured of it.
 
     `model` is shared by all that come from one float bundle; `role` is float, ours or peer.
-    `failure` says what ended its measurement early; what was measured before is there.
+    `failure` says what ended its measurement early; what was measured before is there. `unscored`
+    says what kept its errors from being counted, though the data has texts.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Result:
     profile: Profile | None = None
     search: Search | None = None
     failure: str | None = None
+    unscored: str | None = None
 
     def cell(self, seconds: float, batch: int) -> Cell | None:
         """Return the runs on a shape, None where there are none."""
@@ -178,9 +180,13 @@ class Report:
         return tuple(result for result in self.results if result.model == model)
 
     def baseline_of(self, result: Result) -> Result | None:
-        """Return the float result that `result` is compared with, None where there is none."""
-        floats = (other for other in self.results_of(result.model) if other.role == FLOAT)
-        return next(floats, None)
+        """Return the float result that `result` is compared with, None where there is none.
+
+        It is the first of its model that anything was measured of.
+        """
+        floats = [other for other in self.results_of(result.model) if other.role == FLOAT]
+        measured = [other for other in floats if other.cells or other.accuracy]
+        return next(iter(measured or floats), None)
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -120,6 +120,7 @@ class Candidate:
     search: Search | None
     skipped: tuple[Skipped, ...]
     failure: str | None
+    unscored: str | None
 
     def latency(self, shape: Shape | None) -> Latency | None:
         """Return what was measured on a shape, None where nothing was."""
@@ -253,6 +254,7 @@ def _candidate(key: str, result: Result, baseline: Result | None) -> Candidate:
         search=result.search,
         skipped=tuple(replace(each, reason=plain(each.reason)) for each in result.skipped),
         failure=None if result.failure is None else plain(result.failure),
+        unscored=None if result.unscored is None else plain(result.unscored),
     )
 
 

@@ -138,12 +138,15 @@ def _data_line(figures: ReportFigures) -> str:
 def _warning(figures: ReportFigures) -> str | None:
     failed = sum(one.failure is not None for one in figures.candidates)
     skipped = sum(len(one.skipped) for one in figures.candidates)
+    unscored = sum(one.unscored is not None for one in figures.candidates)
     said = []
     if failed:
         said.append(f"{failed} of {words.count(len(figures.candidates), 'candidate')} failed")
     if skipped:
         said.append(f"{words.count(skipped, 'measurement')} {_were(skipped)} skipped")
-    return f"{' and '.join(said)}." if said else None
+    if unscored:
+        said.append(f"{words.count(unscored, 'candidate')} {_were(unscored)} not scored")
+    return f"{words.listed(said)}." if said else None
 
 
 def _were(number: int) -> str:
@@ -254,7 +257,7 @@ def _size(model: ModelFigures) -> Iterable[Block]:
         yield Picture(
             f"size-{model.slug}",
             f"Size on disk of each candidate of {model.name}.",
-            "Bytes on disk, all files counted.",
+            "The graph and its weights on disk; of torch, the weights in memory.",
             lambda _: rows.figure_of_sizes(model),
         )
     if any(one.peak_bytes is not None for one in model.candidates):
@@ -376,6 +379,9 @@ def _missing(figures: ReportFigures) -> Iterable[Block]:
     yield from (table for table in found if table)
     if figures.models and not any(found):
         yield Paragraph("No candidate failed and nothing was skipped.")
+    for one in figures.candidates:
+        if one.unscored is not None:
+            yield Paragraph(f"{one.name} was timed and not scored: {one.unscored}")
     for model in figures.models:
         if model.baseline is None:
             yield Paragraph(f"{model.name}: no float result, so no speed-up and no difference.")

@@ -93,7 +93,7 @@ def _headline_row(one: Candidate, model: ModelFigures) -> tuple[Entry, ...]:
     latency = one.latency(model.headline)
     return (
         mark(one),
-        words.duration(latency.whole.stats.p50) if latency else _absence(one, model.headline),
+        words.duration(latency.whole.stats.p50) if latency else absence(one, model.headline),
         _speed_up(one, latency.whole if latency else None),
         words.percent(one.words.rate.rate) if one.words else NONE,
         _difference(one, one.words),
@@ -128,7 +128,8 @@ def _precision(one: Candidate) -> Entry:
     return Figure(one.precision or NONE, f"{integer} of {total} products INT8")
 
 
-def _absence(one: Candidate, shape: Shape | None) -> str:
+def absence(one: Candidate, shape: Shape | None) -> str:
+    """Return what stands in place of a time on a shape."""
     if any((skipped.seconds, skipped.batch) == shape for skipped in one.skipped):
         return SKIPPED
     return FAILED if one.failure is not None else NONE
@@ -176,7 +177,7 @@ def _by_length(
         row = [
             text(one, latency)
             if (latency := one.latency((seconds, batch)))
-            else _absence(one, (seconds, batch))
+            else absence(one, (seconds, batch))
             for seconds in lengths
         ]
         rows.append((mark(one), *row))
@@ -247,7 +248,7 @@ def _batch_heads(model: ModelFigures) -> tuple[str, ...]:
 def _throughput_row(one: Candidate, seconds: float, batches: Sequence[int]) -> tuple[Entry, ...]:
     found = [(batch, one.latency((seconds, batch))) for batch in batches]
     row = (
-        f"{latency.throughput:,.1f}" if latency else _absence(one, (seconds, batch))
+        f"{latency.throughput:,.1f}" if latency else absence(one, (seconds, batch))
         for batch, latency in found
     )
     return (mark(one), *row)

@@ -415,7 +415,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("demo-out"),
     json: Json = False,
 ) -> None:
-    """Export zoo:hubert, transcribe some clips and score it."""
+    """Take zoo:hubert from checkpoint to W8A8, engines and a report."""
     from speechquant.pipeline.demo import run_demo
 
     run_demo(out, as_json=json)

@@ -22,6 +22,7 @@ from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers
 from speechquant.benchmarks.report import FLOAT, REPORT_FILE, Report, read_report
 from speechquant.benchmarks.report_figures import Candidate as Measured
 from speechquant.benchmarks.report_figures import ModelFigures, figures_of
+from speechquant.benchmarks.report_tables import absence
 from speechquant.benchmarks.report_words import conclusions, difference, duration, percent, shape
 from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OptionError, RegressionError
@@ -204,7 +205,7 @@ def _headline_row(one: Measured, model: ModelFigures) -> list[str]:
         "" if products is None else f"{products[0]} of {products[1]}",
         "" if one.words is None else percent(one.words.rate.rate),
         "" if one.words is None else difference(one.words.difference),
-        "failed" if latency is None else duration(latency.whole.stats.p50),
+        absence(one, model.headline) if latency is None else duration(latency.whole.stats.p50),
         "" if speed_up is None else f"{speed_up.value:.2f}",
     ]
 

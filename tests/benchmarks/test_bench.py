@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from speechquant.benchmarks.candidate_process import (
 from speechquant.benchmarks.candidates import Candidate, candidates_of
 from speechquant.benchmarks.evaluation import evaluate
 from speechquant.benchmarks.report import FLOAT
+from speechquant.benchmarks.report_figures import figures_of
+from speechquant.benchmarks.report_page import Paragraph, page_of
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
@@ -142,6 +145,21 @@ def test_one_that_breaks_costs_the_others_nothing(
     assert len(whole.cells) == 1
 
 
+def test_one_that_fails_gives_its_memory_back(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = plan(folders, clips, tmp_path)
+    whole, broken = asked.candidates[0], replace(asked.candidates[1], source=tmp_path / "gone")
+    with ExitStack() as stack:
+        timing = bench._Timing(asked, stack)
+        waves = [np.zeros(RATE, np.float32)]
+        outcomes = timing.time([whole, broken], (1.0, 1), waves)
+        assert outcomes[whole.name].failure is None
+        assert str(outcomes[broken.name].failure).startswith("at 1 s x 1: ")
+        ended = {name: one._process.poll() for name, one in timing._open.items()}
+        assert ended == {whole.name: None, broken.name: 0}
+
+
 def test_a_shape_that_is_too_short_is_left_out_with_its_reason(
     folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
 ) -> None:
@@ -153,6 +171,33 @@ def test_a_shape_that_is_too_short_is_left_out_with_its_reason(
     assert [(row.seconds, row.batch) for row in result.skipped] == [(0.01, 1)]
     assert "400 samples" in result.skipped[0].reason
     assert [cell.seconds for cell in result.cells] == [0.5]
+
+
+def test_lengths_that_are_all_too_short_are_skipped(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = plan(folders[:1], clips, tmp_path)
+    (result,) = run_bench(replace(asked, lengths_seconds=(0.01,), batches=(1,))).results
+    assert (result.failure, result.profile, result.cells) == (None, None, ())
+    assert [(row.seconds, row.batch) for row in result.skipped] == [(0.01, 1)]
+    assert result.accuracy is not None
+
+
+def test_a_clip_that_is_refused_costs_the_errors_alone(
+    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    short = tmp_path / "short.wav"
+    soundfile.write(short, np.full(100, 0.1), RATE)
+    asked = plan(folders[:1], (*clips, LabelledClip(short, "one")), tmp_path / "work")
+    report = run_bench(replace(asked, lengths_seconds=(0.5,), batches=(1,)))
+    (result,) = report.results
+    assert (result.failure, result.accuracy, len(result.cells)) == (None, None, 1)
+    assert result.unscored is not None
+    assert f"{short}: its length is 100" in result.unscored
+    page = page_of(figures_of(report))
+    assert page.warning == "1 candidate was not scored."
+    missing = page.sections[-1].blocks
+    assert Paragraph(f"bundle (cpu) was timed and not scored: {result.unscored}") in missing
 
 
 def test_what_is_measured_is_not_measured_again(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,13 @@ def test_what_is_no_report(tmp_path: Path, content: str | None, message: str) ->
     with pytest.raises(ReportError, match=message) as caught:
         read_report(path)
     assert str(path) in str(caught.value)
+
+
+def test_float_that_could_not_be_run_is_not_compared_with() -> None:
+    made = report()
+    first, ours = made.results[:2]
+    failed = replace(first, name="base (openvino)", cells=(), accuracy=None, failure="not here")
+    assert replace(made, results=(failed, first, ours)).baseline_of(ours) is first
+    assert replace(made, results=(first, failed, ours)).baseline_of(ours) is first
+    assert replace(made, results=(failed, ours)).baseline_of(ours) is failed
+    assert replace(made, results=(ours,)).baseline_of(ours) is None

@@ -12,7 +12,7 @@ from quantized import w8a8
 from reports import report
 
 from speechquant.benchmarks.peers import MissingPeer, Peer
-from speechquant.benchmarks.report import read_report, write_report
+from speechquant.benchmarks.report import Skipped, read_report, write_report
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
 from speechquant.pipeline import bench
@@ -134,3 +134,15 @@ def test_comparing_two_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert document["regressions"] == 5
     # Ten thousand percent is allowed.
     output(["bench", "--compare", old, new, "--max-growth", "10000"], capsys)
+
+
+def test_a_shape_that_was_skipped_is_not_said_to_have_failed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = report()
+    whole, ours = made.results[:2]
+    skipped = replace(ours, cells=(), skipped=(Skipped(10.0, 1, "too long for it"),))
+    bench.print_headline(replace(made, results=(whole, skipped)))
+    (row,) = (line for line in capsys.readouterr().out.split("\n") if line.startswith(ours.name))
+    assert "skipped" in row
+    assert "failed" not in row
