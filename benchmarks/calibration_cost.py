@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 
 from speechquant.benchmarks.float_tables import print_heading, print_row
-from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.machine import describe_machine, peak_bytes
 from speechquant.calibrators.collection import collect
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.audio import read_audio
@@ -50,7 +50,6 @@ PEER_CLIPS = (FEW_CLIPS, 5)
 _SAMPLE_RATE_HZ = 16_000
 _NS_PER_SECOND = 1e9
 _BYTES_PER_GIB = 1 << 30
-_KIB_PER_GIB = 1 << 20
 
 Result = TypeVar("Result")
 
@@ -120,12 +119,8 @@ def time_passes(bundle: Bundle, clips: Sequence[LabelledClip], repeats: int) -> 
 
 
 def peak_gib() -> float:
-    """Return the most memory that this process has held.
-
-    Not from getrusage: there a new process starts with the peak of the one that started it.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) / _KIB_PER_GIB
+    """Return the most memory that this process has held; raises OSError where that is not told."""
+    return peak_bytes() / _BYTES_PER_GIB
 
 
 def cost_of_inference(bundle: Bundle, clips: Sequence[LabelledClip]) -> Cost:

@@ -24,6 +24,7 @@ from speechquant.benchmarks.candidates import Candidate
 from speechquant.benchmarks.evaluation import evaluate
 from speechquant.benchmarks.kernel_profile import profile_from_trace
 from speechquant.benchmarks.latency import Sample, run_once
+from speechquant.benchmarks.machine import peak_bytes
 from speechquant.benchmarks.report import Accuracy, Profile
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import AudioError
@@ -33,7 +34,6 @@ from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
 from speechquant.engines.recognizer import Recognizer
 
 _PROFILED_RUNS = 3
-_BYTES_PER_KIB = 1024
 # Modules are found where the parent finds them: with -c the working folder would come first.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import main; main({descriptor})"
 _END_SECONDS = 10.0
@@ -92,8 +92,7 @@ class Worker:
     def peak_bytes(self) -> int | None:
         """Return the most memory that this process has held, None where the system does not say."""
         with suppress(OSError):
-            status = Path("/proc/self/status").read_text(encoding="ascii")
-            return _BYTES_PER_KIB * int(status.partition("VmHWM:")[2].split()[0])
+            return peak_bytes()
         return None
 
     def evaluate(self, clips: Sequence[LabelledClip], normalizer: str, on_step: OnStep) -> Accuracy:

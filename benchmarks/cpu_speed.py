@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,13 @@ from typing import Any
 import numpy as np
 
 from speechquant.benchmarks.calibration_cost import (
-    feeds_of_clip,
     peak_gib,
     run_alone,
     write_noise,
 )
 from speechquant.benchmarks.float_tables import print_heading, print_row
 from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.peer_graphs import make_nncf
 from speechquant.benchmarks.workbench import Workbench
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine
@@ -137,16 +136,8 @@ def make_paths(model: str, folder: Path) -> Paths:
 
 
 def _quantized_by_nncf(bundle: Bundle, clips: Sequence[LabelledClip], path: Path) -> Path:
-    nncf, openvino = import_module("nncf"), import_module("openvino")
-    data = nncf.Dataset([feeds_of_clip(bundle, clip) for clip in clips])
     with redirect_stdout(sys.stderr):  # it prints what it does; stdout is for the tables
-        quantized = nncf.quantize(
-            openvino.convert_model(bundle.model_path),
-            data,
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(clips),
-        )
-    openvino.save_model(quantized, path, compress_to_fp16=False)
+        make_nncf(bundle, clips, path)
     return path
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from speechquant.benchmarks.report import Kernel, Profile
+from speechquant.engines.tensorrt_layers import INT8
 
 _NS_PER_US = 1_000
-INT8 = "INT8"
 _INTEGER_PRODUCTS = frozenset(
     {
         "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "ConvInteger",

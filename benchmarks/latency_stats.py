@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 _NS_PER_SECOND = 1e9
 # Tukey's fences: what lies beyond is shown as an outlier, and counts like any other run.
 _FENCE_QUARTILE_RANGES = 1.5
+
+
+def outliers_of(values: Floats, lower_quartile: float, upper_quartile: float) -> NDArray[np.bool_]:
+    """Return which of the values lie beyond Tukey's fences."""
+    reach = _FENCE_QUARTILE_RANGES * (upper_quartile - lower_quartile)
+    return (values < lower_quartile - reach) | (values > upper_quartile + reach)
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,7 @@ class LatencyStats:
         """Return the statistics of at least one run; percentiles are interpolated."""
         seconds = np.asarray(samples, np.float64) / _NS_PER_SECOND
         low, p25, p50, p75, p90, p99, high = np.percentile(seconds, [0, 25, 50, 75, 90, 99, 100])
-        reach = _FENCE_QUARTILE_RANGES * (p75 - p25)
-        beyond = (seconds < p25 - reach) | (seconds > p75 + reach)
+        beyond = outliers_of(seconds, p25, p75)
         return cls(
             runs=len(seconds),
             mean=float(seconds.mean()),

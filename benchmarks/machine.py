@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speechquant.benchmarks.report import Machine
 
+_BYTES_PER_KIB = 1024
 _PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
 _MEASURED_PACKAGES = (
     "speechquant", "numpy", "onnxruntime", "onnxruntime-ep-openvino", "openvino", "nncf", "torch",
@@ -56,11 +57,20 @@ def this_machine() -> Machine:
     )
 
 
+def peak_bytes() -> int:
+    """Return the most memory that this process has held; raises OSError where that is not told.
+
+    Not from getrusage: there a new process starts with the peak of the one that started it.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return _BYTES_PER_KIB * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def _memory_bytes() -> int | None:
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return None
-    return 1024 * int(meminfo.read_text().partition("MemTotal:")[2].split()[0])
+    return _BYTES_PER_KIB * int(meminfo.read_text().partition("MemTotal:")[2].split()[0])
 
 
 def _gpu_name() -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from speechquant.benchmarks.picture_files import png_of
 from speechquant.benchmarks.pictures import new_figure
 from speechquant.benchmarks.report import REPORT_FILE, Report, write_report
-from speechquant.benchmarks.report_figures import figures_of
+from speechquant.benchmarks.report_figures import ReportFigures, figures_of
 from speechquant.benchmarks.report_html import environment_for_html, html_of
 from speechquant.benchmarks.report_markdown import PICTURE_SUFFIX, markdown_of
 from speechquant.benchmarks.report_page import page_of
@@ -24,13 +24,19 @@ def require_page_packages() -> None:
 
 
 def write_pages(report: Report, folder: Path) -> list[Path]:
-    """Write report.json, report.md, report.html and the PNGs into a folder that is there.
+    """Write report.json, report.md, report.html and the PNGs as `write_figures` does."""
+    require_page_packages()
+    return write_figures(figures_of(report), folder)
+
+
+def write_figures(figures: ReportFigures, folder: Path) -> list[Path]:
+    """Write the same from figures that are computed already.
 
     Returns the paths. Everything is made before the first file is written, so a failure leaves
     the folder as it was. Raises MissingPackageError and StorageError.
     """
     require_page_packages()
-    page = page_of(figures_of(report))
+    page = page_of(figures)
     contents = {
         MARKDOWN_FILE: markdown_of(page).encode(),
         HTML_FILE: html_of(page).encode(),
@@ -39,7 +45,7 @@ def write_pages(report: Report, folder: Path) -> list[Path]:
             for picture in page.pictures
         },
     }
-    write_report(report, folder / REPORT_FILE)
+    write_report(figures.report, folder / REPORT_FILE)
     for name, content in contents.items():
         with new_file(folder / name, force=True) as partial_file:
             partial_file.write_bytes(content)

@@ -18,9 +18,9 @@ from speechquant.benchmarks.report import (
 )
 from speechquant.benchmarks.search_findings import Search
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
+from speechquant.engines.tensorrt_layers import INT8
 
 HEADLINE_SECONDS = 10.0
-INTEGER = "INT8"
 _NS_PER_SECOND = 1e9
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Shape = tuple[float, int]  # seconds of each clip, clips
@@ -265,7 +265,7 @@ def _share(part: int | None, whole: int | None) -> float | None:
 def _integer_products(profile: Profile | None) -> tuple[int, int] | None:
     if profile is None or not profile.products:
         return None
-    return profile.products.get(INTEGER, 0), sum(profile.products.values())
+    return profile.products.get(INT8, 0), sum(profile.products.values())
 
 
 def _latency(cell: Cell, baseline: Result | None) -> Latency:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from speechquant.benchmarks import report_words as words
+from speechquant.benchmarks.latency_stats import outliers_of
 from speechquant.benchmarks.pictures import BLACK, GREY, VERMILION, new_figure
 from speechquant.benchmarks.report_figures import Candidate, Errors, ModelFigures, Timed
 from speechquant.benchmarks.report_plots import (
@@ -84,8 +85,7 @@ def _draw_runs(axes: Axes, row: float, one: Candidate, timed: Timed) -> None:
     # Heights in the order of the runs: a drift shows as a slope.
     heights = row + _STRIP * ((np.arange(len(values)) + 0.5) / len(values) - 0.5)
     low, high = 1e3 * timed.stats.lower_quartile, 1e3 * timed.stats.upper_quartile
-    reach = 1.5 * (high - low)
-    beyond = (values < low - reach) | (values > high + reach)
+    beyond = outliers_of(values, low, high)
     colour = colour_of(one)
     axes.plot(
         values[~beyond], heights[~beyond], "o", color=colour, markersize=2.6, alpha=0.55,

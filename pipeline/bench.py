@@ -17,11 +17,11 @@ from speechquant.benchmarks.comparison import (
     compare_reports,
     comparison_facts,
 )
-from speechquant.benchmarks.pages import HTML_FILE, require_page_packages, write_pages
+from speechquant.benchmarks.pages import HTML_FILE, require_page_packages, write_figures
 from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers
-from speechquant.benchmarks.report import FLOAT, REPORT_FILE, Report, read_report
+from speechquant.benchmarks.report import FLOAT, REPORT_FILE, read_report
 from speechquant.benchmarks.report_figures import Candidate as Measured
-from speechquant.benchmarks.report_figures import ModelFigures, figures_of
+from speechquant.benchmarks.report_figures import ModelFigures, ReportFigures, figures_of
 from speechquant.benchmarks.report_tables import absence
 from speechquant.benchmarks.report_words import conclusions, difference, duration, percent, shape
 from speechquant.core.bundles import load_bundle
@@ -102,13 +102,14 @@ def run_bench_command(
     plan = _plan(candidates, data, work_folder(out), options)
     with progress("benching") as on_step:
         report = run_bench(plan, on_step)
+    figures = figures_of(report)
     with new_folder(out, REPORT_FILE, force=options.force) as folder:
-        write_pages(report, folder)
+        write_figures(figures, folder)
     _remove_work(plan.work)
     if as_json:
         print((out / REPORT_FILE).read_text(encoding="utf-8"), end="")
         return
-    print_headline(report)
+    print_headline(figures)
     print(f"\nthe page is {out / HTML_FILE}, every sample is in {out / REPORT_FILE}")
 
 
@@ -179,9 +180,8 @@ def _remove_work(work: Path) -> None:
         work.rmdir()
 
 
-def print_headline(report: Report) -> None:
+def print_headline(figures: ReportFigures) -> None:
     """Show a row for each candidate, and in sentences what they come to."""
-    figures = figures_of(report)
     for model in figures.models:
         where = "" if model.headline is None else f" at {shape(model.headline)}"
         print(f"\n{model.name}{where}")
@@ -192,7 +192,7 @@ def print_headline(report: Report) -> None:
     print()
     for sentence in conclusions(figures):
         print(sentence)
-    for note in report.notes:
+    for note in figures.report.notes:
         print(f"note: {note}")
 
 
