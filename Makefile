@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
-	search-comparison calibration-cost cpu-speed bench bench-zoo bench-base bench-large attention-words backend-agreement engine-builds \
+	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement engine-builds \
 	regression-check test-tensorrt8 clean
 
 demo: $(READY)
@@ -45,9 +45,6 @@ search-comparison: $(READY)
 calibration-cost: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.calibration_cost > docs/results/calibration-cost.md
 
-cpu-speed: $(VENV)/.peers
-	$(RUN)/python -m speechquant.benchmarks.cpu_speed > docs/results/cpu-speed.md
-
 attention-words: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.attention_words > docs/results/attention-words.md
 
@@ -60,7 +57,7 @@ BENCH := build/bench
 SPEECHQUANT := $(RUN)/speechquant
 BENCHED_ZOO := $(foreach model,wav2vec2 hubert,$(addprefix $(BENCH)/$(model)-,fp32 w8a8 cpu-engine rtx3090-engine))
 BENCHED_BASE := $(addprefix $(BENCH)/hubert-base-,fp32 w8a8 w8a8-attention cpu-engine rtx3090-engine)
-BENCHED_LARGE := $(addprefix $(BENCH)/hubert-large-,fp32 w8a8 cpu-engine)
+BENCHED_LARGE := $(addprefix $(BENCH)/hubert-large-,fp32 w8a8 w8a8-attention cpu-engine)
 
 bench: bench-zoo bench-base bench-large
 
@@ -74,8 +71,8 @@ bench-base: $(VENV)/.peers $(BENCHED_BASE:=/.made)
 		--providers cpu,openvino --batch 1 --repeats 9 --out docs/results/bench-base $(BENCHED_BASE)
 
 bench-large: $(VENV)/.peers $(BENCHED_LARGE:=/.made)
-	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --providers cpu,openvino --lengths 2,10,30 \
-		--batch 1 --repeats 9 --out docs/results/bench-large $(BENCHED_LARGE)
+	$(SPEECHQUANT) bench --force --data zoo:test --no-wer --peers --only-peers nncf,bf16 --calibration zoo:dev \
+		--providers cpu,openvino --lengths 2,10,30 --batch 1 --repeats 9 --out docs/results/bench-large $(BENCHED_LARGE)
 
 # Random weights have no words to search by.
 $(BENCH)/hubert-base-% $(BENCH)/hubert-large-%: QUANTIZE := --data zoo:dev --limit 8 --method max

@@ -33,6 +33,7 @@ from speechquant.benchmarks.latency import (
 )
 from speechquant.benchmarks.machine import this_machine
 from speechquant.benchmarks.report import (
+    QUIET_SHARE,
     Accuracy,
     Cell,
     DataFacts,
@@ -148,7 +149,7 @@ def run_bench(plan: Plan, on_step: OnStep | None = None) -> Report:
             results[candidate.name] = result_of(found)
             steps.next()
         _time_shapes(plan, reel, results, journal, steps)
-    return Report(
+    report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=this_machine(),
         method=Method(
@@ -170,6 +171,7 @@ def run_bench(plan: Plan, on_step: OnStep | None = None) -> Report:
         results=tuple(results[candidate.name] for candidate in plan.candidates),
         notes=(*plan.notes, *_notes(plan)),
     )
+    return replace(report, notes=(*report.notes, *_unquiet(report, plan.shapes)))
 
 
 class _Steps:
@@ -205,6 +207,17 @@ def _notes(plan: Plan) -> Iterator[str]:
         yield (
             f"A batch is run where it holds at most {LARGEST_CALL_SECONDS:g} s of audio; a "
             "recognizer puts no more into one call."
+        )
+
+
+def _unquiet(report: Report, shapes: Sequence[tuple[float, int]]) -> Iterator[str]:
+    shares = {shape: report.others_share(shape) for shape in shapes}
+    loud = {shape: share for shape, share in shares.items() if share > QUIET_SHARE}
+    if loud:
+        names = ", ".join(f"{_name_of(shape)} ({share:.0%})" for shape, share in loud.items())
+        yield (
+            f"Other programs took more than {QUIET_SHARE:.0%} of the processors while these shapes "
+            f"were timed: {names}. Their times, and ratios of them, say little."
         )
 
 

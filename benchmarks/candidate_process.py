@@ -37,6 +37,8 @@ _PROFILED_RUNS = 3
 # Modules are found where the parent finds them: with -c the working folder would come first.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import main; main({descriptor})"
 _END_SECONDS = 10.0
+# A true-size model is opened, or run on the most audio of one call, in minutes.
+_ANSWER_SECONDS = 1800.0
 Entered = TypeVar("Entered", bound="CandidateProcess")
 
 
@@ -207,6 +209,9 @@ class CandidateProcess:
         try:
             self._connection.send((name, arguments))
             while True:
+                if not self._connection.poll(_ANSWER_SECONDS):
+                    self._process.kill()
+                    raise CandidateError(f"it did not answer for {_ANSWER_SECONDS / 60:g} minutes")
                 kind, value = self._connection.recv()
                 if kind == "step":
                     if on_step is not None:

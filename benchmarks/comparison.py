@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.benchmarks.report import FLOAT, Report, Result
+from speechquant.benchmarks.report import FLOAT, QUIET_SHARE, Report, Result
 from speechquant.core.errors import OptionError, ReportError
 from speechquant.core.wer import difference_interval
 
@@ -96,6 +96,7 @@ def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> C
         if old.data.sha256 == new.data.sha256 and old.method.normalizer == new.method.normalizer:
             changes += _errors(before, after, bounds)
     notes = [*_notes(old, new), *(note for pair in pairs for note in _missing(*pair))]
+    notes += _unjudged(old, new, pairs)
     if _chance_apart(old.method.repeats, new.method.repeats) > false_alarms:
         notes.append(
             f"{old.method.repeats} and {new.method.repeats} runs of a shape are too few to judge "
@@ -139,6 +140,21 @@ def _missing(before: Result, after: Result) -> Iterator[str]:
             yield f"{one.name} was scored in the {which} report only"
 
 
+def _is_quiet(old: Report, new: Report, shape: Shape) -> bool:
+    return all(report.others_share(shape) <= QUIET_SHARE for report in (old, new))
+
+
+def _unjudged(old: Report, new: Report, pairs: list[tuple[Result, Result]]) -> Iterator[str]:
+    shapes = dict.fromkeys(shape for pair in pairs for shape in _shared_shapes(*pair))
+    loud = [f"{shape[0]:g} s x {shape[1]}" for shape in shapes if not _is_quiet(old, new, shape)]
+    if loud:
+        which = "every shape was" if len(loud) == len(shapes) else f"{', '.join(loud)} were"
+        yield (
+            f"{which} timed while other programs took more than {QUIET_SHARE:.0%} of the "
+            "processors, so no time is judged there; bench again on a quiet machine"
+        )
+
+
 def _failures(before: Result, after: Result) -> Iterator[Change]:
     if before.failure is None and after.failure is not None:
         yield Change(after.name, f"fails now: {after.failure}", "", 0, 1, 0, None, None, REGRESSION)
@@ -171,11 +187,14 @@ def _latencies(
         first, second = (row.relative if unit != "s" else row.seconds for row in rows)
         medians = float(np.median(first)), float(np.median(second))
         drawn = _drawn_medians(second, rng) / _drawn_medians(first, rng)
-        draws.append(np.log(drawn))
-        logs.append(math.log(medians[1] / medians[0]))
+        is_quiet = _is_quiet(old, new, shape)
+        if is_quiet:
+            draws.append(np.log(drawn))
+            logs.append(math.log(medians[1] / medians[0]))
         low, high = _interval(drawn, false_alarms)
         verdict = _verdict(medians[1] / medians[0], low, high, bounds.slowdown)
-        is_judged = not is_yardstick and _chance_apart(len(first), len(second)) <= false_alarms
+        is_enough = _chance_apart(len(first), len(second)) <= false_alarms
+        is_judged = not is_yardstick and is_enough and is_quiet
         yield Change(
             after.name, f"latency at {shape[0]:g} s x {shape[1]}", unit, *medians,
             medians[1] / medians[0], low, high, verdict if is_judged else SAME,

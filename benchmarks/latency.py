@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from speechquant.benchmarks.machine import processor_ticks
 from speechquant.benchmarks.report import Cell
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import OptionError
@@ -45,6 +46,21 @@ class Runs:
     warm_up: list[Sample] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     failure: Exception | None = None
+    pause_ticks: list[tuple[int, int]] = field(default_factory=list)  # worked, and all
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, and note what the processors do while no candidate runs."""
+        time.sleep(seconds / 2)  # while the threads of the one before spin on
+        before = processor_ticks()
+        time.sleep(seconds / 2)
+        after = processor_ticks()
+        self.pause_ticks.append((after[0] - before[0], after[1] - before[1]))
+
+    @property
+    def others_share(self) -> float | None:
+        """The share of the processors' time that others took in the pauses; None: unknown."""
+        ticks = sum(ticks for _, ticks in self.pause_ticks)
+        return sum(worked for worked, _ in self.pause_ticks) / ticks if ticks else None
 
     def cell(self, seconds: float, batch: int, peak_bytes: int | None = None) -> Cell:
         """Return the runs as a report keeps them."""
@@ -58,6 +74,7 @@ class Runs:
             warm_up=tuple(sample.whole for sample in self.warm_up),
             device=tuple(device) if len(device) == len(self.samples) else None,
             peak_bytes=peak_bytes,
+            others_share=self.others_share,
         )
 
 
@@ -95,8 +112,8 @@ def time_interleaved(
         names = [name for name, runs in found.items() if runs.failure is None]
         # In one fixed order each would always follow the same one, and meet its caches and heat.
         for name in order.sample(names, len(names)):
-            time.sleep(pause_seconds)
             run, runs = candidates[name], found[name]
+            runs.pause(pause_seconds)
             _attempt(runs, lambda run=run, runs=runs: runs.samples.append(run()))  # type: ignore[misc]
     return found
 

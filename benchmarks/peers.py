@@ -102,32 +102,53 @@ def make_peers(
     clips: Sequence[LabelledClip],
     folder: Path,
     *,
+    names: Sequence[str] = (),
     threads: int | None = None,
     on_step: OnStep | None = None,
 ) -> list[Peer | MissingPeer]:
-    """Return all peers of a float bundle in a fixed order, calibrated on `clips`.
+    """Return the peers of a float bundle in a fixed order, calibrated on `clips`.
 
-    Their graphs lie in `folder`, and those that are there are not made again. `threads` are those
-    of the check that torch computes what the bundle does; quantizers take all. Raises BundleError,
-    OptionError and StorageError; what goes wrong with one peer is its MissingPeer.
+    They are those with one of `names` in their name, or all where there is none. Their graphs lie
+    in `folder`, and those that are there are not made again. `threads` are those of the check that
+    torch computes what the bundle does; quantizers take all. Raises BundleError, OptionError and
+    StorageError; what goes wrong with one peer is its MissingPeer.
     """
     require_float(bundle)
+    require_peers(names)
     if not clips:
         raise OptionError("no clips to calibrate the peers on; give at least one")
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     clips_key = data_key([clip_key(clip) for clip in clips])
-    recipes = graph_recipes(read_processor())
+    recipes = [
+        recipe for recipe in graph_recipes(read_processor()) if _is_among(names, recipe.name)
+    ]
+    has_torch = any(_is_among(names, name) for name, *_ in _TORCH_PEERS)
     peers: list[Peer | MissingPeer] = []
-    total = len(recipes) + len(_TORCH_PEERS)
+    total = len(recipes) + has_torch
     for recipe in recipes:
         peers.append(_graph_peer(recipe, bundle, clips, clips_key, folder))
         if on_step is not None:
             on_step(len(peers), total)
-    peers += _torch_peers(bundle, folder, threads)
-    if on_step is not None:
-        on_step(len(peers), total)
+    if has_torch:
+        made = _torch_peers(bundle, folder, threads)
+        peers += [peer for peer in made if _is_among(names, peer.name)]
+        if on_step is not None:
+            on_step(total, total)
     return peers
+
+
+def require_peers(names: Sequence[str]) -> None:
+    """Raise OptionError where one of `names` is part of no peer's name."""
+    known = [recipe.name for recipe in graph_recipes(read_processor())]
+    known += [name for name, *_ in _TORCH_PEERS]
+    for part in names:
+        if not any(_is_among([part], name) for name in known):
+            raise OptionError(f"no peer has {part!r} in its name; they are {', '.join(known)}")
+
+
+def _is_among(names: Sequence[str], name: str) -> bool:
+    return not names or any(part and part.lower() in name.lower() for part in names)
 
 
 def _graph_peer(

@@ -20,6 +20,9 @@ from speechquant.core.wer import EditCounts, ErrorRate
 FORMAT = "speechquant.report/1"
 REPORT_FILE = "report.json"
 FLOAT, OURS, PEER = "float", "ours", "peer"
+# Above it others slow float and INT8 by factors that differ: false alarms were seen. A quiet
+# machine has some hundredths, the threads of the run before that spin on among them.
+QUIET_SHARE = 0.15
 MEND = 'make it again with "speechquant bench"'
 
 
@@ -66,7 +69,8 @@ class Cell:
 
     Run i of every candidate was made in the same round. `prepare` is from waveforms to what the
     graph takes, `text` from logits to text; `device` is the network by the GPU's own events, None
-    on a CPU. `peak_bytes` is the most memory that the process had held by then.
+    on a CPU. `peak_bytes` is the most memory that the process had held by then, `others_share` the
+    share of the processors' time that was taken in the pauses before its runs, when it did nothing.
     """
 
     seconds: float
@@ -77,6 +81,7 @@ class Cell:
     warm_up: tuple[int, ...] = ()
     device: tuple[int, ...] | None = None
     peak_bytes: int | None = None
+    others_share: float | None = None
 
     @property
     def whole(self) -> tuple[int, ...]:
@@ -178,6 +183,15 @@ class Report:
     def results_of(self, model: str) -> tuple[Result, ...]:
         """Return the results of a model."""
         return tuple(result for result in self.results if result.model == model)
+
+    def others_share(self, shape: tuple[float, int]) -> float:
+        """Return the share of the processors that others took while a shape was timed.
+
+        It is 0 where it is not known.
+        """
+        cells = (cell for result in self.results if (cell := result.cell(*shape)))
+        shares = [cell.others_share for cell in cells if cell.others_share is not None]
+        return sum(shares) / len(shares) if shares else 0.0
 
     def baseline_of(self, result: Result) -> Result | None:
         """Return the float result that `result` is compared with, None where there is none.

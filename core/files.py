@@ -78,6 +78,30 @@ def refuse_unwritable(target: Path) -> None:
         probe.rmdir()
 
 
+@contextmanager
+def only_process(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Make `folder` and keep other processes out of it, where they ask in the same way.
+
+    Raises StorageError where another one is in it, or waits until it has left.
+    """
+    import fcntl
+
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StorageError(
+            f"{folder}: another run is at work in it; wait for its end, or choose another name"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _partial_prefix(target: Path) -> str:
     return f".{target.name}.partial-"
 

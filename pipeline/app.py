@@ -335,6 +335,10 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="Also other tools' versions of the float bundles.")
     ] = False,
+    only_peers: Annotated[
+        str | None,
+        typer.Option(help="Parts of their names, such as nncf,bf16: of the peers these alone."),
+    ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Audio that the peers are calibrated on.")
     ] = None,
@@ -373,6 +377,7 @@ def bench(
             batch=batch,
             providers=providers,
             peers=peers,
+            only_peers=only_peers,
             calibration=calibration,
             repeats=repeats,
             counts_errors=not no_wer,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +18,15 @@ from speechquant.benchmarks.comparison import (
     comparison_facts,
 )
 from speechquant.benchmarks.pages import HTML_FILE, require_page_packages, write_figures
-from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers
+from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers, require_peers
 from speechquant.benchmarks.report import FLOAT, REPORT_FILE, read_report
 from speechquant.benchmarks.report_figures import Candidate as Measured
 from speechquant.benchmarks.report_figures import ModelFigures, ReportFigures, figures_of
 from speechquant.benchmarks.report_tables import absence
 from speechquant.benchmarks.report_words import conclusions, difference, duration, percent, shape
 from speechquant.core.bundles import load_bundle
-from speechquant.core.errors import OptionError, RegressionError
-from speechquant.core.files import new_folder, refuse_existing, refuse_unwritable
+from speechquant.core.errors import OptionError, RegressionError, ReportError
+from speechquant.core.files import new_folder, only_process, refuse_existing, refuse_unwritable
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.backends import AUTO, backends_of
 from speechquant.pipeline.calibration import work_folder
@@ -46,6 +46,7 @@ class BenchOptions:
     batch: str
     providers: str | None
     peers: bool
+    only_peers: str | None
     calibration: str | None
     repeats: int
     counts_errors: bool
@@ -60,6 +61,14 @@ class BenchOptions:
                 "peers are calibrated on audio; give --calibration DATA, as a rule what your own "
                 "bundle was calibrated on"
             )
+        if self.only_peers is not None and not self.peers:
+            raise OptionError("--only-peers chooses among the peers; add --peers")
+        require_peers(self.peer_names)
+
+    @property
+    def peer_names(self) -> tuple[str, ...]:
+        """Parts of the names of the peers to make; all are made where there is none."""
+        return () if self.only_peers is None else tuple(self.only_peers.split(","))
 
     @property
     def provider_names(self) -> list[str]:
@@ -99,18 +108,36 @@ def run_bench_command(
     refuse_unwritable(out)
     require_page_packages()
     candidates = candidates_of(folders, options.provider_names)
-    plan = _plan(candidates, data, work_folder(out), options)
-    with progress("benching") as on_step:
-        report = run_bench(plan, on_step)
-    figures = figures_of(report)
-    with new_folder(out, REPORT_FILE, force=options.force) as folder:
-        write_figures(figures, folder)
-    _remove_work(plan.work)
+    with _work_on(out) as work:
+        plan = _plan(candidates, data, work, options)
+        with progress("benching") as on_step:
+            report = run_bench(plan, on_step)
+        figures = figures_of(report)
+        with new_folder(out, REPORT_FILE, force=options.force) as folder:
+            write_figures(figures, folder)
+        _remove_work(work)
     if as_json:
         print((out / REPORT_FILE).read_text(encoding="utf-8"), end="")
-        return
-    print_headline(figures)
-    print(f"\nthe page is {out / HTML_FILE}, every sample is in {out / REPORT_FILE}")
+    else:
+        print_headline(figures)
+        print(f"\nthe page is {out / HTML_FILE}, every sample is in {out / REPORT_FILE}")
+    if not any(result.cells or result.accuracy for result in report.results):
+        raise ReportError(
+            f"{out}: nothing could be measured: {report.results[0].name}: "
+            f"{report.results[0].failure or 'no length suits it'}; the report has the other reasons"
+        )
+
+
+@contextmanager
+def _work_on(out: Path) -> Iterator[Path]:
+    """Yield the folder of the work towards `out`, this process's alone; gone where it is empty."""
+    work = work_folder(out)
+    with only_process(work, wait=False):
+        try:
+            yield work
+        finally:
+            with suppress(OSError):
+                work.rmdir()
 
 
 def _plan(candidates: Sequence[Candidate], data: str, work: Path, options: BenchOptions) -> Plan:
@@ -133,10 +160,12 @@ def _plan(candidates: Sequence[Candidate], data: str, work: Path, options: Bench
         return plan
     with progress("rendering") as on_step:
         calibration = data_set_of(options.calibration, require_text=False, on_step=on_step)
-    return plan.with_candidates(*_with_peers(plan, calibration[:PEER_CALIBRATION_CLIPS]))
+    return plan.with_candidates(*_with_peers(plan, calibration[:PEER_CALIBRATION_CLIPS], options))
 
 
-def _with_peers(plan: Plan, clips: Sequence[LabelledClip]) -> tuple[list[Candidate], list[str]]:
+def _with_peers(
+    plan: Plan, clips: Sequence[LabelledClip], options: BenchOptions
+) -> tuple[list[Candidate], list[str]]:
     """Return the candidates with the peers of each float bundle behind its model's, and notes."""
     found, notes = list(plan.candidates), list[str]()
     floats = {one.model: one for one in reversed(plan.candidates) if one.role == FLOAT}
@@ -146,7 +175,14 @@ def _with_peers(plan: Plan, clips: Sequence[LabelledClip]) -> tuple[list[Candida
         bundle = load_bundle(candidate.source)
         folder = plan.work / PEERS_FOLDER / str(number)
         with progress(f"peers of {model}") as on_step:
-            made = make_peers(bundle, clips, folder, threads=plan.threads, on_step=on_step)
+            made = make_peers(
+                bundle,
+                clips,
+                folder,
+                names=options.peer_names,
+                threads=plan.threads,
+                on_step=on_step,
+            )
         peers = [peer for peer in made if isinstance(peer, Peer)]
         last = max(index for index, one in enumerate(found) if one.model == model)
         found[last + 1 : last + 1] = peer_candidates(candidate, peers, names_model=len(floats) > 1)
@@ -173,11 +209,10 @@ def whole_numbers_of(text: str, option: str) -> tuple[int, ...]:
 
 
 def _remove_work(work: Path) -> None:
-    """Remove what a bench kept, and the folder unless somebody's files are in it."""
+    """Remove what a bench kept in its work folder."""
     shutil.rmtree(work / PEERS_FOLDER, ignore_errors=True)
     with suppress(OSError):
         (work / JOURNAL_FILE).unlink(missing_ok=True)
-        work.rmdir()
 
 
 def print_headline(figures: ReportFigures) -> None:

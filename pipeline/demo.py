@@ -96,6 +96,7 @@ def _bench_options() -> BenchOptions:
         batch=_BATCHES,
         providers=None,
         peers=False,
+        only_peers=None,
         calibration=None,
         repeats=_REPEATS,
         counts_errors=True,

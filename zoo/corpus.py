@@ -10,12 +10,11 @@ import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from speechquant.core.errors import StorageError
-from speechquant.core.files import storage_errors
+from speechquant.core.files import only_process, storage_errors
 from speechquant.core.progress import OnStep
 from speechquant.zoo.espeak import Utterance
 from speechquant.zoo.grammar import sentence, transcript_of
@@ -154,20 +153,7 @@ def corpus_manifest(split: str, on_step: OnStep | None = None) -> Path:
     """Return the manifest of `split` in the cache, rendering it first where it is not there."""
     manifest = _cached_manifest(split)
     if not manifest.exists():
-        with _only_process(manifest.parent):
+        with only_process(manifest.parent, wait=True):
             if not manifest.exists():
                 render_split(split, manifest.parent, on_step)
     return manifest
-
-
-@contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
-    """Wait until no other process works on `folder`, and keep the others out."""
-    import fcntl
-
-    with storage_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_suffix(".lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from quantized import w8a8
 
-from speechquant.benchmarks import bench
+from speechquant.benchmarks import bench, candidate_process, latency
 from speechquant.benchmarks.bench import JOURNAL_FILE, Plan, run_bench
 from speechquant.benchmarks.candidate_process import (
     CandidateError,
@@ -264,6 +264,32 @@ def test_a_process_that_dies_says_how(folders: list[Path]) -> None:
         process._process.send_signal(signal.SIGSEGV)
         with pytest.raises(CandidateError, match="SIGSEGV"):
             process.open()
+
+
+def test_a_process_that_hangs_is_ended(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidate_process, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(candidate_process, "_PROGRAM", "import time; time.sleep(600)")
+    (candidate,) = candidates_of(folders[:1], ["cpu"])
+    with CandidateProcess(candidate, 1) as process:
+        with pytest.raises(CandidateError, match="did not answer for"):
+            process.open()
+        assert process._process.wait(10) == -signal.SIGKILL
+
+
+def test_other_programs_at_work_are_named(
+    folders: list[Path],
+    clips: tuple[LabelledClip, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(latency, "processor_ticks", lambda: ((now := next(ticks)) // 2, now))
+    asked = replace(plan(folders[:1], clips, tmp_path), lengths_seconds=(0.5, 1.0), batches=(1,))
+    report = run_bench(replace(asked, counts_errors=False))
+    assert report.others_share((0.5, 1)) == 0.5
+    assert "were timed: 0.5 s x 1 (50%), 1 s x 1 (50%). Their times" in report.notes[-1]
 
 
 def test_ctrl_c_is_the_parents_and_it_hangs_up_without_a_word(

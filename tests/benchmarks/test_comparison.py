@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +123,29 @@ def test_a_slowed_candidate_is_caught_on_a_slower_machine_too() -> None:
         assert whole.change == pytest.approx(1.25, rel=0.1)
         assert whole.unit == "of float's time"
         assert {c.candidate for c in found.regressions} <= {OURS, "other (cpu)"}
+
+
+def beside_others(made: Report, shapes: Sequence[tuple[float, int]]) -> Report:
+    """The report as of a machine that others kept busy while these shapes were timed."""
+
+    def busy(cell: Cell) -> Cell:
+        return replace(cell, others_share=0.5 if (cell.seconds, cell.batch) in shapes else 0.02)
+
+    results = [replace(result, cells=tuple(map(busy, result.cells))) for result in made.results]
+    return replace(made, results=tuple(results))
+
+
+def test_times_beside_other_programs_are_not_judged() -> None:
+    old, slow = report(), slower(report(), 1.5, OURS)
+    found = compare_reports(old, beside_others(slow, [(1.0, 1), (2.0, 1)]))
+    judged = [change.what for change in found.regressions]
+    assert "latency at 1 s x 1" not in judged
+    assert {"latency at 10 s x 1", "latency, mean of all shapes"} <= set(judged)
+    assert found.notes[0].startswith("1 s x 1, 2 s x 1 were timed while other programs took more")
+    shapes = [(cell.seconds, cell.batch) for cell in old.results[0].cells]
+    found = compare_reports(beside_others(old, shapes), slow)
+    assert found.regressions == ()
+    assert found.notes[0].startswith("every shape was timed while other programs")
 
 
 def test_bounds_and_directions() -> None:

@@ -112,7 +112,8 @@ def test_each_peer_computes_nearly_what_the_bundle_does(
 
 
 def test_progress_is_told(made: tuple[Path, object, list[tuple[int, int]]]) -> None:
-    assert made[2] == [(1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (7, 7)]
+    # One check serves both peers of torch.
+    assert made[2] == [(step, 6) for step in range(1, 7)]
 
 
 def test_sizes(
@@ -218,6 +219,34 @@ def test_one_that_fails_leaves_the_rest(
     assert works.path is not None and works.path.read_text() == "graph"
     # Nothing half-written; what a killed process left behind is hidden, until the next one comes.
     assert [path.name for path in folder.glob("[!.]*") if path.is_dir()] == ["works"]
+
+
+def test_peers_are_chosen_by_parts_of_their_names(
+    tiny_bundle: Bundle,
+    clips: list[LabelledClip],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = ("Tool static", "Tool dynamic", "Other")
+    recipes(
+        monkeypatch,
+        *(Recipe(name, name[-3:], "", (), partial(write_text, name)) for name in kinds),
+    )
+    steps: list[tuple[int, int]] = []
+
+    def chosen(*names: str) -> list[str]:
+        found = make_peers(
+            tiny_bundle, clips, tmp_path, names=names, on_step=lambda *step: steps.append(step)
+        )
+        return [peer.name for peer in found]
+
+    assert chosen("tool") == ["Tool static", "Tool dynamic"]
+    assert steps == [(1, 2), (2, 2)]
+    assert chosen("other", "bf16") == ["Other", "torch bf16"]
+    assert chosen() == [*kinds, "torch fp32", "torch bf16"]
+    for part in ("nnfc", ""):
+        with pytest.raises(OptionError, match="in its name; they are Tool static, "):
+            make_peers(tiny_bundle, clips, tmp_path, names=["tool", part])
 
 
 def test_changed_and_damaged_graphs_are_made_anew(

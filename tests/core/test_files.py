@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from speechquant.core.errors import OutputExistsError, StorageError
 from speechquant.core.files import new_folder as new_marked_folder
-from speechquant.core.files import refuse_unwritable
+from speechquant.core.files import only_process, refuse_unwritable
 
 MARK = "mark"
 
@@ -155,3 +156,25 @@ def test_places_that_cannot_be_written_are_found_before_the_work(tmp_path: Path)
             refuse_unwritable(target)
     refuse_unwritable(tmp_path / "deep" / "er" / "out")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_is_one_process_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    with only_process(folder, wait=False):
+        with (
+            pytest.raises(StorageError, match="another run is at work in it"),
+            only_process(folder, wait=False),
+        ):
+            raise AssertionError
+        waited: list[bool] = []
+
+        def wait() -> None:
+            with only_process(folder, wait=True):
+                waited.append(True)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        waiting.join(0.2)
+        assert waited == []
+    waiting.join(10)
+    assert waited == [True]

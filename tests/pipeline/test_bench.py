@@ -11,11 +11,13 @@ import soundfile
 from quantized import w8a8
 from reports import report
 
+from speechquant.benchmarks import candidate_process
 from speechquant.benchmarks.peers import MissingPeer, Peer
 from speechquant.benchmarks.report import Skipped, read_report, write_report
 from speechquant.benchmarks.report_figures import figures_of
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
+from speechquant.core.files import only_process
 from speechquant.pipeline import bench
 from speechquant.pipeline.command import run
 
@@ -62,7 +64,32 @@ def test_a_report_from_bundles_and_audio(
     assert "already there" in capsys.readouterr().err
     document = json.loads(output([*asked, "--force", "--no-wer", "--json"], capsys))
     assert document["results"][0]["accuracy"] is None
-    assert document["notes"] == ["Latency only: errors were not asked for."]
+    assert document["notes"][0] == "Latency only: errors were not asked for."
+
+
+def test_a_work_folder_is_one_bench_alone(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[object] = ["bench", tiny_bundle.folder, "--data", data, "--out", tmp_path / "out"]
+    with only_process(tmp_path / "out.work", wait=False):
+        output(asked, capsys, code=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_when_nothing_can_be_measured_it_is_an_error_with_a_report(
+    tiny_bundle: Bundle,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(candidate_process, "_PROGRAM", "raise SystemExit(3)")
+    asked = ["bench", tiny_bundle.folder, "--data", data, "--out", tmp_path / "out"]
+    assert run([*map(str, asked), "--lengths", "0.5", "--repeats", "3"]) == 1
+    failure = "bundle (cpu): its process ended with exit code 3"
+    assert f"nothing could be measured: {failure}" in capsys.readouterr().err
+    assert read_report(tmp_path / "out").results[0].failure == failure.partition(": ")[2]
+    assert not (tmp_path / "out.work").exists()
 
 
 def test_peers_stand_behind_their_model_and_missing_ones_are_named(
