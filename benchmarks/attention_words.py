@@ -18,7 +18,7 @@ from speechquant.calibrators.methods import STABLEQUANT
 from speechquant.core.manifests import read_data_set
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import DifferenceInterval, difference_interval
-from speechquant.exporter import export
+from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 

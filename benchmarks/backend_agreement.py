@@ -28,7 +28,7 @@ from speechquant.core.wer import ErrorRate, difference_interval
 from speechquant.engines import Recognizer, Session, open_session, quantize_bundle
 from speechquant.engines.backends import how_it_runs
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
-from speechquant.exporter import export
+from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 

@@ -34,7 +34,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_session
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.recognizer import feeds_of
-from speechquant.exporter import export
+from speechquant.exporter.ctc import export
 from speechquant.exporter.random_models import PREFIX
 
 MODEL = f"{PREFIX}hubert-base"

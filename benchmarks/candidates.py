@@ -17,7 +17,7 @@ from speechquant.core.described_folders import digest_of
 from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
-from speechquant.engines.recognizer import Recognizer, open_recognizer
+from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
 from speechquant.engines.session import load_source
 from speechquant.engines.tensorrt_layers import layer_report
 
@@ -51,13 +51,13 @@ class Candidate:
     def open(self, threads: int | None, profile_to: Path | None = None) -> Recognizer:
         """Return a recognizer that runs on what the candidate says, and on nothing else.
 
-        Raises what `open_recognizer` raises, and EngineError where the provider is not to be had.
+        Raises what `open_ctc_recognizer` does, and EngineError where there is no such provider.
         """
         if self.peer is not None:
             bundle = load_bundle(self.source)
             return Recognizer(bundle, open_peer(self.peer, bundle, threads, profile_to))
         with _Warnings() as heard:
-            recognizer = open_recognizer(
+            recognizer = open_ctc_recognizer(
                 self.source, provider=self.provider, threads=threads, profile_to=profile_to
             )
         if self.provider != AUTO and recognizer.provider != self.provider:

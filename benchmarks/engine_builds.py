@@ -35,7 +35,7 @@ from speechquant.engines.recognizer import Recognizer, feeds_of, read_clip
 from speechquant.engines.tensorrt_graph import tensorrt_graph
 from speechquant.engines.tensorrt_layers import LAYERS_FILE, LayerReport, read_layers
 from speechquant.engines.tensorrt_library import load_library
-from speechquant.exporter import export
+from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 

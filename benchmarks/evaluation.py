@@ -13,7 +13,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.core.text import normalizer as normalizer_named
 from speechquant.core.wer import ErrorRate, score_cer, score_wer
-from speechquant.engines.recognizer import MAX_CLIP_SECONDS, Recognizer
+from speechquant.engines.recognizers import AnyRecognizer
 
 _CLIPS_AT_ONCE = 64  # how many waveforms are held while they are batched by length
 _NANOSECONDS = 1e9
@@ -53,7 +53,7 @@ class Evaluation:
 
 
 def evaluate(
-    recognizer: Recognizer,
+    recognizer: AnyRecognizer,
     clips: Sequence[LabelledClip],
     *,
     normalizer: str = "basic",
@@ -67,7 +67,7 @@ def evaluate(
     samples = nanoseconds = 0
     remaining = iter(clips)
     while chunk := list(islice(remaining, _CLIPS_AT_ONCE)):
-        waves = [read_audio(clip.path, rate, MAX_CLIP_SECONDS) for clip in chunk]
+        waves = [read_audio(clip.path, rate, recognizer.max_clip_seconds) for clip in chunk]
         for clip, wave in zip(chunk, waves, strict=True):
             recognizer.check(wave, str(clip.path))
         started = time.perf_counter_ns()

@@ -23,7 +23,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.text import normalizer
 from speechquant.core.wer import ErrorRate, score_wer
-from speechquant.engines.recognizer import open_recognizer
+from speechquant.engines.recognizer import open_ctc_recognizer
 from speechquant.exporter.ctc import export, export_with_parity
 from speechquant.exporter.random_models import PREFIX
 from speechquant.zoo.corpus import corpus_manifest
@@ -101,7 +101,7 @@ def score_torch(checkpoint: Path, clips: Sequence[LabelledClip]) -> ErrorRate:
 
 def score_bundle(bundle: Bundle, clips: Sequence[LabelledClip]) -> ErrorRate:
     """Return the word errors of a bundle."""
-    with open_recognizer(bundle) as recognizer:
+    with open_ctc_recognizer(bundle) as recognizer:
         return evaluate(recognizer, clips).words
 
 

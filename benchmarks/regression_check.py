@@ -28,7 +28,7 @@ from speechquant.core.bundles import TEXT_FILES
 from speechquant.core.engine_folders import Engine, EngineManifest, load_engine, make_engine
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import BuildOptions, build_engine, quantize_bundle
-from speechquant.exporter import export
+from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS
 

@@ -21,7 +21,7 @@ from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.wer import DifferenceInterval, difference_interval
-from speechquant.exporter import export
+from speechquant.exporter.ctc import export
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 
 WIDTHS = (8, 6)

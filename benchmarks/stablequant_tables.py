@@ -18,7 +18,7 @@ from speechquant.benchmarks.machine import describe_machine
 from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip, read_data_set
-from speechquant.exporter import export
+from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 from speechquant.zoo.train import Extra, split_speakers

@@ -31,7 +31,7 @@ from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, diff
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.recognizer import open_recognizer
+from speechquant.engines.recognizer import open_ctc_recognizer
 from speechquant.engines.scoring import ScoringTask, open_scorer
 
 log = logging.getLogger(__name__)
@@ -141,5 +141,5 @@ class Workbench:
         return data_key([clip_key(clip) for clip in self.test])[:16]
 
     def _words(self, bundle: Bundle) -> ErrorRate:
-        with open_recognizer(bundle) as recognizer:
+        with open_ctc_recognizer(bundle) as recognizer:
             return evaluate(recognizer, self.test).words

@@ -23,6 +23,7 @@ ENGINE_DESCRIPTION = "engine.json"
 MODEL_FILE = "model.onnx"
 VOCABULARY_FILE = "vocab.json"
 FLOAT_PRECISION = "fp32"
+CTC = "ctc"  # the task of a model with one label a frame
 QUANTIZATION_FILE = "quantization.json"  # what a quantization saw and decided
 # The files of a checkpoint that say how audio and labels are read, where it has them.
 TEXT_FILES = (
@@ -34,7 +35,7 @@ TEXT_FILES = (
     "processor_config.json",
 )
 
-_KIND = FolderKind("bundle", DESCRIPTION, FORMAT, "speechquant export", BundleError)
+BUNDLE_KIND = FolderKind("bundle", DESCRIPTION, FORMAT, "speechquant export", BundleError)
 
 
 @dataclass(frozen=True)
@@ -158,24 +159,25 @@ def new_bundle(
     Raises OutputExistsError or StorageError; then nothing of the bundle is left behind.
     """
     document = {"spec": asdict(spec), "made_from": dict(made_from)}
-    with new_described_folder(target, _KIND, document, force=force) as folder:
+    with new_described_folder(target, BUNDLE_KIND, document, force=force) as folder:
         yield folder
+
+
+def tensor_specs_of(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    """Return tensors from the plain values that `asdict` made of them."""
+    return tuple(TensorSpec(row["name"], row["dtype"], tuple(row["dims"])) for row in rows)
 
 
 def spec_of(document: Mapping[str, Any]) -> ModelSpec:
     """Return a spec from the plain values that `asdict` made of it."""
-
-    def tensors(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(row["name"], row["dtype"], tuple(row["dims"])) for row in rows)
-
     decoding = document["decoding"]
     return ModelSpec(
         **{
             **document,
             "conv_kernels": tuple(document["conv_kernels"]),
             "conv_strides": tuple(document["conv_strides"]),
-            "inputs": tensors(document["inputs"]),
-            "outputs": tensors(document["outputs"]),
+            "inputs": tensor_specs_of(document["inputs"]),
+            "outputs": tensor_specs_of(document["outputs"]),
             "decoding": CtcDecoding(**{**decoding, "skipped": tuple(decoding["skipped"])}),
             "notes": tuple(document["notes"]),
         }
@@ -186,16 +188,22 @@ def load_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
     if (folder / ENGINE_DESCRIPTION).is_file():
         raise BundleError(f"{folder}: is an engine; give the bundle that it was built from")
-    document = read_description(folder, _KIND)
+    document = read_description(folder, BUNDLE_KIND)
+    task = document["spec"].get("task") if isinstance(document.get("spec"), dict) else None
+    if task not in (None, CTC):
+        raise BundleError(
+            f"{folder}: a bundle of task {task}, which can be transcribed and evaluated, and "
+            f"nothing else yet; give one of a {CTC} model"
+        )
     try:
         files, spec = dict(document["files"]), spec_of(document["spec"])
         made_from = dict(document["made_from"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{folder / DESCRIPTION}: not as this version writes it ({error}); {_KIND.mend}"
+            f"{folder / DESCRIPTION}: not as this version writes it ({error}); {BUNDLE_KIND.mend}"
         ) from error
     # The two that every bundle of a CTC model is made of.
-    check_files(folder, {MODEL_FILE: "", VOCABULARY_FILE: "", **files}, _KIND)
+    check_files(folder, {MODEL_FILE: "", VOCABULARY_FILE: "", **files}, BUNDLE_KIND)
     return Bundle(folder, spec, files, made_from)
 
 

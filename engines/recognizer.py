@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +19,7 @@ from speechquant.core.progress import OnStep
 from speechquant.engines.backends import AUTO
 from speechquant.engines.ctc_decoding import CtcDecoder, SpokenWord
 from speechquant.engines.session import Session, load_source, open_session
+from speechquant.engines.transcripts import Transcript, Word
 
 # Attention holds scores of frames x frames for every head: at 120 s those are 2.3 GB in a large
 # model, at two hours 8 TB.
@@ -29,23 +29,6 @@ _BATCH_SECONDS = 60.0
 # Clips of one batch are padded to the longest; beyond this ratio the padding costs too much.
 _LONGEST_TO_SHORTEST = 1.25
 _VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word and when it was said, in seconds from the start of the clip."""
-
-    text: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was heard in a clip."""
-
-    text: str
-    words: tuple[Word, ...]
 
 
 def require_usable(
@@ -97,6 +80,8 @@ def feeds_of(spec: ModelSpec, waves: Sequence[Waveform]) -> dict[str, NDArray[An
 
 class Recognizer:
     """A session with what goes before and after it; a context manager."""
+
+    max_clip_seconds = MAX_CLIP_SECONDS
 
     def __init__(self, bundle: Bundle, session: Session, limits: Limits | None = None) -> None:
         self.spec: ModelSpec = bundle.spec
@@ -187,7 +172,7 @@ class Recognizer:
         return Word(word.text, round(start, 3), round(end, 3))
 
 
-def open_recognizer(
+def open_ctc_recognizer(
     source: Bundle | Engine | str | Path,
     *,
     provider: str = AUTO,

@@ -1,5 +1,5 @@
 """Checkpoint to ONNX bundle: `export(model, out)`."""
 
-from speechquant.exporter.ctc import export
+from speechquant.exporter.export import export
 
 __all__ = ["export"]

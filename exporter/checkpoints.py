@@ -1,4 +1,4 @@
-"""Hugging Face CTC checkpoints: a folder, a hub id, or `random:NAME`, read without any pickle."""
+"""Hugging Face CTC checkpoints: a folder, a hub id, or `random:NAME`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from speechquant.core.bundles import TEXT_FILES, CtcDecoding
 from speechquant.core.errors import CheckpointError
+from speechquant.exporter.checkpoint_files import (
+    folder_of,
+    load_model,
+    preprocessor_of,
+    read_json,
+    require_safetensors,
+)
 from speechquant.exporter.random_models import PREFIX, VOCABULARY, random_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+WHISPER = "WhisperForConditionalGeneration"
 ARCHITECTURES = ("Wav2Vec2ForCTC", "HubertForCTC", "WavLMForCTC", "Data2VecAudioForCTC")
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-_PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# Not every safetensors file: multilingual checkpoints hold a thousand adapters beside the model.
-_HUB_FILES = ["config.json", *TEXT_FILES, *_WEIGHT_FILES, "model-*.safetensors"]
 _TOKENIZERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
 _SAMPLE_RATE_HZ = 16_000
 
@@ -41,10 +45,7 @@ def load_checkpoint(source: str) -> Checkpoint:
     """Return the checkpoint at `source`; raises CheckpointError saying what is wrong with it."""
     if source.startswith(PREFIX):
         return _random_checkpoint(source)
-    folder = Path(source)
-    if folder.is_file():
-        raise CheckpointError(f"{source}: is a file; give the folder that it lies in")
-    return _checkpoint_of_folder(folder if folder.is_dir() else _download(source), source)
+    return _checkpoint_of_folder(folder_of(source), source)
 
 
 def _random_checkpoint(source: str) -> Checkpoint:
@@ -65,44 +66,11 @@ def _random_checkpoint(source: str) -> Checkpoint:
     )
 
 
-def _download(hub_id: str) -> Path:
-    if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"{hub_id}: no such checkpoint folder, and not a hub id of the form OWNER/NAME; "
-            "check the path"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
-    # The hub client raises its own errors, those of its HTTP library, and plain OSError.
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{hub_id}: cannot be had from the hub ({reason}); "
-            "check the name and the network, or give a local folder"
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path.parent}: {path.name} is missing; copy it from where the checkpoint came from"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); copy the file again") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: not a JSON object; copy the file again")
-    return document
-
-
 def _checkpoint_of_folder(folder: Path, source: str) -> Checkpoint:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     architecture = _supported_architecture(config, source)
-    _require_safetensors(folder, source)
-    preprocessor = _preprocessor(folder)
+    require_safetensors(folder, source)
+    preprocessor = preprocessor_of(folder)
     tokenizer = _tokenizer(folder)
     vocabulary = _vocabulary(folder, config, tokenizer.get("target_lang"))
     text_files = {
@@ -110,7 +78,13 @@ def _checkpoint_of_folder(folder: Path, source: str) -> Checkpoint:
     }
     return Checkpoint(
         source=source,
-        model=_load_model(folder, architecture, source),
+        model=load_model(
+            folder,
+            architecture,
+            source,
+            may_lack="masked_spec_embed",
+            mend="give a checkpoint that was fine-tuned for CTC",
+        ),
         architecture=architecture,
         text_files={**text_files, "vocab.json": json.dumps(vocabulary, indent=1).encode()},
         sample_rate_hz=_sample_rate_hz(preprocessor, folder),
@@ -123,7 +97,7 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return {}
-    tokenizer = _read_json(path)
+    tokenizer = read_json(path)
     kind = tokenizer.get("tokenizer_class")
     if kind is not None and kind not in _TOKENIZERS:
         raise CheckpointError(
@@ -146,7 +120,8 @@ def _supported_architecture(config: Mapping[str, Any], source: str) -> str:
     names = config.get("architectures") or ["none named"]
     if names[0] not in ARCHITECTURES:
         raise CheckpointError(
-            f"{source}: architecture {names[0]}; {', '.join(ARCHITECTURES)} can be exported"
+            f"{source}: architecture {names[0]}; {', '.join((*ARCHITECTURES, WHISPER))} can be "
+            "exported"
         )
     if config.get("add_adapter"):
         raise CheckpointError(
@@ -156,33 +131,8 @@ def _supported_architecture(config: Mapping[str, Any], source: str) -> str:
     return str(names[0])
 
 
-def _require_safetensors(folder: Path, source: str) -> None:
-    if any((folder / name).is_file() for name in _WEIGHT_FILES):
-        return
-    pickles = [name for name in _PICKLE_FILES if (folder / name).is_file()]
-    if pickles:
-        raise CheckpointError(
-            f"{source}: {pickles[0]} is a pickle, which can run code when it is read; where you "
-            "trust it, load it with transformers and save_pretrained() it to get model.safetensors"
-        )
-    raise CheckpointError(
-        f"{source}: no model.safetensors in it; a checkpoint whose weights are a pickle must be "
-        "saved again with save_pretrained()"
-    )
-
-
-def _preprocessor(folder: Path) -> dict[str, Any]:
-    # Newer processors are saved as one file that holds the feature extractor's settings.
-    combined = folder / "processor_config.json"
-    if not (folder / "preprocessor_config.json").is_file() and combined.is_file():
-        nested = _read_json(combined).get("feature_extractor")
-        if isinstance(nested, dict):
-            return nested
-    return _read_json(folder / "preprocessor_config.json")
-
-
 def _vocabulary(folder: Path, config: Mapping[str, Any], language: str | None) -> dict[str, int]:
-    vocabulary = _read_json(folder / "vocab.json")
+    vocabulary = read_json(folder / "vocab.json")
     # Multilingual checkpoints hold one vocabulary a language and say which one is loaded.
     if language is not None and isinstance(vocabulary.get(language), dict):
         vocabulary = vocabulary[language]
@@ -220,36 +170,3 @@ def _token(value: object) -> str | None:
     # A token is a string, or an object that holds it beside settings for writing it.
     content = value.get("content") if isinstance(value, dict) else value
     return content if isinstance(content, str) else None
-
-
-def _load_model(folder: Path, architecture: str, source: str) -> PreTrainedModel:
-    import torch
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    # What it would report line by line is in the error below.
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        model, report = getattr(transformers, architecture).from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
-    # safetensors, json and the model classes each have their own way to refuse a damaged file.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{source}: cannot be loaded ({reason}); copy the checkpoint again"
-        ) from error
-    # The masked-span vector is used in training alone.
-    missing = [key for key in sorted(report["missing_keys"]) if "masked_spec_embed" not in key]
-    if missing:
-        raise CheckpointError(
-            f"{source}: {len(missing)} weights are missing, {missing[0]} first; "
-            "give a checkpoint that was fine-tuned for CTC"
-        )
-    loaded: PreTrainedModel = model
-    loaded.eval()
-    return loaded

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NEEDED_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
+_INPUT_VALUES, _INPUT_LENGTHS, _LOGITS = "input_values", "input_lengths", "logits"
+_TRACED_SAMPLES = (16_037, 12_011)
 _PADDING_NOTE = (
     "padding is not exact: the checkpoint normalises over the whole padded length, in torch too, "
     "so clips of different lengths should go through one at a time"
@@ -88,24 +90,29 @@ def export_with_parity(
 
 
 def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
+    import torch
+
     from speechquant.exporter.ctc_graph import CtcGraph
     from speechquant.exporter.onnx_graph import (
-        INPUT_LENGTHS,
-        INPUT_VALUES,
-        LOGITS,
         drop_trace_notes,
         name_after_modules,
         name_attention,
-        name_output_dims,
-        trace,
+        name_dims,
+        traced,
     )
 
     config = checkpoint.model.config
     padding_exact = is_padding_exact(config)
-    graph = trace(CtcGraph(checkpoint.model))
-    layers, attention = name_after_modules(graph), name_attention(graph)
+    inputs = {
+        _INPUT_VALUES: torch.zeros(len(_TRACED_SAMPLES), max(_TRACED_SAMPLES)),
+        _INPUT_LENGTHS: torch.tensor(_TRACED_SAMPLES),
+    }
+    dims = ({0: "batch", 1: "samples"}, {0: "batch"})
+    graph = traced(CtcGraph(checkpoint.model), inputs, [_LOGITS], dims)
+    layers = name_after_modules(graph, layer_of_module)
+    attention = name_attention(graph, layer_of_module)
     drop_trace_notes(graph)
-    name_output_dims(graph)
+    name_dims(graph.graph.outputs[0], {0: "batch", 1: "frames"})
     spec = ModelSpec(
         architecture=checkpoint.architecture,
         task="ctc",
@@ -117,16 +124,33 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
         conv_strides=tuple(config.conv_stride),
         attention_heads=config.num_attention_heads,
         inputs=(
-            TensorSpec(INPUT_VALUES, "float32", ("batch", "samples")),
-            TensorSpec(INPUT_LENGTHS, "int64", ("batch",)),
+            TensorSpec(_INPUT_VALUES, "float32", ("batch", "samples")),
+            TensorSpec(_INPUT_LENGTHS, "int64", ("batch",)),
         ),
-        outputs=(TensorSpec(LOGITS, "float32", ("batch", "frames", config.vocab_size)),),
+        outputs=(TensorSpec(_LOGITS, "float32", ("batch", "frames", config.vocab_size)),),
         layers=layers,
         decoding=checkpoint.decoding,
         notes=() if padding_exact else (_PADDING_NOTE,),
         attention=attention,
     )
     return graph, spec
+
+
+def layer_of_module(module: str) -> str:
+    """Return the layer, in StableQuant's sense, that a module path of CtcGraph belongs to."""
+    parts = module.split(".")
+    match parts[:2]:
+        case ["feature_extractor", "conv_layers"]:
+            return f"conv.{parts[2]}"
+        case ["encoder", "layers"]:
+            return f"block.{parts[2]}"
+        case ["encoder", "pos_conv_embed"]:
+            return "pos_conv"
+        case ["feature_projection", _]:
+            return "feature_projection"
+        case ["head", *_]:
+            return "head"
+    raise ValueError(f"no layer for the module {module}")
 
 
 def _made_from(source: str) -> dict[str, object]:

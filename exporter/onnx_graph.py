@@ -5,20 +5,18 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from speechquant.core.onnx_files import WEIGHT_OPERATORS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from speechquant.exporter.ctc_graph import CtcGraph
+    import torch
+    from torch import nn
 
 OPSET = 20  # the first with Gelu as one node
-INPUT_VALUES, INPUT_LENGTHS, LOGITS = "input_values", "input_lengths", "logits"
-_TRACED_SAMPLES = (16_037, 12_011)
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 
 
@@ -37,22 +35,28 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def trace(graph: CtcGraph) -> ir.Model:
-    """Return the ONNX model of `graph` with dynamic batch and length."""
+def traced(
+    module: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    output_names: Sequence[str],
+    dynamic_shapes: tuple[Any, ...],
+) -> ir.Model:
+    """Return the ONNX model of what `module` does with tensors like `inputs`, named as they are.
+
+    `dynamic_shapes` names the dimensions that vary, by argument of the module.
+    """
     import torch
 
-    waves = torch.zeros(len(_TRACED_SAMPLES), max(_TRACED_SAMPLES))
-    lengths = torch.tensor(_TRACED_SAMPLES)
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
-            graph,
-            (waves, lengths),
+            module,
+            tuple(inputs.values()),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=[INPUT_VALUES, INPUT_LENGTHS],
-            output_names=[LOGITS],
-            dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
+            input_names=list(inputs),
+            output_names=list(output_names),
+            dynamic_shapes=dynamic_shapes,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
@@ -76,27 +80,11 @@ def _module_of(node: ir.Node) -> str:
     return scopes[-2]
 
 
-def layer_of_module(module: str) -> str:
-    """Return the layer, in StableQuant's sense, that a module path of CtcGraph belongs to."""
-    parts = module.split(".")
-    match parts[:2]:
-        case ["feature_extractor", "conv_layers"]:
-            return f"conv.{parts[2]}"
-        case ["encoder", "layers"]:
-            return f"block.{parts[2]}"
-        case ["encoder", "pos_conv_embed"]:
-            return "pos_conv"
-        case ["feature_projection", _]:
-            return "feature_projection"
-        case ["head", *_]:
-            return "head"
-    raise ValueError(f"no layer for the module {module}")
-
-
-def name_after_modules(model: ir.Model) -> dict[str, str]:
+def name_after_modules(model: ir.Model, layer_of: Callable[[str], str]) -> dict[str, str]:
     """Name weights and activations after their modules; return the map from activation to layer.
 
-    An activation that several modules share is named after the first of them.
+    An activation that several modules share is named after the first of them; one that is an input
+    of the graph keeps its name. `layer_of` gives the layer of a module's path.
     """
     layers: dict[str, str] = {}
     for node in quantizable_nodes(model):
@@ -106,13 +94,17 @@ def name_after_modules(model: ir.Model) -> dict[str, str]:
             raise ValueError(f"{module}: an input is missing")
         weight.name = f"{module}.weight"
         if activation.name not in layers:
-            activation.name = f"{module}.input"
-            layers[activation.name] = layer_of_module(module)
+            if not activation.is_graph_input():
+                activation.name = f"{module}.input"
+            layers[activation.name or ""] = layer_of(module)
     return layers
 
 
-def name_attention(model: ir.Model) -> dict[str, str]:
-    """Name what each attention multiplies; return the map from activation to layer."""
+def name_attention(model: ir.Model, layer_of: Callable[[str], str]) -> dict[str, str]:
+    """Name what each attention multiplies; return the map from activation to layer.
+
+    What is an input or output of the graph keeps its name.
+    """
     layers: dict[str, str] = {}
     for node in model.graph:
         left, right = node.inputs[:2] if node.op_type == "MatMul" else (None, None)
@@ -122,8 +114,9 @@ def name_attention(model: ir.Model) -> dict[str, str]:
         is_second = before is not None and before.op_type == "Softmax"
         names = ("probabilities", "values") if is_second else ("queries", "keys")
         for value, name in zip((left, right), names, strict=True):
-            value.name = f"{module}.{name}"
-            layers[value.name] = layer_of_module(module)
+            if not (value.is_graph_input() or value.is_graph_output()):
+                value.name = f"{module}.{name}"
+            layers[value.name or ""] = layer_of(module)
     return layers
 
 
@@ -140,11 +133,10 @@ def drop_trace_notes(model: ir.Model) -> None:
         value.metadata_props.clear()
 
 
-def name_output_dims(model: ir.Model) -> None:
-    """Call the logits' dimensions batch and frames instead of formulas of the length."""
+def name_dims(output: ir.Value, names: Mapping[int, str]) -> None:
+    """Call dimensions of an output by a name instead of a formula of others."""
     import onnx_ir as ir
 
-    output = model.graph.outputs[0]
     if output.shape is None:
         raise ValueError("the traced graph has no output shape")
-    output.shape = ir.Shape(["batch", "frames", output.shape[2]])
+    output.shape = ir.Shape([names.get(axis, dim) for axis, dim in enumerate(output.shape)])

@@ -44,6 +44,20 @@ Data = Annotated[
 ]
 
 
+Language = Annotated[
+    str | None, typer.Option(help="Whisper: a code such as en; by default it is detected.")
+]
+Task = Annotated[str, typer.Option(help="Whisper: transcribe, or translate into English.")]
+Temperatures = Annotated[
+    str | None,
+    typer.Option(
+        help="Whisper: 0 is greedy; the later ones are for chunks that come out as loops or "
+        "guesses.",
+        show_default="0,0.2,0.4,0.6,0.8,1",
+    ),
+]
+
+
 @app.command()
 def export(
     model: Annotated[
@@ -53,7 +67,7 @@ def export(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Turn a Hugging Face CTC checkpoint into an ONNX bundle, checked against torch."""
+    """Turn a Hugging Face checkpoint into an ONNX bundle, checked against torch."""
     from speechquant.pipeline.steps import run_export
 
     run_export(model, out, force=force, as_json=json)
@@ -65,14 +79,27 @@ def transcribe(
     audio: Annotated[
         list[Path], typer.Argument(help="Audio files, or folders of them.", readable=False)
     ],
+    language: Language = None,
+    task: Task = "transcribe",
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", help="Whisper: show when each segment is said.")
+    ] = False,
+    temperatures: Temperatures = None,
     provider: Provider = "auto",
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Write down what is said in audio files."""
-    from speechquant.pipeline.transcription import run_transcribe
+    from speechquant.pipeline.transcription import decoding_options, run_transcribe
 
-    run_transcribe(bundle, audio, provider=provider, threads=threads, as_json=json)
+    run_transcribe(
+        bundle,
+        audio,
+        decoding=decoding_options(language, task, temperatures, timestamps=timestamps),
+        provider=provider,
+        threads=threads,
+        as_json=json,
+    )
 
 
 @app.command()
@@ -82,16 +109,21 @@ def evaluate(
     normalizer: Normalizer = "basic",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first clips.")] = None,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst clips to show.")] = 5,
+    language: Language = None,
+    task: Task = "transcribe",
+    temperatures: Temperatures = None,
     provider: Provider = "auto",
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Count the errors of a bundle on a data set with texts."""
     from speechquant.pipeline.steps import run_evaluate
+    from speechquant.pipeline.transcription import decoding_options
 
     run_evaluate(
         bundle,
         data,
+        decoding=decoding_options(language, task, temperatures),
         normalizer=normalizer,
         limit=limit,
         worst=worst,

@@ -31,7 +31,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.engines.backends import AUTO, backends_of
 from speechquant.pipeline.calibration import work_folder
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
-from speechquant.pipeline.sources import data_set_of
+from speechquant.pipeline.sources import data_set_of, numbers_of, whole_numbers_of
 
 PEERS_FOLDER = "peers"
 # More would add little to a scale, and some of the peers keep every activation of every clip.
@@ -190,22 +190,6 @@ def _with_peers(
             f"{peer.name}, {model}: {peer.reason}" for peer in made if isinstance(peer, MissingPeer)
         ]
     return found, notes
-
-
-def numbers_of(text: str, option: str) -> tuple[float, ...]:
-    """Return the numbers of a list such as 1,2.5; raises OptionError."""
-    try:
-        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError as error:
-        raise OptionError(f"--{option} {text!r}: give numbers with commas, such as 1,4") from error
-
-
-def whole_numbers_of(text: str, option: str) -> tuple[int, ...]:
-    """Return the whole numbers of a list; raises OptionError."""
-    values = numbers_of(text, option)
-    if not all(value.is_integer() for value in values):
-        raise OptionError(f"--{option} {text!r}: give whole numbers with commas, such as 1,4")
-    return tuple(int(value) for value in values)
 
 
 def _remove_work(work: Path) -> None:

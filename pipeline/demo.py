@@ -13,7 +13,7 @@ from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
-from speechquant.engines.recognizer import open_recognizer
+from speechquant.engines.recognizers import open_recognizer
 from speechquant.exporter.ctc import export
 from speechquant.pipeline.bench import BenchOptions, run_bench_command
 from speechquant.pipeline.quantization import QuantizeOptions, new_request, run_quantize

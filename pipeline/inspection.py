@@ -23,6 +23,7 @@ from speechquant.core.engine_folders import Engine, is_engine, load_engine
 from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.scales import SCALES_FILE, ScaleTable, quantizes_attention, read_scales
+from speechquant.core.seq2seq import Seq2SeqBundle, is_seq2seq, load_seq2seq_bundle
 from speechquant.engines.stored_weights import stored_weights
 from speechquant.engines.tensorrt_layers import (
     INT8,
@@ -51,6 +52,11 @@ def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
             raise OptionError(f"{source}: pictures need the bundle that it was built from")
         _show_engine(load_engine(source), as_json=as_json)
         return
+    if is_seq2seq(source):
+        if pictures is not None:
+            raise OptionError(f"{source}: a Whisper bundle has no pictures yet; leave them away")
+        _show_seq2seq(load_seq2seq_bundle(source), as_json=as_json)
+        return
     bundle = load_bundle(source)
     facts = bundle_facts(bundle)
     if pictures is not None:
@@ -62,6 +68,16 @@ def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
         print_json(facts)
     else:
         _print_facts(facts)
+
+
+def _show_seq2seq(bundle: Seq2SeqBundle, *, as_json: bool) -> None:
+    facts = bundle_facts(bundle)
+    if as_json:
+        print_json(facts)
+        return
+    facts["languages"] = len(facts["languages"]) or "one"
+    del facts["graphs"]
+    _print_facts(facts)
 
 
 def _show_engine(engine: Engine, *, as_json: bool) -> None:

@@ -46,7 +46,7 @@ from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.recognizer import open_recognizer
+from speechquant.engines.recognizer import open_ctc_recognizer
 from speechquant.pipeline.calibration import (
     DRAFT_FOLDER,
     NEAREST,
@@ -315,7 +315,7 @@ def _allowed_errors(before: Evaluation, max_wer_drop: float | None) -> float:
 
 def _evaluate(request: CalibrationRequest, bundle: Bundle) -> Evaluation:
     with (
-        open_recognizer(bundle, threads=request.threads) as recognizer,
+        open_ctc_recognizer(bundle, threads=request.threads) as recognizer,
         progress("evaluating") as on_step,
     ):
         return evaluate(

@@ -1,10 +1,10 @@
-"""What MODEL and DATA may be on the command line, `zoo:NAME` included."""
+"""What MODEL, DATA and lists of numbers may be on the command line, `zoo:NAME` included."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from speechquant.core.errors import CheckpointError, ManifestError, MissingPackageError
+from speechquant.core.errors import CheckpointError, ManifestError, MissingPackageError, OptionError
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.progress import OnStep
 
@@ -50,3 +50,19 @@ def zoo_manifest(split: str, on_step: OnStep | None = None) -> Path:
             "the zoo's corpus needs espeak-ng to render it: pip install 'speechquant[zoo]'"
         )
     return corpus_manifest(split, on_step)
+
+
+def numbers_of(text: str, option: str) -> tuple[float, ...]:
+    """Return the numbers of a list such as 1,2.5; raises OptionError."""
+    try:
+        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError as error:
+        raise OptionError(f"--{option} {text!r}: give numbers with commas, such as 1,4") from error
+
+
+def whole_numbers_of(text: str, option: str) -> tuple[int, ...]:
+    """Return the whole numbers of a list; raises OptionError."""
+    values = numbers_of(text, option)
+    if not all(value.is_integer() for value in values):
+        raise OptionError(f"--{option} {text!r}: give whole numbers with commas, such as 1,4")
+    return tuple(int(value) for value in values)

@@ -9,15 +9,17 @@ from typing import Any
 from speechquant.benchmarks.evaluation import ClipResult, Evaluation
 from speechquant.benchmarks.evaluation import evaluate as evaluate_clips
 from speechquant.core.bundles import Bundle
+from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.core.wer import ErrorRate
-from speechquant.engines.recognizer import open_recognizer
+from speechquant.engines.recognizers import open_recognizer
+from speechquant.engines.whisper_recognizer import DecodingOptions
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import checkpoint_of, data_set_of
 
 
 def run_export(model: str, out: Path, *, force: bool, as_json: bool) -> None:
     """Export and say what was written."""
-    from speechquant.exporter.ctc import export_with_parity
+    from speechquant.exporter.export import export_with_parity
 
     bundle, parity = export_with_parity(checkpoint_of(model), out, force=force, name=model)
     if as_json:
@@ -32,8 +34,10 @@ def run_export(model: str, out: Path, *, force: bool, as_json: bool) -> None:
         print(f"note: {note}")
 
 
-def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+def bundle_facts(bundle: Bundle | Seq2SeqBundle) -> dict[str, Any]:
     """Return what there is to say about a bundle."""
+    if isinstance(bundle, Seq2SeqBundle):
+        return _seq2seq_facts(bundle)
     spec = bundle.spec
     return {
         "bundle": str(bundle.folder),
@@ -55,10 +59,38 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _seq2seq_facts(bundle: Seq2SeqBundle) -> dict[str, Any]:
+    spec = bundle.spec
+    return {
+        "bundle": str(bundle.folder),
+        "architecture": spec.architecture,
+        "task": spec.task,
+        "precision": spec.precision,
+        "sample_rate_hz": spec.sample_rate_hz,
+        "chunk_seconds": spec.features.chunk_samples / spec.sample_rate_hz,
+        "languages": sorted(spec.generation.languages),
+        "size_bytes": bundle.size_bytes,
+        "model_sha256": bundle.model_sha256,
+        "graphs": {
+            name: {
+                "inputs": [asdict(tensor) for tensor in graph.inputs],
+                "outputs": [asdict(tensor) for tensor in graph.outputs],
+            }
+            for name, graph in spec.graphs.items()
+        },
+        "layers": list(spec.layer_names),
+        "quantizable_tensors": len(spec.layers),
+        "files": list(bundle.files),
+        "made_from": dict(bundle.made_from),
+        "notes": list(spec.notes),
+    }
+
+
 def run_evaluate(
     folder: Path,
     data: str,
     *,
+    decoding: DecodingOptions,
     normalizer: str,
     limit: int | None,
     worst: int,
@@ -67,7 +99,8 @@ def run_evaluate(
     as_json: bool,
 ) -> None:
     """Evaluate and show the errors."""
-    with open_recognizer(folder, provider=provider, threads=threads) as recognizer:
+    opened = open_recognizer(folder, provider=provider, threads=threads, decoding=decoding)
+    with opened as recognizer:
         runs_on = recognizer.provider
         with progress("rendering") as on_step:
             clips = data_set_of(data, require_text=True, on_step=on_step)[:limit]

@@ -6,17 +6,29 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
-from speechquant.engines.recognizer import Recognizer, open_recognizer
+from speechquant.engines.recognizers import AnyRecognizer, open_recognizer
+from speechquant.engines.whisper_recognizer import DecodingOptions
 from speechquant.pipeline.console import print_json, progress
+from speechquant.pipeline.sources import numbers_of
 
 _FILES_AT_ONCE = 64
+
+
+def decoding_options(
+    language: str | None, task: str, temperatures: str | None, *, timestamps: bool = False
+) -> DecodingOptions:
+    """Return what the command line asks of a Whisper model; raises OptionError."""
+    options = DecodingOptions(language=language, task=task, timestamps=timestamps)
+    if temperatures is None:
+        return options
+    return replace(options, temperatures=numbers_of(temperatures, "temperatures"))
 
 
 def _files_of(paths: list[Path]) -> list[Path]:
@@ -29,7 +41,7 @@ def _files_of(paths: list[Path]) -> list[Path]:
     return files
 
 
-def _read(recognizer: Recognizer, file: Path, failures: list[str]) -> Waveform | None:
+def _read(recognizer: AnyRecognizer, file: Path, failures: list[str]) -> Waveform | None:
     # One bad file among a thousand must not cost the other transcripts.
     try:
         wave = recognizer.read(file)
@@ -40,7 +52,7 @@ def _read(recognizer: Recognizer, file: Path, failures: list[str]) -> Waveform |
 
 
 def _rows(
-    recognizer: Recognizer, files: list[Path], failures: list[str]
+    recognizer: AnyRecognizer, files: list[Path], failures: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield one row a readable file, as soon as its group is done."""
     remaining = iter(files)
@@ -63,11 +75,26 @@ def _rows(
                 # Clips run in batches, so a clip's own time is its share of its group's.
                 "compute_seconds": compute_seconds * seconds / audio_seconds,
                 "words": [asdict(word) for word in transcript.words],
+                "segments": [asdict(segment) for segment in transcript.segments],
+                "language": transcript.language,
             }
 
 
+def _print_row(row: dict[str, Any], decoding: DecodingOptions) -> None:
+    print(f"{row['path']}\t{row['text']}", flush=True)
+    if decoding.timestamps:
+        for segment in row["segments"]:
+            print(f"  {segment['start']:8.2f} to {segment['end']:8.2f} s  {segment['text']}")
+
+
 def run_transcribe(
-    bundle: Path, audio: list[Path], *, provider: str, threads: int | None, as_json: bool
+    bundle: Path,
+    audio: list[Path],
+    *,
+    decoding: DecodingOptions,
+    provider: str,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Transcribe every file; raises AudioError at the end where some could not be read."""
     files = _files_of(audio)
@@ -76,12 +103,12 @@ def run_transcribe(
     # Lines on a terminal show how far it is, and a bar would be drawn over them.
     shows_lines = not as_json and sys.stdout.isatty()
     bar = nullcontext(None) if shows_lines else progress("transcribing")
-    opened = open_recognizer(bundle, provider=provider, threads=threads)
+    opened = open_recognizer(bundle, provider=provider, threads=threads, decoding=decoding)
     with opened as recognizer, bar as on_step:
         for row in _rows(recognizer, files, failures):
             rows.append(row)
             if not as_json:
-                print(f"{row['path']}\t{row['text']}", flush=True)
+                _print_row(row, decoding)
             if on_step is not None:
                 on_step(len(rows) + len(failures), len(files))
     if as_json:

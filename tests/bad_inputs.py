@@ -19,10 +19,12 @@ import numpy as np
 import soundfile
 from reports import report
 from tiny import save_tiny_checkpoint
+from tiny_whisper import save_tiny_whisper
 
 from speechquant.benchmarks.report import write_report
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable, scales_document
+from speechquant.exporter import export
 
 RATE_HZ = 16_000
 _COMMAND = [sys.executable, "-m", "speechquant.pipeline.command"]
@@ -57,6 +59,14 @@ class Workspace:
             row = {"audio_filepath": wave.name, "duration": 0.5, "text": text}
             rows.append(json.dumps({key: value for key, value in row.items() if value is not None}))
         return self.manifest(f"{name}.jsonl", *rows)
+
+    @property
+    def whisper(self) -> Path:
+        """A Whisper bundle, made when the first case asks for it."""
+        folder = self.bundle.parent / "whisper"
+        if not folder.is_dir():
+            export(save_tiny_whisper(folder.with_name("whisper-checkpoint")), folder)
+        return folder
 
     def copy_of(self, folder: Path, name: str) -> Path:
         return Path(shutil.copytree(folder, self.path(name)))
@@ -227,6 +237,19 @@ def _phoneme_tokenizer(at: Workspace) -> list[object]:
 def _out_exists(at: Workspace) -> list[object]:
     at.path("taken").mkdir()
     return ["export", at.checkpoint, at.path("taken")]
+
+
+def _heard_by_whisper(*options: object) -> Callable[[Workspace], list[object]]:
+    def arguments(at: Workspace) -> list[object]:
+        return ["transcribe", at.whisper, at.wav("noise.wav", np.full(100, 0.1)), *options]
+
+    return arguments
+
+
+def _whisper_without_tokens(at: Workspace) -> list[object]:
+    checkpoint = at.copy_of(at.whisper.with_name("whisper-checkpoint"), "no-tokens")
+    (checkpoint / "tokenizer.json").unlink()
+    return _export(at, checkpoint)
 
 
 def table_of(bundle: Bundle, bits: Bits | None = None) -> ScaleTable:
@@ -580,6 +603,22 @@ CASES = (
     Case("lengths that are no numbers", _bench("--lengths", "1,x"), "give numbers with commas"),
     Case("a batch of one and a half", _bench("--batch", "1.5"), "give whole numbers"),
     Case("a bench of one repeat", _bench("--repeats", "1"), "say nothing about spread"),
+    Case("a language that a Whisper model does not know", _heard_by_whisper("--language", "xx"),
+         "'xx': no language of .*; give one of de, en, haw"),
+    Case("a task that a Whisper model does not know", _heard_by_whisper("--task", "sing"),
+         "'sing': no task of"),
+    Case("temperatures that are no numbers", _heard_by_whisper("--temperatures", "warm"),
+         "--temperatures 'warm': give numbers"),
+    Case("a Whisper model on OpenVINO", _heard_by_whisper("--provider", "openvino"),
+         "runs on ONNX Runtime's cpu provider alone"),
+    Case("a language for a model that has none",
+         lambda at: ["transcribe", at.bundle, at.wav("a.wav", np.zeros(RATE_HZ)), "--language", "en"],
+         "not a Whisper model"),
+    Case("a Whisper bundle to calibrate",
+         lambda at: ["calibrate", at.whisper, "--data", at.data_set("data", ["yes"]), "--out", at.path("s.json")],
+         "a bundle of task seq2seq, which can be transcribed and evaluated"),
+    Case("a Whisper checkpoint without a tokenizer", _whisper_without_tokens,
+         "neither tokenizer.json nor vocab.json and merges.txt"),
     Case("a bench on a provider that there is not", _bench("--providers", "cpu,gpu"), "'gpu'"),
     Case("peers without calibration data", _bench("--peers"), "give --calibration DATA"),
     Case("a report in a file's place", _bench_into_a_file, "cannot be written"),

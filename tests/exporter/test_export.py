@@ -197,7 +197,7 @@ def test_data2vec_is_post_norm_whatever_its_settings_say(tmp_path: Path) -> None
 
 
 def test_parity_is_checked_away_from_what_was_traced() -> None:
-    from speechquant.exporter.onnx_graph import _TRACED_SAMPLES
+    from speechquant.exporter.ctc import _TRACED_SAMPLES
 
     lengths = [int(s * RATE_HZ) for case in ctc.EXPORT_CASES_SECONDS for s in case]
     assert not set(lengths) & set(_TRACED_SAMPLES)

@@ -1,0 +1,45 @@
+"""What transcribes a bundle or an engine, whichever family its model is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from speechquant.core.bundles import Bundle
+from speechquant.core.engine_folders import Engine
+from speechquant.core.errors import OptionError
+from speechquant.core.seq2seq import Seq2SeqBundle, is_seq2seq, load_seq2seq_bundle
+from speechquant.engines.backends import AUTO, CPU
+from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
+from speechquant.engines.seq2seq_session import Seq2SeqSession
+from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
+
+AnyRecognizer = Recognizer | WhisperRecognizer
+
+
+def open_recognizer(
+    source: Bundle | Seq2SeqBundle | Engine | str | Path,
+    *,
+    provider: str = AUTO,
+    threads: int | None = None,
+    decoding: DecodingOptions | None = None,
+) -> AnyRecognizer:
+    """Return what transcribes `source`; `decoding` is for models that write token by token.
+
+    Raises BundleError, EngineError and OptionError.
+    """
+    if isinstance(source, str | Path) and is_seq2seq(Path(source)):
+        source = load_seq2seq_bundle(Path(source))
+    if isinstance(source, Seq2SeqBundle):
+        if provider not in (AUTO, CPU):
+            raise OptionError(
+                f"{source.folder}: a Whisper bundle runs on ONNX Runtime's {CPU} provider alone; "
+                f"leave the provider {provider!r} away"
+            )
+        return WhisperRecognizer(source, Seq2SeqSession(source, threads), decoding)
+    if decoding not in (None, DecodingOptions()):
+        folder = source if isinstance(source, str | Path) else source.folder
+        raise OptionError(
+            f"{folder}: not a Whisper model, which alone has a language, a task and timestamps; "
+            "leave these away"
+        )
+    return open_ctc_recognizer(source, provider=provider, threads=threads)

@@ -1,0 +1,78 @@
+"""From the encoder's output to tokens: greedy, or drawn at a temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from speechquant.core.seq2seq import GenerationSpec
+from speechquant.engines.seq2seq_session import Hidden, Seq2SeqSession, Tokens
+from speechquant.engines.token_rules import Scores, TokenRules, log_softmax
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What was decoded for one clip: tokens without the end.
+
+    `log_probability` is the mean of the tokens', the end's among them; `no_speech` the probability
+    that nothing is said, 0 where the model does not tell.
+    """
+
+    tokens: tuple[int, ...]
+    log_probability: float
+    no_speech: float
+
+
+def decode(
+    session: Seq2SeqSession,
+    hidden: Hidden,
+    prompts: Tokens,
+    rules: TokenRules,
+    spec: GenerationSpec,
+    *,
+    temperature: float = 0.0,
+    draws: Sequence[np.random.Generator] = (),
+) -> list[Decoded]:
+    """Return what follows the prompts [clips, tokens], each clip until its own end.
+
+    Above a `temperature` of 0 tokens are drawn, each clip's by its own of `draws`.
+    """
+    run = session.start(hidden, prompts)
+    logits = run.prompt_logits[:, -1]
+    heard: list[list[int]] = [[] for _ in prompts]
+    sums, counts = np.zeros(len(prompts)), np.zeros(len(prompts), np.int64)
+    for step in range(spec.max_tokens - prompts.shape[1]):
+        scores = rules.apply(logits, heard, is_first=step == 0)
+        likelihoods = log_softmax(scores)
+        chosen: list[int] = scores.argmax(axis=-1).tolist()
+        if temperature > 0:
+            chosen = [
+                _drawn(row, temperature, draw) for row, draw in zip(scores, draws, strict=True)
+            ]
+        for index, tokens in enumerate(heard):
+            if counts[index] > len(tokens):  # it has ended: the end was counted too
+                chosen[index] = spec.end
+                continue
+            sums[index] += likelihoods[index, chosen[index]]
+            counts[index] += 1
+            if chosen[index] != spec.end:
+                tokens.append(chosen[index])
+        if all(count > len(tokens) for count, tokens in zip(counts, heard, strict=True)):
+            break
+        logits = run.advance(chosen)
+    no_speech = np.zeros(len(prompts))
+    if spec.no_speech is not None:
+        # After the token that starts a transcript, which is the first of every prompt.
+        no_speech = np.exp(log_softmax(run.prompt_logits[:, 0])[:, spec.no_speech])
+    return [
+        Decoded(tuple(tokens), float(total) / max(int(count), 1), float(silence))
+        for tokens, total, count, silence in zip(heard, sums, counts, no_speech, strict=True)
+    ]
+
+
+def _drawn(scores: Scores, temperature: float, draw: np.random.Generator) -> int:
+    probabilities = np.exp(log_softmax(scores / np.float32(temperature)))
+    # The generator wants a sum of one to more digits than float32 has.
+    return int(draw.choice(len(probabilities), p=probabilities / float(probabilities.sum())))

@@ -1,0 +1,212 @@
+"""Export of a Whisper checkpoint to a bundle of three graphs."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechquant.core.bundles import DESCRIPTION, FLOAT_PRECISION, TensorSpec
+from speechquant.core.files import refuse_existing, refuse_unwritable
+from speechquant.core.onnx_files import require_packages, save_graph, save_graphs_together
+from speechquant.core.seq2seq import (
+    ENCODER,
+    PREFILL,
+    STEP,
+    TASK,
+    GraphSpec,
+    Seq2SeqBundle,
+    Seq2SeqSpec,
+    graph_file,
+    load_seq2seq_bundle,
+    new_seq2seq_bundle,
+)
+from speechquant.exporter.checkpoints import WHISPER
+from speechquant.exporter.whisper_checkpoints import WhisperCheckpoint, load_whisper
+from speechquant.exporter.whisper_parity import (
+    WhisperParity,
+    make_whisper_cases,
+    measure_whisper,
+    require_whisper_close,
+)
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+log = logging.getLogger(__name__)
+
+NEEDED_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
+_DECODER_DATA = "decoder.onnx.data"
+_TRACED_BATCH, _TRACED_PROMPT, _TRACED_PAST = 2, 3, 5
+
+
+def export_whisper(
+    model: str | Path, out: str | Path, *, force: bool = False, name: str | None = None
+) -> tuple[Seq2SeqBundle, list[WhisperParity]]:
+    """Export a Whisper checkpoint, checked against torch on batches that were not traced.
+
+    `name` is what the bundle says it was made from. Raises CheckpointError, ParityError,
+    OutputExistsError, StorageError, MissingPackageError; then nothing is written.
+    """
+    out = Path(out)
+    refuse_existing(out, DESCRIPTION, force=force)
+    refuse_unwritable(out)
+    require_packages("export", NEEDED_PACKAGES, extra="export")
+    checkpoint = load_whisper(str(model))
+    log.info("torch runs the reference of the parity check")
+    cases = make_whisper_cases(checkpoint.model, checkpoint.generation.start)
+    log.info("tracing the graphs")
+    graphs, spec = _graphs_and_spec(checkpoint)
+    with new_seq2seq_bundle(out, spec, _made_from(name or str(model)), force=force) as folder:
+        log.info("writing the graphs")
+        save_graph(graphs[ENCODER], folder / graph_file(ENCODER))
+        decoders = {folder / graph_file(part): graphs[part] for part in (PREFILL, STEP)}
+        save_graphs_together(decoders, folder / _DECODER_DATA)
+        for file, content in checkpoint.files.items():
+            (folder / file).write_bytes(content)
+        log.info("ONNX Runtime runs the parity check")
+        results = measure_whisper(folder, cases)
+        require_whisper_close(results, checkpoint.source)
+    return load_seq2seq_bundle(out), results
+
+
+def cache_names(layers: int) -> tuple[list[str], list[str]]:
+    """Return the names of the tokens' caches and of the encoder's, in the graphs' order."""
+
+    def of(kind: str) -> list[str]:
+        return [f"{kind}_{what}.{layer}" for layer in range(layers) for what in ("keys", "values")]
+
+    return of("self"), of("cross")
+
+
+def _graphs_and_spec(checkpoint: WhisperCheckpoint) -> tuple[dict[str, ir.Model], Seq2SeqSpec]:
+    import torch
+
+    from speechquant.exporter.onnx_graph import traced
+    from speechquant.exporter.whisper_graphs import (
+        DecoderParts,
+        EncoderGraph,
+        PrefillGraph,
+        StepGraph,
+    )
+
+    config, features = checkpoint.model.config, checkpoint.features
+    heads, size = config.decoder_attention_heads, config.d_model
+    own, cross = cache_names(config.decoder_layers)
+    positions = config.max_source_positions
+    tokens = torch.zeros(_TRACED_BATCH, _TRACED_PROMPT, dtype=torch.long)
+    hidden = torch.zeros(_TRACED_BATCH, positions - 1, size)
+
+    def cache(count: int) -> torch.Tensor:
+        return torch.zeros(_TRACED_BATCH, heads, count, size // heads)
+
+    decoder = DecoderParts(checkpoint.model)
+    by_token, by_position = {0: "batch", 2: "past"}, {0: "batch", 2: "positions"}
+    graphs = {
+        ENCODER: traced(
+            EncoderGraph(checkpoint.model),
+            {"features": torch.zeros(_TRACED_BATCH, features.mel_bins, features.chunk_frames - 2)},
+            ["hidden"],
+            ({0: "batch", 2: "frames"},),
+        ),
+        PREFILL: traced(
+            PrefillGraph(decoder),
+            {"tokens": tokens, "hidden": hidden},
+            ["logits", *own, *cross],
+            ({0: "batch", 1: "prompt"}, {0: "batch", 1: "positions"}),
+        ),
+        STEP: traced(
+            StepGraph(decoder),
+            {
+                "tokens": tokens[:, :1],
+                # Each its own: the tracer takes a tensor that is given twice for one input.
+                **{name: cache(_TRACED_PAST) for name in own},
+                **{name: cache(positions - 1) for name in cross},
+            },
+            ["logits", *(f"new_{name}" for name in own)],
+            ({0: "batch"}, (*(by_token for _ in own), *(by_position for _ in cross))),
+        ),
+    }
+    spec = Seq2SeqSpec(
+        architecture=WHISPER,
+        task=TASK,
+        precision=FLOAT_PRECISION,
+        sample_rate_hz=checkpoint.sample_rate_hz,
+        attention_heads=heads,
+        decoder_layers=config.decoder_layers,
+        features=features,
+        generation=checkpoint.generation,
+        graphs={name: _finished(graph, _OUTPUT_DIMS[name]) for name, graph in graphs.items()},
+        notes=checkpoint.notes,
+    )
+    return graphs, spec
+
+
+# Dimensions that the tracer leaves as formulas of others, by the start of the output's name.
+_OUTPUT_DIMS: dict[str, dict[str, dict[int, str]]] = {
+    ENCODER: {"hidden": {0: "batch", 1: "positions"}},
+    PREFILL: {
+        "logits": {0: "batch", 1: "prompt"},
+        "self_": {0: "batch", 2: "prompt"},
+        "cross_": {0: "batch", 2: "positions"},
+    },
+    STEP: {"logits": {0: "batch"}, "new_self_": {0: "batch", 2: "past + 1"}},
+}
+
+
+def _finished(graph: ir.Model, output_dims: dict[str, dict[int, str]]) -> GraphSpec:
+    """Name what is in the graph after its modules, and describe it."""
+    from speechquant.exporter.onnx_graph import (
+        drop_trace_notes,
+        name_after_modules,
+        name_attention,
+        name_dims,
+    )
+
+    layers = name_after_modules(graph, layer_of_whisper_module)
+    attention = name_attention(graph, layer_of_whisper_module)
+    drop_trace_notes(graph)
+    for output in graph.graph.outputs:
+        names = next(
+            dims for start, dims in output_dims.items() if (output.name or "").startswith(start)
+        )
+        name_dims(output, names)
+    return GraphSpec(
+        inputs=tuple(map(_tensor_spec, graph.graph.inputs)),
+        outputs=tuple(map(_tensor_spec, graph.graph.outputs)),
+        layers=layers,
+        attention=attention,
+    )
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    if value.shape is None or value.dtype is None:
+        raise ValueError(f"{value.name}: the traced graph does not say what it is")
+    dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+    return TensorSpec(value.name or "", value.dtype.numpy().name, dims)
+
+
+def layer_of_whisper_module(module: str) -> str:
+    """Return the layer, in StableQuant's sense, that a module path of a Whisper graph belongs to.
+
+    The encoder's output, which every block of the decoder projects, is a layer of its own.
+    """
+    parts = module.split(".")
+    match parts:
+        case ["conv1" | "conv2" as conv, *_]:
+            return f"encoder.conv.{int(conv[-1]) - 1}"
+        case ["layers", number, *_]:
+            return f"encoder.block.{number}"
+        case ["decoder", "layers", _, "encoder_attn", "k_proj" | "v_proj", *_]:
+            return "cross"
+        case ["decoder", "layers", number, *_]:
+            return f"decoder.block.{number}"
+        case ["decoder", "head", *_]:
+            return "head"
+    raise ValueError(f"no layer for the module {module}")
+
+
+def _made_from(source: str) -> dict[str, Any]:
+    tools = ("speechquant", "torch", "transformers", "onnx", "onnxscript")
+    return {"checkpoint": source, "tools": {name: version(name) for name in tools}}

@@ -1,0 +1,185 @@
+"""Whisper checkpoints: the model, how its features are made and how its tokens are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechquant.core.errors import CheckpointError
+from speechquant.core.seq2seq import TOKENIZER_FILE, GenerationSpec, LogMelSpec
+from speechquant.exporter.checkpoint_files import (
+    folder_of,
+    load_model,
+    preprocessor_of,
+    read_json,
+    require_safetensors,
+)
+from speechquant.exporter.checkpoints import WHISPER
+from speechquant.exporter.random_models import PREFIX, random_whisper
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GENERATION_FILE = "generation_config.json"
+_OTHER_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+_LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
+_TASKS = ("transcribe", "translate")
+# English-only models have the multilingual ones' language tokens too, and one token less in all.
+_LEAST_MULTILINGUAL_VOCABULARY = 51_865
+_NO_SETTINGS_NOTE = (
+    "the checkpoint has no generation_config.json: start, end, languages and timestamps are those "
+    "that its configuration and tokenizer name"
+)
+
+
+@dataclass(frozen=True)
+class WhisperCheckpoint:
+    """A model in memory and what is needed to feed it and to read its output."""
+
+    source: str
+    model: PreTrainedModel
+    files: Mapping[str, bytes]
+    sample_rate_hz: int
+    features: LogMelSpec
+    generation: GenerationSpec
+    notes: tuple[str, ...] = ()
+
+
+def load_whisper(source: str) -> WhisperCheckpoint:
+    """Return the checkpoint at `source`; raises CheckpointError saying what is wrong with it."""
+    if source.startswith(PREFIX):
+        model, tokenizer, generation = random_whisper(source.removeprefix(PREFIX))
+        files = {TOKENIZER_FILE: json.dumps(tokenizer).encode()}
+        return _checkpoint(source, model, files, {}, generation)
+    folder = folder_of(source)
+    require_safetensors(folder, source)
+    path = folder / GENERATION_FILE
+    settings = read_json(path) if path.is_file() else None
+    files = {
+        name: (folder / name).read_bytes() for name in _OTHER_FILES if (folder / name).is_file()
+    }
+    files[TOKENIZER_FILE] = _tokenizer_of(folder, source)
+    model = load_model(folder, WHISPER, source, mend="give a whole checkpoint")
+    return _checkpoint(source, model, files, preprocessor_of(folder), settings)
+
+
+def _checkpoint(
+    source: str,
+    model: PreTrainedModel,
+    files: Mapping[str, bytes],
+    preprocessor: Mapping[str, Any],
+    generation: Mapping[str, Any] | None,
+) -> WhisperCheckpoint:
+    rate = int(preprocessor.get("sampling_rate", 16_000))
+    hop = int(preprocessor.get("hop_length", 160))
+    features = LogMelSpec(
+        mel_bins=int(model.config.num_mel_bins),
+        fft_samples=int(preprocessor.get("n_fft", 400)),
+        hop_samples=hop,
+        # The second convolution halves the frames.
+        chunk_samples=2 * int(model.config.max_source_positions) * hop,
+    )
+    if int(preprocessor.get("feature_size", features.mel_bins)) != features.mel_bins:
+        raise CheckpointError(
+            f"{source}: its preprocessor makes {preprocessor['feature_size']} mel bins, the model "
+            f"takes {features.mel_bins}; copy both files from one checkpoint"
+        )
+    tokens = _special_tokens(files[TOKENIZER_FILE], source)
+    return WhisperCheckpoint(
+        source,
+        model,
+        files,
+        rate,
+        features,
+        _generation_of(model.config, generation, tokens, source),
+        () if generation is not None else (_NO_SETTINGS_NOTE,),
+    )
+
+
+def _tokenizer_of(folder: Path, source: str) -> bytes:
+    path = folder / TOKENIZER_FILE
+    if path.is_file():
+        return path.read_bytes()
+    if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
+        raise CheckpointError(
+            f"{source}: neither {TOKENIZER_FILE} nor vocab.json and merges.txt in it; copy them "
+            "from where the checkpoint came from"
+        )
+    import transformers
+
+    try:
+        tokenizer = transformers.WhisperTokenizer.from_pretrained(folder)
+    except Exception as error:  # anything from JSON to the tokenizers' own errors
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{source}: its vocabulary cannot be read ({reason}); copy the checkpoint again"
+        ) from error
+    text: str = tokenizer.backend_tokenizer.to_str()
+    return text.encode()
+
+
+def _special_tokens(tokenizer: bytes, source: str) -> dict[str, int]:
+    try:
+        added = json.loads(tokenizer)["added_tokens"]
+        return {row["content"]: int(row["id"]) for row in added}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{source}: its {TOKENIZER_FILE} lists no added tokens ({error!r}); copy it again"
+        ) from error
+
+
+def _generation_of(
+    config: Any, settings: Mapping[str, Any] | None, tokens: Mapping[str, int], source: str
+) -> GenerationSpec:
+    known = settings or {}
+
+    def setting(name: str) -> Any:
+        found = known.get(name)
+        return getattr(config, name, None) if found is None else found
+
+    end = setting("eos_token_id")
+    start = setting("decoder_start_token_id")
+    if not isinstance(start, int) or not isinstance(end, int):
+        raise CheckpointError(
+            f"{source}: names no decoder_start_token_id or no eos_token_id; add {GENERATION_FILE} "
+            "from where the checkpoint came from"
+        )
+    no_timestamps = known.get("no_timestamps_token_id", tokens.get("<|notimestamps|>"))
+    languages, tasks = _languages_and_tasks(config, settings, tokens)
+    return GenerationSpec(
+        start=start,
+        end=end,
+        max_tokens=int(config.max_target_positions),
+        no_timestamps=no_timestamps,
+        languages=languages,
+        tasks=tasks,
+        suppressed=tuple(setting("suppress_tokens") or ()),
+        suppressed_first=tuple(setting("begin_suppress_tokens") or ()),
+        latest_first_timestamp=known.get("max_initial_timestamp_index"),
+    )
+
+
+def _languages_and_tasks(
+    config: Any, settings: Mapping[str, Any] | None, tokens: Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return token numbers by language and task; both are empty for one language alone."""
+    if settings is None:
+        is_multilingual = config.vocab_size >= _LEAST_MULTILINGUAL_VOCABULARY
+    else:
+        is_multilingual = bool(settings.get("is_multilingual", "lang_to_id" in settings))
+    if not is_multilingual:
+        return {}, {}
+    by_token = (settings or {}).get("lang_to_id") or tokens
+    languages = {
+        match[1]: int(number)
+        for token, number in by_token.items()
+        if (match := _LANGUAGE.fullmatch(token))
+    }
+    found = (settings or {}).get("task_to_id") or {
+        task: tokens[f"<|{task}|>"] for task in _TASKS if f"<|{task}|>" in tokens
+    }
+    return languages, {task: int(number) for task, number in found.items()}

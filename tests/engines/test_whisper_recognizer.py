@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tiny_whisper import LANGUAGES, token_names
+
+from speechquant.core.errors import AudioError, BundleError, OptionError
+from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
+from speechquant.engines import DecodingOptions, WhisperRecognizer, open_recognizer
+from speechquant.engines import whisper_recognizer as module
+from speechquant.engines.seq2seq_decoding import Decoded
+from speechquant.exporter.whisper import export_whisper
+
+RATE_HZ = 16_000
+CHUNK_SAMPLES = 2 * RATE_HZ
+GREEDY = DecodingOptions(
+    language="de", temperatures=(0.0,), least_log_probability=-99.0, most_compression=99.0
+)
+Wave = NDArray[np.float32]
+
+
+def noise(seconds: float, seed: int) -> Wave:
+    rng = np.random.default_rng(seed)
+    swell = 1.0 + np.sin(np.arange(int(seconds * RATE_HZ)) / rng.uniform(500, 3000))
+    return (0.1 * swell * rng.standard_normal(len(swell))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_whisper: Path) -> Any:
+    """What transformers itself hears: token numbers of the text, by clip."""
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration.from_pretrained(
+        tiny_whisper, attn_implementation="eager"
+    ).eval()
+    extractor = WhisperFeatureExtractor.from_pretrained(tiny_whisper)
+
+    def heard(waves: Sequence[Wave], **options: Any) -> list[list[int]]:
+        rows = []
+        for wave in waves:
+            is_long = len(wave) > CHUNK_SAMPLES
+            given = {"truncation": False, "padding": "longest"} if is_long else {}
+            features = extractor(wave, sampling_rate=RATE_HZ, return_tensors="pt", **given)
+            tokens = model.generate(features.input_features, **options)[0].tolist()
+            rows.append([token for token in tokens if token < model.config.eos_token_id])
+        return rows
+
+    return heard
+
+
+def texts_of(bundle: Seq2SeqBundle, rows: Sequence[Sequence[int]]) -> list[str]:
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(bundle.folder / "tokenizer.json"))
+    return [tokenizer.decode(list(row)).strip() for row in rows]
+
+
+def test_short_clips_as_transformers_hears_them(
+    whisper_bundle: Seq2SeqBundle, reference: Any
+) -> None:
+    waves = [noise(0.1 + 0.09 * index, index) for index in range(20)]
+    expected = texts_of(whisper_bundle, reference(waves, language="de", task="transcribe"))
+    with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
+        assert recognizer.transcribe(waves) == expected
+    assert len(set(expected)) > 5
+
+
+def test_the_language_is_detected_as_transformers_does(
+    whisper_bundle: Seq2SeqBundle, reference: Any
+) -> None:
+    waves = [noise(1.0, index) for index in range(8)]
+    options = replace(GREEDY, language=None)
+    with open_recognizer(whisper_bundle, threads=1, decoding=options) as recognizer:
+        found = recognizer.recognize(waves)
+    assert {transcript.language for transcript in found} <= set(LANGUAGES)
+    expected = texts_of(whisper_bundle, reference(waves, task="transcribe"))
+    assert [transcript.text for transcript in found] == expected
+
+
+def test_long_clips_are_sought_through_as_transformers_does(
+    whisper_bundle: Seq2SeqBundle, reference: Any
+) -> None:
+    waves = [noise(seconds, index) for index, seconds in enumerate((2.7, 5.3, 9.1, 4.4))]
+    expected = reference(waves, language="de", task="transcribe", return_timestamps=True)
+    with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
+        found = recognizer.recognize(waves)
+    assert [transcript.text for transcript in found] == texts_of(whisper_bundle, expected)
+    for transcript, wave in zip(found, waves, strict=True):
+        seconds = len(wave) / RATE_HZ
+        assert transcript.segments
+        assert all(0 <= s.start <= s.end <= seconds for s in transcript.segments)
+
+
+def test_a_text_does_not_depend_on_what_it_was_batched_with(
+    whisper_bundle: Seq2SeqBundle,
+) -> None:
+    waves = [noise(0.2 + 0.3 * index, index) for index in range(12)]
+    warm = replace(GREEDY, temperatures=(0.7,))  # drawn, each clip by draws of its own
+    for options in (GREEDY, warm):
+        with open_recognizer(whisper_bundle, threads=1, decoding=options) as recognizer:
+            together = recognizer.transcribe(waves)
+            assert [recognizer.transcribe([wave])[0] for wave in waves] == together
+
+
+def test_two_threads_share_a_session(whisper_bundle: Seq2SeqBundle) -> None:
+    waves = [noise(0.5 + 0.1 * index, index) for index in range(10)]
+    with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
+        expected = recognizer.transcribe(waves)
+        found: list[list[str]] = []
+
+        def work() -> None:
+            for _ in range(5):
+                found.append([recognizer.transcribe([wave])[0] for wave in waves])
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [expected] * 10
+
+
+def test_silence_has_no_text(whisper_bundle: Seq2SeqBundle) -> None:
+    with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
+        silent = np.zeros(5 * RATE_HZ, np.float32)
+        assert recognizer.transcribe([silent, silent[:100]]) == ["", ""]
+        # Silence before and after leaves what is said between.
+        spoken = np.concatenate([silent, noise(2.0, 3), silent])
+        (transcript,) = recognizer.recognize([spoken])
+        assert transcript.text
+        assert transcript.segments[0].start >= 3.0 and transcript.segments[-1].end <= 8.0
+
+
+@pytest.mark.parametrize(
+    ("decoded", "is_doubtful", "is_silent"),
+    [
+        (Decoded((60, 61, 62), -0.2, 0.1), False, False),
+        (Decoded((60, 61, 62), -1.2, 0.1), True, False),
+        (Decoded((60, 61, 62), -1.2, 0.7), False, True),
+        (Decoded((60, 61, 62), -0.2, 0.9), False, False),
+        (Decoded((60, 61) * 40, -0.2, 0.1), True, False),  # a loop
+    ],
+)
+def test_what_is_decoded_again_and_what_is_no_speech(
+    whisper_bundle: Seq2SeqBundle, decoded: Decoded, is_doubtful: bool, is_silent: bool
+) -> None:
+    with open_recognizer(whisper_bundle, threads=1) as recognizer:
+        assert isinstance(recognizer, WhisperRecognizer)
+        assert recognizer._is_doubtful(decoded) is is_doubtful
+        assert recognizer._is_no_speech(decoded) is is_silent
+
+
+def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
+    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, int]] = []
+
+    def decode(
+        session: Any, hidden: Any, prompts: Any, *rest: Any, temperature: float, draws: Any
+    ) -> list[Decoded]:
+        asked.append((temperature, len(prompts)))
+        return [
+            Decoded((60 + len(asked),), -5.0 if index else -0.1, 0.0)
+            for index in range(len(prompts))
+        ]
+
+    monkeypatch.setattr(module, "decode", decode)
+    options = DecodingOptions(language="en", temperatures=(0.0, 0.4, 0.8))
+    with open_recognizer(whisper_bundle, threads=1, decoding=options) as recognizer:
+        texts = recognizer.transcribe([noise(1.0, seed) for seed in range(3)])
+    assert asked == [(0.0, 3), (0.4, 2), (0.8, 1)]
+    names = token_names()
+    assert texts == [names[61], names[62], names[63]]
+
+
+def english(bundle: Seq2SeqBundle, checkpoint: Path, folder: Path, **values: Any) -> Seq2SeqBundle:
+    shutil.copytree(checkpoint, folder / "given")
+    path = folder / "given" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return export_whisper(folder / "given", folder / "bundle")[0]
+
+
+def test_options_that_do_not_suit_the_model(
+    whisper_bundle: Seq2SeqBundle, tiny_whisper: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=r"'xx': no language of .* give one of de, en, haw"):
+        open_recognizer(whisper_bundle, decoding=DecodingOptions(language="xx"))
+    with pytest.raises(OptionError, match=r"'sing': no task of .* give transcribe, translate"):
+        open_recognizer(whisper_bundle, decoding=DecodingOptions(task="sing"))
+    with pytest.raises(OptionError, match="provider 'openvino' away"):
+        open_recognizer(whisper_bundle, provider="openvino")
+    with pytest.raises(OptionError, match="of at least 0"):
+        DecodingOptions(temperatures=(-1.0,))
+    only = english(whisper_bundle, tiny_whisper, tmp_path, is_multilingual=False)
+    with pytest.raises(OptionError, match="an English-only checkpoint, or one of a single"):
+        open_recognizer(only, decoding=DecodingOptions(language="en"))
+    with open_recognizer(only, threads=1) as recognizer:
+        assert recognizer.recognize([noise(1.0, 0)])[0].language is None
+
+
+def test_a_ctc_model_has_no_language(tiny_bundle: Any) -> None:
+    with pytest.raises(OptionError, match="not a Whisper model"):
+        open_recognizer(tiny_bundle, decoding=DecodingOptions(language="en"))
+
+
+def test_bad_audio(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
+    with open_recognizer(whisper_bundle, threads=1) as recognizer:
+        with pytest.raises(AudioError, match="mono samples"):
+            recognizer.transcribe([np.zeros((2, 100), np.float32)])
+        with pytest.raises(AudioError, match="no samples"):
+            recognizer.transcribe([np.zeros(0, np.float32)])
+        with pytest.raises(AudioError, match="is nan, and"):
+            recognizer.transcribe([np.full(100, np.nan, np.float32)])
+        with pytest.raises(AudioError, match="at most 14400 s"):
+            recognizer.check(np.ones(5 * 3600 * RATE_HZ, np.float32), "long")
+
+
+def test_damaged_bundles(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
+    shutil.copytree(whisper_bundle.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "decoder_step.onnx").unlink()
+    with pytest.raises(BundleError, match=r"decoder_step.onnx is missing"):
+        open_recognizer(tmp_path / "copy")
+    broken = replace(whisper_bundle, folder=tmp_path / "copy")
+    with pytest.raises(BundleError, match=r"ONNX Runtime refuses decoder_step.onnx"):
+        open_recognizer(broken)
+    with pytest.raises(BundleError, match="altered or truncated"):
+        (tmp_path / "copy" / "decoder_step.onnx").write_bytes(b"x")
+        load_seq2seq_bundle(tmp_path / "copy")

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_whisper import LANGUAGES, save_tiny_whisper, token_names
+
+from speechquant.core.bundles import load_bundle
+from speechquant.core.errors import BundleError, CheckpointError, ParityError
+from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle, is_seq2seq, load_seq2seq_bundle
+from speechquant.exporter import export
+from speechquant.exporter.export import is_whisper
+from speechquant.exporter.whisper import export_whisper, layer_of_whisper_module
+from speechquant.exporter.whisper_graphs import PlainAttention
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return export_whisper(tiny_whisper, tmp_path_factory.mktemp("whisper") / "bundle")
+
+
+def test_every_output_is_that_of_torch(exported: Any) -> None:
+    _, parity = exported
+    caches = {
+        f"{kind}_{what}.{n}"
+        for kind in ("self", "cross")
+        for what in ("keys", "values")
+        for n in (0, 1)
+    }
+    compared = {(row.graph, row.output.removeprefix("new_")) for row in parity}
+    assert compared == {
+        ("encoder", "hidden"),
+        *(("decoder_prefill", name) for name in {"logits", *caches}),
+        *(("decoder_step", name) for name in {"logits", *(c for c in caches if "self" in c)}),
+    }
+    assert {row.batch for row in parity} == {1, 3}
+    assert all(row.max_difference < 1e-5 * max(1.0, row.largest) for row in parity)
+    assert min(row.largest for row in parity) > 0.01
+
+
+def test_what_is_described_is_what_is_there(exported: Any) -> None:
+    bundle: Seq2SeqBundle = exported[0]
+    assert load_seq2seq_bundle(bundle.folder) == bundle
+    assert is_seq2seq(bundle.folder)
+    spec = bundle.spec
+    step = spec.graphs["decoder_step"]
+    assert [tensor.name for tensor in step.inputs][:3] == ["tokens", "self_keys.0", "self_values.0"]
+    assert step.inputs[1].dims == ("batch", 4, "past", 8)
+    assert step.inputs[-1].dims == ("batch", 4, "positions", 8)
+    assert step.outputs[1].name == "new_self_keys.0"
+    assert spec.features.chunk_samples == 32_000
+    assert spec.generation.languages == {code: 302 + n for n, code in enumerate(LANGUAGES)}
+    assert spec.generation.first_timestamp == token_names().index("<|0.00|>")
+    assert spec.layer_names == (
+        "encoder.conv.0", "encoder.conv.1", "encoder.block.0", "encoder.block.1",
+        "cross", "decoder.block.0", "decoder.block.1", "head",
+    )  # fmt: skip
+    # Both decoders quantize the same tensors, but that the encoder's output is read once.
+    prefill, step_layers = (spec.graphs[name].layers for name in GRAPHS[1:])
+    assert set(prefill) - set(step_layers) == {"hidden"}
+    assert set(step_layers) <= set(prefill)
+    assert {"features", "conv2.input", "hidden", "decoder.head.input"} <= set(spec.layers)
+
+
+def test_the_decoders_share_their_weights(exported: Any) -> None:
+    bundle: Seq2SeqBundle = exported[0]
+    weights = (bundle.folder / "decoder.onnx.data").stat().st_size
+    vocabulary, size = len(token_names()), 32
+    # Two layers of eight and two products, the embedding, and a head of its own.
+    products = 2 * (8 * size**2 + 2 * size * 64) + 2 * vocabulary * size + 24 * size
+    assert 4 * products < weights < 4 * products + 4096 * 60
+    for name in GRAPHS[1:]:
+        assert bundle.graph_path(name).stat().st_size < 100_000
+
+
+def test_layers_of_modules() -> None:
+    assert layer_of_whisper_module("decoder.layers.3.encoder_attn.q_proj") == "decoder.block.3"
+    assert layer_of_whisper_module("decoder.layers.3.encoder_attn.v_proj") == "cross"
+    with pytest.raises(ValueError, match="no layer"):
+        layer_of_whisper_module("decoder.embed_tokens")
+
+
+def test_a_wrong_graph_writes_nothing(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = PlainAttention.split
+    monkeypatch.setattr(PlainAttention, "split", lambda self, hidden: 1.01 * right(self, hidden))
+    with pytest.raises(ParityError, match=r"hidden of the exported encoder is off by"):
+        export(tiny_whisper, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def changed(checkpoint: Path, folder: Path, file: str, **values: Any) -> Path:
+    shutil.copytree(checkpoint, folder)
+    document = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**document, **values}))
+    return folder
+
+
+def test_an_english_only_checkpoint_has_no_languages(tiny_whisper: Path, tmp_path: Path) -> None:
+    given = changed(
+        tiny_whisper, tmp_path / "english", "generation_config.json", is_multilingual=False
+    )
+    bundle, _ = export_whisper(given, tmp_path / "out")
+    assert bundle.spec.generation.languages == {}
+    assert bundle.spec.generation.tasks == {}
+
+
+def test_without_generation_settings_the_rest_is_asked(tiny_whisper: Path, tmp_path: Path) -> None:
+    given = tmp_path / "bare"
+    shutil.copytree(tiny_whisper, given)
+    (given / "generation_config.json").unlink()
+    bundle, _ = export_whisper(given, tmp_path / "out")
+    generation = bundle.spec.generation
+    assert (generation.start, generation.end) == (301, 300)
+    assert generation.no_timestamps == token_names().index("<|notimestamps|>")
+    assert generation.languages == {}  # its vocabulary is no multilingual one's
+    assert "no generation_config.json" in bundle.spec.notes[0]
+
+
+def test_bad_checkpoints(tiny_whisper: Path, tmp_path: Path) -> None:
+    no_tokens = tmp_path / "no-tokens"
+    shutil.copytree(tiny_whisper, no_tokens)
+    (no_tokens / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"neither tokenizer.json nor vocab.json"):
+        export(no_tokens, tmp_path / "out")
+    (no_tokens / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="lists no added tokens"):
+        export(no_tokens, tmp_path / "out")
+    mels = changed(tiny_whisper, tmp_path / "mels", "preprocessor_config.json", feature_size=128)
+    with pytest.raises(CheckpointError, match="makes 128 mel bins, the model takes 80"):
+        export(mels, tmp_path / "out")
+    (mels / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        export(mels, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_which_checkpoints_are_whisper(tiny_whisper: Path, tiny_checkpoint: Path) -> None:
+    assert is_whisper("random:whisper-tiny")
+    assert not is_whisper("random:hubert-base")
+    assert is_whisper(str(tiny_whisper))
+    assert not is_whisper(str(tiny_checkpoint))
+
+
+def test_other_steps_refuse_the_bundle(exported: Any) -> None:
+    with pytest.raises(BundleError, match="a bundle of task seq2seq, which can be transcribed"):
+        load_bundle(exported[0].folder)
+
+
+def test_128_mel_bins(tmp_path: Path) -> None:
+    given = save_tiny_whisper(tmp_path / "given", num_mel_bins=128)
+    bundle, parity = export_whisper(given, tmp_path / "out")
+    assert bundle.spec.features.mel_bins == 128
+    assert np.all([row.is_close for row in parity])
+
+
+@pytest.mark.slow
+def test_true_size(tmp_path: Path) -> None:
+    bundle, parity = export_whisper("random:whisper-tiny", tmp_path / "out")
+    assert max(row.max_difference / max(1.0, row.largest) for row in parity) < 1e-5
+    assert len(bundle.spec.generation.languages) == 99
+    assert bundle.spec.generation.first_timestamp == 50_364

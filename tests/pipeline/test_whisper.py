@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.pipeline.command import run
+
+RATE_HZ = 16_000
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = []
+    for name, seconds in (("short", 1.0), ("long", 5.0)):
+        paths.append(tmp_path / f"{name}.wav")
+        soundfile.write(paths[-1], 0.1 * rng.standard_normal(int(seconds * RATE_HZ)), RATE_HZ)
+    return paths
+
+
+def output(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert run([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_transcribe(
+    whisper_bundle: Seq2SeqBundle, files: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[object] = ["transcribe", whisper_bundle.folder, *files, "--temperatures", "0"]
+    document = json.loads(output([*asked, "--json", "--language", "en"], capsys))
+    short, long = document["clips"]
+    assert document["provider"] == "cpu"
+    assert short["language"] == long["language"] == "en"
+    assert short["segments"] == [] and short["words"] == []
+    assert len(long["segments"]) > 1  # a long clip is sought through by its timestamps
+    text = output([*asked, "--timestamps"], capsys)
+    first, *rest = text.splitlines()
+    assert first.startswith(f"{files[0]}\t")
+    assert rest[0].startswith("      0.") and " s  " in rest[0]
+
+
+def test_evaluate_and_inspect(
+    whisper_bundle: Seq2SeqBundle,
+    files: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = tmp_path / "data.jsonl"
+    rows = [{"audio_filepath": path.name, "text": "one two"} for path in files]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    asked = ["evaluate", whisper_bundle.folder, "--data", manifest, "--temperatures", "0", "--json"]
+    document = json.loads(output(asked, capsys))
+    assert document["wer"]["reference_length"] == 4
+    assert document["audio_seconds"] == 6.0
+    facts = json.loads(output(["inspect", whisper_bundle.folder, "--json"], capsys))
+    assert facts["languages"] == ["de", "en", "haw"]
+    assert set(facts["graphs"]) == {"encoder", "decoder_prefill", "decoder_step"}
+    shown = output(["inspect", whisper_bundle.folder], capsys)
+    assert "chunk_seconds        2.0" in shown
+    assert "languages            3" in shown
+
+
+def test_export(tiny_whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(["export", tiny_whisper, tmp_path / "out"], capsys)
+    assert "WhisperForConditionalGeneration" in text and "max |ONNX - torch|" in text
+    document = json.loads(output(["export", tiny_whisper, tmp_path / "o2", "--json"], capsys))
+    assert {row["graph"] for row in document["parity"]} == set(document["graphs"])
