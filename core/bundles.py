@@ -16,6 +16,7 @@ from speechquant.core.described_folders import (
     read_description,
 )
 from speechquant.core.errors import BundleError
+from speechquant.core.graphs import Model
 
 FORMAT = "speechquant.bundle/1"
 DESCRIPTION = "bundle.json"
@@ -192,8 +193,8 @@ def load_bundle(folder: Path) -> Bundle:
     task = document["spec"].get("task") if isinstance(document.get("spec"), dict) else None
     if task not in (None, CTC):
         raise BundleError(
-            f"{folder}: a bundle of task {task}, which can be transcribed and evaluated, and "
-            f"nothing else yet; give one of a {CTC} model"
+            f"{folder}: a bundle of task {task}, which this step does not take yet; give one of a "
+            f"{CTC} model"
         )
     try:
         files, spec = dict(document["files"]), spec_of(document["spec"])
@@ -207,7 +208,7 @@ def load_bundle(folder: Path) -> Bundle:
     return Bundle(folder, spec, files, made_from)
 
 
-def require_float(bundle: Bundle) -> None:
+def require_float(bundle: Model) -> None:
     """Raise BundleError where the bundle is quantized already."""
     if bundle.spec.precision != FLOAT_PRECISION:
         raise BundleError(

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.bundles import Bundle, ModelSpec
 from speechquant.core.errors import OptionError, ScaleError
 from speechquant.core.files import new_file
+from speechquant.core.graphs import LayerMap, Model
 
 FORMAT = "speechquant.scales/1"
 SCALES_FILE = "scales.json"
@@ -156,7 +156,7 @@ def _require_types(row: dict[str, Any], **types: type | tuple[type, ...]) -> Non
             raise TypeError(f"{name} is {value!r}")
 
 
-def quantizes_attention(table: ScaleTable, spec: ModelSpec) -> bool:
+def quantizes_attention(table: ScaleTable, spec: LayerMap) -> bool:
     """Return whether the table quantizes what attention multiplies by each other."""
     return not spec.attention.keys().isdisjoint(table.tensors)
 
@@ -177,7 +177,7 @@ def check_scales(table: ScaleTable, where: str) -> None:
             )
 
 
-def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
+def require_fit(table: ScaleTable, bundle: Model, where: str) -> None:
     """Raise ScaleError where `table` was made for another model or does not name every tensor."""
     if table.model_sha256 != bundle.model_sha256:
         raise ScaleError(

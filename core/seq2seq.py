@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 from speechquant.core.bundles import (
     BUNDLE_KIND,
     DESCRIPTION,
+    Bundle,
     TensorSpec,
+    load_bundle,
     tensor_specs_of,
 )
 from speechquant.core.described_folders import (
@@ -21,11 +23,21 @@ from speechquant.core.described_folders import (
     read_description,
 )
 from speechquant.core.errors import BundleError
+from speechquant.core.graphs import GraphSource
 
 TASK = "seq2seq"
 ENCODER, PREFILL, STEP = "encoder", "decoder_prefill", "decoder_step"
 GRAPHS = (ENCODER, PREFILL, STEP)
 TOKENIZER_FILE = "tokenizer.json"
+DECODER_DATA = "decoder.onnx.data"  # the weights of both of the decoder's graphs
+# Layers with ranges so wide that Wagner et al. leave them in float: the output projection of the
+# encoder's last attention, and what reads the encoder's final layer norm.
+LAST_PROJECTION, CROSS = "encoder.last_projection", "cross"
+
+
+def is_graph_file(name: str) -> bool:
+    """Return whether a file of a bundle holds a graph or its weights."""
+    return ".onnx" in name
 
 
 def graph_file(name: str) -> str:
@@ -35,12 +47,21 @@ def graph_file(name: str) -> str:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One graph; `layers` and `attention` as a ModelSpec has them."""
+    """One graph; `layers` and `attention` as a ModelSpec has them, the latter always empty yet."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: Mapping[str, str]
     attention: Mapping[str, str] = field(default_factory=dict)
+
+    def activations(self, *, attention: bool) -> dict[str, str]:
+        """Return tensor -> layer of what is quantized, with or without attention's own products."""
+        return {**self.layers, **(self.attention if attention else {})}
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers in the order of the graph."""
+        return tuple(dict.fromkeys(self.layers.values()))
 
 
 @dataclass(frozen=True)
@@ -111,14 +132,39 @@ class Seq2SeqSpec:
     @property
     def layers(self) -> dict[str, str]:
         """Tensor -> layer of all graphs; the decoder's two graphs share their names."""
-        return {
-            name: layer for graph in self.graphs.values() for name, layer in graph.layers.items()
-        }
+        return self._merged(lambda graph: graph.layers)
+
+    @property
+    def attention(self) -> dict[str, str]:
+        """Tensor -> layer of what attention multiplies by each other, of all graphs."""
+        return self._merged(lambda graph: graph.attention)
+
+    def _merged(self, of: Callable[[GraphSpec], Mapping[str, str]]) -> dict[str, str]:
+        graphs = self.graphs.values()
+        return {name: layer for graph in graphs for name, layer in of(graph).items()}
+
+    def activations(self, *, attention: bool) -> dict[str, str]:
+        """Return tensor -> layer of what is quantized, with or without attention's own products."""
+        return {**self.layers, **(self.attention if attention else {})}
 
     @property
     def layer_names(self) -> tuple[str, ...]:
         """The layers in the order of the graphs."""
         return tuple(dict.fromkeys(self.layers.values()))
+
+
+@dataclass(frozen=True)
+class GraphPart:
+    """One graph of a bundle, as quantization takes it."""
+
+    folder: Path
+    name: str
+    spec: GraphSpec
+
+    @property
+    def model_path(self) -> Path:
+        """The graph."""
+        return self.folder / graph_file(self.name)
 
 
 @dataclass(frozen=True)
@@ -134,10 +180,28 @@ class Seq2SeqBundle:
         """Return the file of one of GRAPHS."""
         return self.folder / graph_file(name)
 
+    def part(self, name: str) -> GraphPart:
+        """Return one of GRAPHS."""
+        return GraphPart(self.folder, name, self.spec.graphs[name])
+
+    @property
+    def reading_sha256(self) -> str:
+        """The hash of what lies between audio, graphs and text."""
+        return digest_of(
+            {
+                "sample_rate_hz": self.spec.sample_rate_hz,
+                "features": asdict(self.spec.features),
+                "generation": asdict(self.spec.generation),
+                "tokenizer": self.files.get(TOKENIZER_FILE),
+            }
+        )
+
     @property
     def model_sha256(self) -> str:
         """The hash of the graphs and their weights, which scale tables name."""
-        return digest_of({name: digest for name, digest in self.files.items() if ".onnx" in name})
+        return digest_of(
+            {name: digest for name, digest in self.files.items() if is_graph_file(name)}
+        )
 
     @property
     def size_bytes(self) -> int:
@@ -208,3 +272,15 @@ def _graph_of(document: Mapping[str, Any]) -> GraphSpec:
             "outputs": tensor_specs_of(document["outputs"]),
         }
     )
+
+
+def load_any_bundle(folder: Path) -> Bundle | Seq2SeqBundle:
+    """Return the bundle in `folder`, of whichever family; raises BundleError."""
+    return load_seq2seq_bundle(folder) if is_seq2seq(folder) else load_bundle(folder)
+
+
+def parts_of(bundle: Bundle | Seq2SeqBundle) -> list[GraphSource]:
+    """Return the graphs of a bundle."""
+    if isinstance(bundle, Seq2SeqBundle):
+        return [bundle.part(name) for name in GRAPHS]
+    return [bundle]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle
 from speechquant.core.errors import BundleError, EngineError, MissingPackageError
+from speechquant.core.graphs import GraphSource
 from speechquant.engines.cpu_graph import UNWANTED_OPTIMIZERS, cpu_model
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.openvino import add_openvino, openvino_model, openvino_settings
@@ -44,19 +45,19 @@ class Backend:
     open: Callable[[Bundle, int | None, Path | None], Session]
 
 
-def cpu_graph(bundle: Bundle) -> Graph:
-    """Return what ONNX Runtime's own provider runs: the bundle's file, or its graph rewritten."""
-    if bundle.spec.precision == FLOAT_PRECISION:
-        return bundle.model_path
+def cpu_graph(graph: GraphSource, precision: str) -> Graph:
+    """Return what ONNX Runtime's own provider runs: the graph's file, or the graph rewritten."""
+    if precision == FLOAT_PRECISION:
+        return graph.model_path
     try:
-        return _bytes_of(cpu_model(bundle), bundle)
+        return _bytes_of(cpu_model(graph), graph)
     except (EngineError, MissingPackageError) as error:
         log.warning(
             'warning: %s, or run an engine that "speechquant build" made; running the bundle as '
             "it is, which is slower",
             error,
         )
-        return bundle.model_path
+        return graph.model_path
 
 
 def configure_cpu(options: onnxruntime.SessionOptions) -> None:
@@ -73,7 +74,7 @@ def configure_cpu(options: onnxruntime.SessionOptions) -> None:
 def _open_on_cpu(bundle: Bundle, threads: int | None, profile_to: Path | None) -> Session:
     options = session_options(threads, profile_to)
     configure_cpu(options)
-    graph = cpu_graph(bundle)
+    graph = cpu_graph(bundle, bundle.spec.precision)
     try:
         return OnnxRuntimeSession(graph, options)
     except Exception as error:  # ONNX Runtime's errors share no base class
@@ -106,7 +107,7 @@ def _openvino_graph(bundle: Bundle) -> Graph:
     return _bytes_of(openvino_model(bundle), bundle)
 
 
-def _bytes_of(model: ir.Model, bundle: Bundle) -> bytes:
+def _bytes_of(model: ir.Model, bundle: GraphSource) -> bytes:
     import onnx_ir as ir
 
     graph = ir.to_proto(model)

@@ -6,13 +6,15 @@ from collections.abc import Collection
 
 import numpy as np
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.weights import ConstantWeight
 from speechquant.engines.qdq import quantized_nodes, weight_axis
 
 
-def constant_weights(bundle: Bundle, float_layers: Collection[str] = ()) -> list[ConstantWeight]:
+def constant_weights(
+    bundle: GraphSource, float_layers: Collection[str] = ()
+) -> list[ConstantWeight]:
     """Return each weight once, in the order of the graph, without those of the float layers."""
     require_packages("quantization")
     import onnx_ir as ir

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.engines.cpu_attention import fuse_attention
 from speechquant.engines.cpu_channels_last import put_channels_last
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 UNWANTED_OPTIMIZERS = "SkipLayerNormFusion"
 
 
-def cpu_model(bundle: Bundle) -> ir.Model:
-    """Return the bundle's graph rewritten, its weights in memory; raises MissingPackageError."""
+def cpu_model(graph: GraphSource) -> ir.Model:
+    """Return a graph rewritten, its weights in memory; raises MissingPackageError."""
     require_packages("rewriting a graph for the CPU")
     import onnx_ir as ir
 
-    model = ir.external_data.load_to_model(ir.load(bundle.model_path))
+    model = ir.external_data.load_to_model(ir.load(graph.model_path))
     rewrite_for_cpu(model)
     return model
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import WEIGHT_OPERATORS, require_packages
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-def load_graph(bundle: Bundle, what: str) -> onnx.ModelProto:
+def load_graph(bundle: GraphSource, what: str) -> onnx.ModelProto:
     """Return the bundle's model; weights that lie beside it stay there.
 
     Raises MissingPackageError, which says that `what` needs onnx.
@@ -29,7 +29,7 @@ def load_graph(bundle: Bundle, what: str) -> onnx.ModelProto:
     return onnx.load(str(bundle.model_path), load_external_data=False)
 
 
-def weighted_nodes(model: onnx.ModelProto, bundle: Bundle) -> dict[str, list[onnx.NodeProto]]:
+def weighted_nodes(model: onnx.ModelProto, bundle: GraphSource) -> dict[str, list[onnx.NodeProto]]:
     """Return the nodes with constant weights that read each activation of the layer map."""
     weights = {tensor.name for tensor in model.graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {name: [] for name in bundle.spec.layers}
@@ -46,7 +46,7 @@ class ChangedGraph(OnnxRuntimeSession):
     def __init__(
         self,
         model: onnx.ModelProto,
-        bundle: Bundle,
+        bundle: GraphSource,
         threads: int | None,
         weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:

@@ -63,6 +63,11 @@ class OnnxRuntimeSession:
         # ONNX Runtime frees the graph with the object; nothing else holds it.
         self._session = None
 
+    @property
+    def raw(self) -> Any:
+        """ONNX Runtime's own session, for those who bind what they run on."""
+        return self._session
+
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return every output by name; raises EngineError once the session is closed."""
         if self._session is None:

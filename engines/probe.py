@@ -1,34 +1,87 @@
-"""A session that shows the activations a layer map names, for calibration."""
+"""Sessions that show the activations a layer map names, for calibration."""
 
 from __future__ import annotations
 
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import GraphSource
 from speechquant.core.manifests import LabelledClip
+from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines.model_file import ChangedGraph, load_graph
 from speechquant.engines.recognizer import feeds_of, read_clip
+from speechquant.engines.session import Tensors
 
 
-class ProbeSession(ChangedGraph):
-    """A context manager whose outputs are the activations to be quantized."""
+class Probe(Protocol):
+    """A context manager that shows what a model computes of a clip."""
+
+    def __enter__(self) -> Probe: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
+        """Return the activations that a clip alone gives; raises AudioError."""
+        ...
+
+
+class ProbedGraph(ChangedGraph):
+    """A graph whose outputs are the activations to be quantized, and `also`."""
+
+    def __init__(
+        self,
+        graph: GraphSource,
+        threads: int | None = None,
+        *,
+        attention: bool = False,
+        also: tuple[str, ...] = (),
+    ) -> None:
+        model = load_graph(graph, "calibration")
+        import onnx
+
+        names = [*graph.spec.activations(attention=attention), *also]
+        inputs = {value.name for value in model.graph.input}
+        self._inputs = [name for name in names if name in inputs]
+        del model.graph.output[:]
+        for name in names:
+            if name not in inputs:
+                value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                model.graph.output.append(value)
+        super().__init__(model, graph, threads)
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Return every activation by name; what is an input of the graph is one too."""
+        return {**{name: feeds[name] for name in self._inputs}, **super().run(feeds)}
+
+
+class ProbeSession(ProbedGraph):
+    """The probe of a model of one graph."""
 
     def __init__(
         self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
     ) -> None:
-        model = load_graph(bundle, "calibration")
-        import onnx
-
         self._spec = bundle.spec
-        del model.graph.output[:]
-        for name in bundle.spec.activations(attention=attention):
-            model.graph.output.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            )
-        super().__init__(model, bundle, threads)
+        super().__init__(bundle, threads, attention=attention)
 
     def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
         """Return the activations that a clip alone gives; raises AudioError."""
         return self.run(feeds_of(self._spec, [read_clip(self._spec, clip.path)]))
+
+
+def open_probe(
+    bundle: Bundle | Seq2SeqBundle, threads: int | None = None, *, attention: bool = False
+) -> Probe:
+    """Return the probe of a bundle."""
+    if isinstance(bundle, Seq2SeqBundle):
+        from speechquant.engines.seq2seq_probe import Seq2SeqProbe
+
+        return Seq2SeqProbe(bundle, threads, attention=attention)
+    return ProbeSession(bundle, threads, attention=attention)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechquant.core.bundles import ModelSpec
 from speechquant.core.errors import BundleError, OptionError, ScaleError
+from speechquant.core.graphs import LayerMap
 from speechquant.core.onnx_files import WEIGHT_OPERATORS
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import Scale, ScaleTable, largest_level
@@ -99,7 +99,7 @@ def refuse_unspellable(table: ScaleTable, spelling: Spelling) -> None:
 
 
 def quantized_nodes(
-    model: ir.Model, spec: ModelSpec, float_layers: Collection[str] = ()
+    model: ir.Model, spec: LayerMap, float_layers: Collection[str] = ()
 ) -> list[ir.Node]:
     """Return, in the graph's order, the nodes with constant weights outside the float layers.
 
@@ -206,7 +206,7 @@ def quantize_activations(
 
 
 def quantize_attention(
-    model: ir.Model, spec: ModelSpec, table: ScaleTable, spelling: Spelling
+    model: ir.Model, spec: LayerMap, table: ScaleTable, spelling: Spelling
 ) -> None:
     """Let attention's own products read both inputs through Q/DQ where `table` names them.
 

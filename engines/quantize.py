@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from speechquant.core.bundles import (
-    DESCRIPTION,
-    MODEL_FILE,
-    Bundle,
-    load_bundle,
-    new_bundle,
-    require_float,
-)
+from speechquant.core.bundles import DESCRIPTION, Bundle, new_bundle, require_float
 from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_existing, refuse_unwritable
-from speechquant.core.onnx_files import require_packages, save_graph
+from speechquant.core.graphs import GraphSource, Model
+from speechquant.core.onnx_files import require_packages, save_graph, save_graphs_together
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales_document
+from speechquant.core.seq2seq import (
+    DECODER_DATA,
+    PREFILL,
+    STEP,
+    Seq2SeqBundle,
+    graph_file,
+    is_graph_file,
+    load_any_bundle,
+    new_seq2seq_bundle,
+    parts_of,
+)
 from speechquant.core.weights import Levels
 from speechquant.engines.qdq import (
     Spelling,
@@ -35,11 +41,12 @@ from speechquant.engines.qdq import (
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+AnyBundle = TypeVar("AnyBundle", bound=Bundle | Seq2SeqBundle)
 _TOOLS = ("speechquant", "numpy", "onnx", "onnx-ir")
 
 
 def quantize_bundle(
-    bundle: Bundle | str | Path,
+    bundle: AnyBundle | str | Path,
     out: str | Path,
     table: ScaleTable,
     *,
@@ -48,7 +55,7 @@ def quantize_bundle(
     extra_files: Mapping[str, bytes | Path] | None = None,
     force: bool = False,
     on_step: OnStep | None = None,
-) -> Bundle:
+) -> AnyBundle:
     """Write the float bundle, quantized as `table` says, as a new bundle, and return that.
 
     `rounded_weights` holds the levels, by weight, that are not to be rounded to nearest;
@@ -56,28 +63,57 @@ def quantize_bundle(
     BundleError, ScaleError, OptionError, OutputExistsError, StorageError, MissingPackageError;
     then nothing is written.
     """
-    bundle, out = bundle if isinstance(bundle, Bundle) else load_bundle(Path(bundle)), Path(out)
+    source, out = _loaded(bundle), Path(out)
     extra_files, rounded_weights = dict(extra_files or {}), dict(rounded_weights or {})
-    _refuse_wrong_bundle(bundle, out)
-    require_fit(table, bundle, "the scale table")
+    _refuse_wrong_bundle(source, out)
+    require_fit(table, source, "the scale table")
     refuse_unspellable(table, spelling)
-    _refuse_taken_names(extra_files, bundle)
+    _refuse_taken_names(extra_files, source)
     refuse_existing(out, DESCRIPTION, force=force)
     refuse_unwritable(out)
     require_packages("quantize")
-    graph = _quantized_graph(bundle, table, spelling, rounded_weights, on_step)
-    spec = replace(bundle.spec, precision=table.bits.name.lower())
-    made_from = _made_from(bundle, table, spelling, rounded_weights)
-    with new_bundle(out, spec, made_from, force=force) as folder:
-        save_graph(graph, folder / MODEL_FILE)
-        _copy_files(bundle, folder)
+    graphs = {
+        part.model_path.name: _quantized_graph(part, table, spelling, rounded_weights, on_step)
+        for part in parts_of(source)
+    }
+    made_from = _made_from(source, table, spelling, rounded_weights)
+    with _new_bundle(source, out, table.bits.name.lower(), made_from, force=force) as folder:
+        _save(graphs, folder)
+        _copy_files(source, folder)
         (folder / SCALES_FILE).write_text(scales_document(table), encoding="utf-8")
         for name, content in extra_files.items():
             _put(content, folder / name)
-    return load_bundle(out)
+    return cast(AnyBundle, load_any_bundle(out))
 
 
-def _refuse_wrong_bundle(bundle: Bundle, out: Path) -> None:
+def _loaded(bundle: Bundle | Seq2SeqBundle | str | Path) -> Bundle | Seq2SeqBundle:
+    return load_any_bundle(Path(bundle)) if isinstance(bundle, str | Path) else bundle
+
+
+def _new_bundle(
+    bundle: Bundle | Seq2SeqBundle,
+    out: Path,
+    precision: str,
+    made_from: Mapping[str, Any],
+    *,
+    force: bool,
+) -> AbstractContextManager[Path]:
+    if isinstance(bundle, Seq2SeqBundle):
+        spec = replace(bundle.spec, precision=precision)
+        return new_seq2seq_bundle(out, spec, made_from, force=force)
+    return new_bundle(out, replace(bundle.spec, precision=precision), made_from, force=force)
+
+
+def _save(graphs: Mapping[str, ir.Model], folder: Path) -> None:
+    decoders = {graph_file(name) for name in (PREFILL, STEP)} & graphs.keys()
+    for name in graphs.keys() - decoders:
+        save_graph(graphs[name], folder / name)
+    if decoders:
+        models = {folder / name: graphs[name] for name in sorted(decoders)}
+        save_graphs_together(models, folder / DECODER_DATA)
+
+
+def _refuse_wrong_bundle(bundle: Model, out: Path) -> None:
     require_float(bundle)
     if out.resolve() == bundle.folder.resolve():
         raise OptionError(
@@ -85,7 +121,9 @@ def _refuse_wrong_bundle(bundle: Bundle, out: Path) -> None:
         )
 
 
-def _refuse_taken_names(extra_files: Mapping[str, bytes | Path], bundle: Bundle) -> None:
+def _refuse_taken_names(
+    extra_files: Mapping[str, bytes | Path], bundle: Bundle | Seq2SeqBundle
+) -> None:
     taken = {DESCRIPTION, SCALES_FILE, *bundle.files} & set(extra_files)
     if taken:
         raise OptionError(
@@ -95,7 +133,7 @@ def _refuse_taken_names(extra_files: Mapping[str, bytes | Path], bundle: Bundle)
 
 
 def _quantized_graph(
-    bundle: Bundle,
+    bundle: GraphSource,
     table: ScaleTable,
     spelling: Spelling,
     rounded: Mapping[str, Levels],
@@ -113,7 +151,10 @@ def _quantized_graph(
 
 
 def _made_from(
-    bundle: Bundle, table: ScaleTable, spelling: Spelling, rounded: Mapping[str, Levels]
+    bundle: Bundle | Seq2SeqBundle,
+    table: ScaleTable,
+    spelling: Spelling,
+    rounded: Mapping[str, Levels],
 ) -> dict[str, Any]:
     return {
         "parent": {
@@ -127,9 +168,9 @@ def _made_from(
     }
 
 
-def _copy_files(bundle: Bundle, folder: Path) -> None:
+def _copy_files(bundle: Bundle | Seq2SeqBundle, folder: Path) -> None:
     for name in bundle.files:
-        if not name.startswith(MODEL_FILE):
+        if not is_graph_file(name):
             _put(bundle.folder / name, folder / name)
 
 

@@ -35,7 +35,7 @@ def open_recognizer(
                 f"{source.folder}: a Whisper bundle runs on ONNX Runtime's {CPU} provider alone; "
                 f"leave the provider {provider!r} away"
             )
-        return WhisperRecognizer(source, Seq2SeqSession(source, threads), decoding)
+        return WhisperRecognizer(source, Seq2SeqSession.of(source, threads), decoding)
     if decoding not in (None, DecodingOptions()):
         folder = source if isinstance(source, str | Path) else source.folder
         raise OptionError(

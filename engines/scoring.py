@@ -16,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 
 from speechquant.core.audio import Waveform
-from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scoring import Job, Score, Scorer, Trial
+from speechquant.core.seq2seq import Seq2SeqBundle, load_any_bundle
 from speechquant.core.text import normalizer
 from speechquant.core.weights import read_levels
 from speechquant.core.wer import score_wer
@@ -29,7 +30,7 @@ from speechquant.engines.simulation import SimulatedSession, rounded_weights
 
 # A large model takes gigabytes: one with float weights for stage 1, one with rounded ones for
 # stage 2. The guard goes through further ones, one after the other.
-_SESSIONS_KEPT = 2
+SESSIONS_KEPT = 2
 _KEPT_WAVE_BYTES = 1 << 28
 
 
@@ -47,15 +48,20 @@ class ScoringTask:
     attention: bool = False
 
 
-_FIRST_LABEL = ord("0")  # label 0 in the log; those after it are readable characters too
+FIRST_LABEL = ord("0")  # label 0 in the log; those after it are readable characters too
+
+
+def rounding_key(trial: Trial) -> object:
+    """Return what the weights of a trial depend on, None where they stay in float."""
+    table = trial.table
+    return (table.bits.weights, table.float_layers) if trial.quantizes_weights else None
 
 
 class UtteranceScorer:
     """Runs jobs one at a time in this process."""
 
-    def __init__(self, task: ScoringTask) -> None:
-        self._task = task
-        self._bundle: Bundle = load_bundle(task.bundle)
+    def __init__(self, task: ScoringTask, bundle: Bundle) -> None:
+        self._task, self._bundle = task, bundle
         self._normalize = normalizer(task.normalizer)
         self._decoder = CtcDecoder.from_bundle(self._bundle)
         self._sessions: OrderedDict[object, SimulatedSession] = OrderedDict()
@@ -75,14 +81,13 @@ class UtteranceScorer:
         hypothesis = self._normalize(heard)
         reference = self._normalize(self._task.clips[job.utterance].text or "")
         counts = score_wer([reference], [hypothesis]).clips[0]
-        labels = "".join(chr(_FIRST_LABEL + label) for label in logits.argmax(axis=-1).tolist())
+        labels = "".join(chr(FIRST_LABEL + label) for label in logits.argmax(axis=-1).tolist())
         return Score(counts.errors, counts.reference_length, hypothesis, labels)
 
     def _session_of(self, trial: Trial) -> SimulatedSession:
-        table = trial.table
-        weights_key = (table.bits.weights, table.float_layers) if trial.quantizes_weights else None
+        table, weights_key = trial.table, rounding_key(trial)
         if weights_key not in self._sessions:
-            while len(self._sessions) >= _SESSIONS_KEPT:
+            while len(self._sessions) >= SESSIONS_KEPT:
                 self._sessions.popitem(last=False)
             weights = (
                 rounded_weights(self._bundle, table, read_levels(self._task.levels))
@@ -105,7 +110,17 @@ class UtteranceScorer:
         return wave
 
 
-_scorer_of_process: UtteranceScorer | None = None
+def new_scorer(task: ScoringTask) -> Scorer:
+    """Return what runs the task's jobs in this process, for the family of its model."""
+    bundle = load_any_bundle(task.bundle)
+    if isinstance(bundle, Seq2SeqBundle):
+        from speechquant.engines.seq2seq_scoring import Seq2SeqUtteranceScorer
+
+        return Seq2SeqUtteranceScorer(task, bundle)
+    return UtteranceScorer(task, bundle)
+
+
+_scorer_of_process: Scorer | None = None
 
 
 def _start_process(task: ScoringTask) -> None:
@@ -113,7 +128,7 @@ def _start_process(task: ScoringTask) -> None:
     # Ctrl-C reaches every process of a terminal; the one that started this one ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _scorer_of_process = UtteranceScorer(task)
+    _scorer_of_process = new_scorer(task)
 
 
 def _end_with_parent() -> None:
@@ -173,7 +188,7 @@ class ScoringPool:
 def open_scorer(task: ScoringTask, workers: int) -> Iterator[Scorer]:
     """Yield what scores the task's jobs in so many processes, which share the cores."""
     if workers == 1:
-        yield UtteranceScorer(task)
+        yield new_scorer(task)
         return
     threads = task.threads or max(1, (os.cpu_count() or 1) // workers)
     with ScoringPool(replace(task, threads=threads), workers) as pool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -11,13 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.errors import BundleError, EngineError
-from speechquant.core.seq2seq import ENCODER, PREFILL, STEP, Seq2SeqBundle
-from speechquant.engines.backends import CPU
+from speechquant.core.seq2seq import (
+    ENCODER,
+    GRAPHS,
+    PREFILL,
+    STEP,
+    Seq2SeqBundle,
+    graph_file,
+)
+from speechquant.engines.backends import CPU, configure_cpu, cpu_graph
 from speechquant.engines.onnxruntime_session import session_options
 
 Logits = NDArray[np.float32]
 Hidden = NDArray[np.float32]
 Tokens = NDArray[np.int64]
+Tensors = Mapping[str, NDArray[Any]]
 Entered = TypeVar("Entered", bound="Seq2SeqSession")
 
 _TOKENS, _HIDDEN, _LOGITS = "tokens", "hidden", "logits"
@@ -25,15 +32,26 @@ _GROWN = "new_"
 
 
 class Seq2SeqSession:
-    """Encodes, and starts runs of the decoder; a context manager. Threads may share it."""
+    """Encodes, and starts runs of the decoder; a context manager. Threads may share it.
+
+    It is made of ONNX Runtime's sessions by graph; `beside` is what a graph takes beside features,
+    tokens and caches, asked for at each run.
+    """
 
     provider = CPU
 
-    def __init__(self, bundle: Seq2SeqBundle, threads: int | None = None) -> None:
-        self._encoder, self._prefill, self._step = (
-            _opened(bundle.graph_path(name), bundle.folder, threads)
-            for name in (ENCODER, PREFILL, STEP)
-        )
+    def __init__(
+        self,
+        sessions: Mapping[str, Any],
+        beside: Callable[[str], Mapping[str, NDArray[Any]]] | None = None,
+    ) -> None:
+        self._sessions: Mapping[str, Any] | None = sessions
+        self._beside = beside or (lambda graph: {})
+
+    @classmethod
+    def of(cls, bundle: Seq2SeqBundle, threads: int | None = None) -> Seq2SeqSession:
+        """Return the session of a bundle; raises BundleError."""
+        return cls({name: _opened(bundle, name, threads) for name in GRAPHS})
 
     def __enter__(self: Entered) -> Entered:
         return self
@@ -45,33 +63,42 @@ class Seq2SeqSession:
         trace: TracebackType | None,
     ) -> None:
         # ONNX Runtime frees the graphs with the objects; nothing else holds them.
-        self._encoder = self._prefill = self._step = None
+        self._sessions = None
 
     def encode(self, features: NDArray[np.float32]) -> Hidden:
         """Return [clips, positions, size] of [clips, mel bins, frames]."""
-        if self._encoder is None:
-            raise EngineError("this session is closed; open another")
-        (hidden,) = self._encoder.run([_HIDDEN], {"features": features})
+        feeds: dict[str, NDArray[Any]] = {"features": features, **self._beside(ENCODER)}
+        (hidden,) = self._open[ENCODER].run([_HIDDEN], feeds)
         return np.asarray(hidden, np.float32)
 
     def start(self, hidden: Hidden, prompts: Tokens) -> DecoderRun:
         """Return a run of the decoder after `prompts` [clips, tokens]."""
-        if self._prefill is None:
+        own: dict[str, NDArray[Any]] = {_TOKENS: prompts, _HIDDEN: hidden}
+        given = {**own, **self._beside(PREFILL)}
+        return DecoderRun(self._open[PREFILL], self._open[STEP], given, self._beside(STEP))
+
+    @property
+    def _open(self) -> Mapping[str, Any]:
+        if self._sessions is None:
             raise EngineError("this session is closed; open another")
-        return DecoderRun(self._prefill, self._step, hidden, prompts)
+        return self._sessions
 
 
-def _opened(path: Path, folder: Path, threads: int | None) -> Any:
+def _opened(bundle: Seq2SeqBundle, name: str, threads: int | None) -> Any:
     import onnxruntime
 
+    options = session_options(threads)
+    configure_cpu(options)
     try:
         return onnxruntime.InferenceSession(
-            path, session_options(threads), providers=["CPUExecutionProvider"]
+            cpu_graph(bundle.part(name), bundle.spec.precision),
+            options,
+            providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # ONNX Runtime's errors share no base class
         reason = " ".join(str(error).split())
         raise BundleError(
-            f"{folder}: ONNX Runtime refuses {path.name} ({reason}); "
+            f"{bundle.folder}: ONNX Runtime refuses {graph_file(name)} ({reason}); "
             'export it again with "speechquant export"'
         ) from error
 
@@ -83,14 +110,14 @@ class DecoderRun:
     and values of the encoder are bound once.
     """
 
-    def __init__(self, prefill: Any, step: Any, hidden: Hidden, prompts: Tokens) -> None:
-        outputs = _run_bound(prefill, {_TOKENS: _value(prompts), _HIDDEN: _value(hidden)})
+    def __init__(self, prefill: Any, step: Any, given: Tensors, beside_steps: Tensors) -> None:
+        outputs = _run_bound(prefill, {name: _value(array) for name, array in given.items()})
         self.prompt_logits: Logits = outputs.pop(_LOGITS).numpy()
         self._step, self._binding = step, step.io_binding()
-        for name, value in outputs.items():
-            self._binding.bind_ortvalue_input(name, value)
         # The binding holds no reference to what is bound.
-        self._caches = outputs
+        self._bound = {**outputs, **{n: _value(array) for n, array in beside_steps.items()}}
+        for name, value in self._bound.items():
+            self._binding.bind_ortvalue_input(name, value)
         self._outputs = [output.name for output in step.get_outputs()]
 
     def advance(self, tokens: Sequence[int]) -> Logits:
@@ -105,7 +132,7 @@ class DecoderRun:
         for name, value in outputs.items():
             cache = name.removeprefix(_GROWN)
             self._binding.bind_ortvalue_input(cache, value)
-            self._caches[cache] = value
+            self._bound[cache] = value
         return logits
 
 

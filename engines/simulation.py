@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import GraphSource
 from speechquant.core.scales import ScaleTable
 from speechquant.core.weights import Levels
 from speechquant.engines.constant_weights import constant_weights
@@ -62,7 +62,7 @@ def _float_branch(tensor: str) -> onnx.GraphProto:
     )
 
 
-def _places(bundle: Bundle, attention: bool) -> dict[str, int]:
+def _places(bundle: GraphSource, attention: bool) -> dict[str, int]:
     """Return where in the inputs that hold the table each tensor has its row."""
     names = bundle.spec.activations(attention=attention)
     return {name: place for place, name in enumerate(names)}
@@ -86,7 +86,7 @@ def _switch(tensor: str, place: int) -> list[onnx.NodeProto]:
 
 
 def insert_switches(
-    model: onnx.ModelProto, bundle: Bundle, *, attention: bool = False
+    model: onnx.ModelProto, bundle: GraphSource, *, attention: bool = False
 ) -> onnx.ModelProto:
     """Return a copy in which every activation of the layer map can be rounded on its way in.
 
@@ -131,7 +131,7 @@ class SimulatedSession(ChangedGraph):
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: GraphSource,
         threads: int | None = None,
         weights: Mapping[str, NDArray[np.float32]] | None = None,
         *,
@@ -147,7 +147,9 @@ class SimulatedSession(ChangedGraph):
         rounded = np.zeros(len(self._places), np.bool_)
         limits = np.ones((len(self._places), 3), np.float32)
         if table is not None:
-            for name, row in table.tensors.items():
+            # A table may name tensors of the model's other graphs too.
+            for name in self._places.keys() & table.tensors.keys():
+                row = table.tensors[name]
                 rounded[self._places[name]] = True
                 levels = activation_levels(
                     table.bits.activations,
@@ -156,15 +158,15 @@ class SimulatedSession(ChangedGraph):
                     zero_point=row.zero_point,
                 )
                 limits[self._places[name]] = (row.scale, *levels.reach)
-        self._limits = {_ROUNDED: rounded, _LIMITS: limits.reshape(-1)}
+        self.limits: Tensors = {_ROUNDED: rounded, _LIMITS: limits.reshape(-1)}
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Return every output by name."""
-        return super().run({**feeds, **self._limits})
+        return super().run({**feeds, **self.limits})
 
 
 def rounded_weights(
-    bundle: Bundle, table: ScaleTable, levels: Mapping[str, Levels]
+    bundle: GraphSource, table: ScaleTable, levels: Mapping[str, Levels]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the weights as a quantized bundle's graph sees them; `levels` as it takes them."""
     rounded = {}

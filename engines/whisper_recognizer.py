@@ -153,6 +153,17 @@ class WhisperRecognizer:
                 on_step(done, len(clips))
         return [self._transcript(clip) for clip in clips]
 
+    def features_of_first_chunk(self, wave: Waveform) -> tuple[NDArray[np.float32], _Clip]:
+        """Return the features [1, mel bins, frames] of the first chunk, and the clip."""
+        clip = self._clip(wave)
+        return self._features(clip, min(clip.frames, self._chunk_frames))[None], clip
+
+    def first_chunk(self, wave: Waveform) -> tuple[NDArray[np.float32], list[int]]:
+        """Return the features [1, mel bins, frames] of the first chunk, its prompt and tokens."""
+        features, clip = self.features_of_first_chunk(wave)
+        (decoded,) = self._decode([clip], features)
+        return features, [*self._prompt(clip), *decoded.tokens]
+
     def _clip(self, wave: Waveform) -> _Clip:
         features = self.spec.features
         frames = max(1, len(wave) // features.hop_samples)

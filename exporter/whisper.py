@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,10 @@ from speechquant.core.bundles import DESCRIPTION, FLOAT_PRECISION, TensorSpec
 from speechquant.core.files import refuse_existing, refuse_unwritable
 from speechquant.core.onnx_files import require_packages, save_graph, save_graphs_together
 from speechquant.core.seq2seq import (
+    CROSS,
+    DECODER_DATA,
     ENCODER,
+    LAST_PROJECTION,
     PREFILL,
     STEP,
     TASK,
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NEEDED_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
-_DECODER_DATA = "decoder.onnx.data"
 _TRACED_BATCH, _TRACED_PROMPT, _TRACED_PAST = 2, 3, 5
 
 
@@ -62,7 +65,7 @@ def export_whisper(
         log.info("writing the graphs")
         save_graph(graphs[ENCODER], folder / graph_file(ENCODER))
         decoders = {folder / graph_file(part): graphs[part] for part in (PREFILL, STEP)}
-        save_graphs_together(decoders, folder / _DECODER_DATA)
+        save_graphs_together(decoders, folder / DECODER_DATA)
         for file, content in checkpoint.files.items():
             (folder / file).write_bytes(content)
         log.info("ONNX Runtime runs the parity check")
@@ -137,7 +140,10 @@ def _graphs_and_spec(checkpoint: WhisperCheckpoint) -> tuple[dict[str, ir.Model]
         decoder_layers=config.decoder_layers,
         features=features,
         generation=checkpoint.generation,
-        graphs={name: _finished(graph, _OUTPUT_DIMS[name]) for name, graph in graphs.items()},
+        graphs={
+            name: _finished(graph, _OUTPUT_DIMS[name], config.encoder_layers)
+            for name, graph in graphs.items()
+        },
         notes=checkpoint.notes,
     )
     return graphs, spec
@@ -155,17 +161,18 @@ _OUTPUT_DIMS: dict[str, dict[str, dict[int, str]]] = {
 }
 
 
-def _finished(graph: ir.Model, output_dims: dict[str, dict[int, str]]) -> GraphSpec:
+def _finished(
+    graph: ir.Model, output_dims: dict[str, dict[int, str]], encoder_blocks: int
+) -> GraphSpec:
     """Name what is in the graph after its modules, and describe it."""
     from speechquant.exporter.onnx_graph import (
         drop_trace_notes,
         name_after_modules,
-        name_attention,
         name_dims,
     )
 
-    layers = name_after_modules(graph, layer_of_whisper_module)
-    attention = name_attention(graph, layer_of_whisper_module)
+    layer_of = partial(layer_of_whisper_module, encoder_blocks=encoder_blocks)
+    layers = name_after_modules(graph, layer_of)
     drop_trace_notes(graph)
     for output in graph.graph.outputs:
         names = next(
@@ -176,7 +183,6 @@ def _finished(graph: ir.Model, output_dims: dict[str, dict[int, str]]) -> GraphS
         inputs=tuple(map(_tensor_spec, graph.graph.inputs)),
         outputs=tuple(map(_tensor_spec, graph.graph.outputs)),
         layers=layers,
-        attention=attention,
     )
 
 
@@ -187,19 +193,22 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(value.name or "", value.dtype.numpy().name, dims)
 
 
-def layer_of_whisper_module(module: str) -> str:
+def layer_of_whisper_module(module: str, encoder_blocks: int) -> str:
     """Return the layer, in StableQuant's sense, that a module path of a Whisper graph belongs to.
 
-    The encoder's output, which every block of the decoder projects, is a layer of its own.
+    Two are layers of their own because they may have to stay in float: the output projection of the
+    encoder's last attention, and the encoder's output, which every block of the decoder projects.
     """
     parts = module.split(".")
     match parts:
+        case ["layers", number, "self_attn", "out_proj", *_] if int(number) == encoder_blocks - 1:
+            return LAST_PROJECTION
         case ["conv1" | "conv2" as conv, *_]:
             return f"encoder.conv.{int(conv[-1]) - 1}"
         case ["layers", number, *_]:
             return f"encoder.block.{number}"
         case ["decoder", "layers", _, "encoder_attn", "k_proj" | "v_proj", *_]:
-            return "cross"
+            return CROSS
         case ["decoder", "layers", number, *_]:
             return f"decoder.block.{number}"
         case ["decoder", "head", *_]:

@@ -171,7 +171,11 @@ Gamma = Annotated[
     float, typer.Option(help="WER points that a layer alone may add before it is clipped.")
 ]
 KeepFloat = Annotated[
-    list[str] | None, typer.Option(help="Leave this layer in float; may be given again.")
+    list[str] | None,
+    typer.Option(
+        help="Leave this layer in float; may be given again. Of Whisper models two are left where "
+        "nothing is given; none: leave none."
+    ),
 ]
 QuantizeAttention = Annotated[
     bool,

@@ -27,10 +27,11 @@ from speechquant.core.bundles import DESCRIPTION, Bundle
 from speechquant.core.errors import ManifestError, OptionError
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import CalibrationData, ScaleTable
+from speechquant.core.seq2seq import Seq2SeqBundle, parts_of
 from speechquant.core.text import normalizer
 from speechquant.core.weights import Levels
 from speechquant.engines.constant_weights import constant_weights
-from speechquant.engines.probe import ProbeSession
+from speechquant.engines.probe import open_probe
 from speechquant.engines.scoring import ScoringTask, open_scorer
 from speechquant.pipeline.console import progress
 from speechquant.pipeline.sources import data_set_of
@@ -66,7 +67,7 @@ class CalibrationRequest:
     `work` is a folder for what a killed run leaves to the next one.
     """
 
-    bundle: Bundle
+    bundle: Bundle | Seq2SeqBundle
     data: str | None
     dev: str | None
     method: MethodOptions
@@ -86,6 +87,13 @@ class CalibrationRequest:
                 f"no rounding {self.weight_rounding!r} of weights; choose {NEAREST}, {ADAROUND}"
             )
         normalizer(self.normalizer)
+        if isinstance(self.bundle, Seq2SeqBundle) and (
+            self.attention or self.weight_rounding != NEAREST
+        ):
+            raise OptionError(
+                f"{self.bundle.folder}: of a Whisper model attention's own products stay float and "
+                "weights are rounded to nearest; leave --quantize-attention and --weights out"
+            )
         _ = self.layers
 
     @cached_property
@@ -183,7 +191,7 @@ def _statistics_of(
 ) -> tuple[ActivationStatistics, CalibrationData]:
     sha256 = data_key(request.clip_keys)
     with (
-        ProbeSession(request.bundle, request.threads, attention=request.attention) as probe,
+        open_probe(request.bundle, request.threads, attention=request.attention) as probe,
         progress("collecting statistics") as on_step,
     ):
         statistics = collect_statistics(
@@ -203,9 +211,10 @@ def _levels_of(request: CalibrationRequest) -> dict[str, Levels]:
     """Return AdaRound's levels by weight, none for rounding to nearest."""
     if request.weight_rounding == NEAREST:
         return {}
-    weights = constant_weights(request.bundle, request.keep_float)
+    (graph,) = parts_of(request.bundle)
+    weights = constant_weights(graph, request.keep_float)
     with (
-        ProbeSession(request.bundle, request.threads) as probe,
+        open_probe(request.bundle, request.threads) as probe,
         progress("rounding the weights") as on_step,
     ):
         return adaround_levels(

@@ -72,12 +72,16 @@ def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
 
 def _show_seq2seq(bundle: Seq2SeqBundle, *, as_json: bool) -> None:
     facts = bundle_facts(bundle)
-    if as_json:
+    scales = bundle.folder / SCALES_FILE
+    if as_json and not scales.is_file():
         print_json(facts)
         return
     facts["languages"] = len(facts["languages"]) or "one"
     del facts["graphs"]
-    _print_facts(facts)
+    if scales.is_file():
+        _show_table(read_scales(scales), facts, as_json=as_json)
+    else:
+        _print_facts(facts)
 
 
 def _show_engine(engine: Engine, *, as_json: bool) -> None:

@@ -22,7 +22,6 @@ from speechquant.core.bundles import (
     DESCRIPTION,
     QUANTIZATION_FILE,
     Bundle,
-    load_bundle,
     require_float,
 )
 from speechquant.core.errors import OptionError
@@ -41,12 +40,19 @@ from speechquant.core.scales import (
     require_fit,
     write_scales,
 )
+from speechquant.core.seq2seq import (
+    CROSS,
+    LAST_PROJECTION,
+    Seq2SeqBundle,
+    load_any_bundle,
+    parts_of,
+)
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.recognizer import open_ctc_recognizer
+from speechquant.engines.recognizers import open_recognizer
 from speechquant.pipeline.calibration import (
     DRAFT_FOLDER,
     NEAREST,
@@ -62,6 +68,7 @@ from speechquant.pipeline.console import megabytes, print_json, print_table, pro
 log = logging.getLogger(__name__)
 
 _FLOAT_BITS = 32
+NONE = "none"  # of --keep-float
 
 
 def new_request(
@@ -86,8 +93,9 @@ def new_request(
     weights: str = NEAREST,
 ) -> CalibrationRequest:
     """Return what the command line asks for; raises OptionError and BundleError."""
+    loaded = load_any_bundle(bundle)
     return CalibrationRequest(
-        bundle=load_bundle(bundle),
+        bundle=loaded,
         data=data,
         dev=dev,
         method=MethodOptions(
@@ -98,7 +106,7 @@ def new_request(
         ),
         search=SearchOptions(search, gamma),
         work=work_folder(out),
-        keep_float=tuple(dict.fromkeys(keep_float or ())),
+        keep_float=_kept_in_float(loaded, keep_float),
         attention=attention,
         weight_rounding=weights,
         normalizer=normalizer,
@@ -106,6 +114,14 @@ def new_request(
         workers=workers,
         threads=threads,
     )
+
+
+def _kept_in_float(
+    bundle: Bundle | Seq2SeqBundle, asked_for: Sequence[str] | None
+) -> tuple[str, ...]:
+    if asked_for:
+        return () if list(asked_for) == [NONE] else tuple(dict.fromkeys(asked_for))
+    return (LAST_PROJECTION, CROSS) if isinstance(bundle, Seq2SeqBundle) else ()
 
 
 def run_calibrate(request: CalibrationRequest, out: Path, *, force: bool, as_json: bool) -> None:
@@ -250,7 +266,7 @@ def _write(
     made: Calibration,
     options: QuantizeOptions,
     report: Mapping[str, Any],
-) -> Bundle:
+) -> Bundle | Seq2SeqBundle:
     extra: dict[str, bytes | Path] = {
         QUANTIZATION_FILE: (json.dumps(report, indent=1) + "\n").encode(),
     }
@@ -279,7 +295,8 @@ def _levels_left(
     """Return AdaRound's levels without those of the layers that the guard left in float."""
     if not made.levels:
         return {}
-    quantized = {weight.name for weight in constant_weights(request.bundle, table.float_layers)}
+    (graph,) = parts_of(request.bundle)
+    quantized = {weight.name for weight in constant_weights(graph, table.float_layers)}
     return {name: levels for name, levels in made.levels.items() if name in quantized}
 
 
@@ -313,9 +330,9 @@ def _allowed_errors(before: Evaluation, max_wer_drop: float | None) -> float:
     return before.words.errors + max_wer_drop / 100 * before.words.reference_length + 1e-3
 
 
-def _evaluate(request: CalibrationRequest, bundle: Bundle) -> Evaluation:
+def _evaluate(request: CalibrationRequest, bundle: Bundle | Seq2SeqBundle) -> Evaluation:
     with (
-        open_ctc_recognizer(bundle, threads=request.threads) as recognizer,
+        open_recognizer(bundle, threads=request.threads) as recognizer,
         progress("evaluating") as on_step,
     ):
         return evaluate(
@@ -325,8 +342,10 @@ def _evaluate(request: CalibrationRequest, bundle: Bundle) -> Evaluation:
 
 def _guard(request: CalibrationRequest, table: ScaleTable, allowed: float) -> GuardResult:
     extra_bytes = dict.fromkeys(request.bundle.spec.layer_names, 0)
-    for weight in constant_weights(request.bundle):
-        stored_bits = 8 if table.bits.weights <= 8 else 16
+    stored_bits = 8 if table.bits.weights <= 8 else 16
+    # By name: graphs of one bundle may share weights.
+    weights = {w.name: w for part in parts_of(request.bundle) for w in constant_weights(part)}
+    for weight in weights.values():
         extra_bytes[weight.layer] += weight.values.size * (_FLOAT_BITS - stored_bits) // 8
     attention = quantizes_attention(table, request.bundle.spec)
     scoring = recorded_scorer(request, attention=attention)

@@ -22,7 +22,7 @@ from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.scoring import Job, Score, Trial
 from speechquant.engines import open_recognizer, quantize_bundle
 from speechquant.engines.probe import ProbeSession
-from speechquant.engines.scoring import ScoringPool, ScoringTask, UtteranceScorer, open_scorer
+from speechquant.engines.scoring import ScoringPool, ScoringTask, new_scorer, open_scorer
 
 RATE_HZ = 16_000
 CLIPS = 6
@@ -71,7 +71,7 @@ def jobs_of(*trials: Trial) -> list[Job]:
 
 def test_two_processes_score_as_one_does(task: ScoringTask, table: ScaleTable) -> None:
     jobs = jobs_of(*trials_of(table))
-    alone = list(UtteranceScorer(task).score(jobs))
+    alone = list(new_scorer(task).score(jobs))
     with ScoringPool(task, 2) as pool:
         assert list(pool.score(jobs)) == alone
         assert list(pool.score(list(reversed(jobs)))) == list(reversed(alone))
@@ -91,7 +91,7 @@ def rows_of(scores: list[Score]) -> list[tuple[str, int, int]]:
 def test_the_float_trial_has_the_errors_of_evaluate(
     tiny_bundle: Bundle, task: ScoringTask, table: ScaleTable
 ) -> None:
-    scores = list(UtteranceScorer(task).score(jobs_of(trials_of(table)[0])))
+    scores = list(new_scorer(task).score(jobs_of(trials_of(table)[0])))
     assert rows_of(scores) == errors_by_evaluate(tiny_bundle, task)
     assert [score.errors for score in scores] == [2, 0] * (CLIPS // 2)
     lengths = [tiny_bundle.spec.frames_of(6000 + 1700 * index) for index in range(CLIPS)]
@@ -104,7 +104,7 @@ def test_a_quantized_trial_has_the_errors_of_evaluate(
 ) -> None:
     trial = trials_of(table)[place]
     quantized = quantize_bundle(tiny_bundle, tmp_path / "quantized", trial.table)
-    scores = rows_of(list(UtteranceScorer(task).score(jobs_of(trial))))
+    scores = rows_of(list(new_scorer(task).score(jobs_of(trial))))
     expected = errors_by_evaluate(quantized, task)
     # A sum in another order may tip one value over a half, and with it a letter.
     assert sum(a == b for a, b in zip(scores, expected, strict=True)) >= CLIPS - 1

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.core.scales import read_scales
+from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
 from speechquant.pipeline.command import run
 
 RATE_HZ = 16_000
@@ -64,6 +65,33 @@ def test_evaluate_and_inspect(
     shown = output(["inspect", whisper_bundle.folder], capsys)
     assert "chunk_seconds        2.0" in shown
     assert "languages            3" in shown
+
+
+def test_calibrate_and_quantize(
+    whisper_bundle: Seq2SeqBundle,
+    files: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = tmp_path / "data.jsonl"
+    rows = [{"audio_filepath": path.name, "text": "one two"} for path in files]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    asked: list[object] = [whisper_bundle.folder, "--data", manifest, "--method", "ema"]
+    scales, out = tmp_path / "scales.json", tmp_path / "w8a8"
+    text = output(["calibrate", *asked, "--asymmetric", "--out", scales], capsys)
+    # What the paper leaves in float is left where nothing else is asked for.
+    assert "in float: encoder.last_projection, cross" in text
+    assert not read_scales(scales).symmetric
+    text = output(["quantize", *asked, out, "--keep-float", "none"], capsys)
+    assert "W8A8; ema; 24 activations\n" in text
+    assert "WER on 2 development clips" in text
+    assert load_seq2seq_bundle(out).spec.precision == "w8a8"
+    facts = json.loads(output(["inspect", out, "--json"], capsys))
+    assert facts["quantized_tensors"] == 24
+    assert "encoder.last_projection" in output(["inspect", out], capsys)
+    searched = ["quantize", *asked[:3], tmp_path / "s", "--search", "fast", "--limit", "2"]
+    assert "stablequant" in output(searched, capsys)
+    assert (tmp_path / "s" / "search.jsonl").is_file()
 
 
 def test_export(tiny_whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
