@@ -157,10 +157,19 @@ def _generation_of(
         no_timestamps=no_timestamps,
         languages=languages,
         tasks=tasks,
-        suppressed=tuple(setting("suppress_tokens") or ()),
-        suppressed_first=tuple(setting("begin_suppress_tokens") or ()),
+        suppressed=_suppressed(config, settings, "suppress_tokens"),
+        suppressed_first=_suppressed(config, settings, "begin_suppress_tokens"),
         latest_first_timestamp=known.get("max_initial_timestamp_index"),
     )
+
+
+def _suppressed(config: Any, settings: Mapping[str, Any] | None, name: str) -> tuple[int, ...]:
+    """Return the token numbers of a setting, which the configuration has in old checkpoints only.
+
+    Where there are settings, the configuration holds the defaults of its class.
+    """
+    found = getattr(config, name, None) if settings is None else settings.get(name)
+    return tuple(number for number in found or () if 0 <= number < config.vocab_size)
 
 
 def _languages_and_tasks(

@@ -144,19 +144,22 @@ def join_short_clips(
     return samples
 
 
-_LIVE_CONDITIONS = Conditions(
+LIVE_CONDITIONS = Conditions(
     echo_probability=0.15, noise_probability=0.3, snr_db=(5.0, 30.0), peak_dbfs=(-15.0, -1.0)
 )
 
 
-def _heard(sample: Sample, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return the sample at another speed, degraded, with zero mean and unit variance."""
+def at_another_speed(sample: Sample, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the sample a little faster or slower, and so higher or lower."""
     wave = sample.wave.astype(np.float32) / _INT16_FULL_SCALE
     speed = rng.uniform(0.87, 1.15)
     positions = np.arange(0, len(wave) - 1, speed)
-    wave = np.interp(positions, np.arange(len(wave)), wave).astype(np.float32)
-    wave = degrade(wave, SAMPLE_RATE_HZ, _LIVE_CONDITIONS, rng)
-    return normalised(wave)
+    return np.asarray(np.interp(positions, np.arange(len(wave)), wave), np.float32)
+
+
+def _heard(sample: Sample, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the sample at another speed, degraded, with zero mean and unit variance."""
+    return normalised(degrade(at_another_speed(sample, rng), SAMPLE_RATE_HZ, LIVE_CONDITIONS, rng))
 
 
 def normalised(wave: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperFeatureExtractor
+
+from speechquant.engines import DecodingOptions, open_recognizer
+from speechquant.exporter.whisper import export_whisper
+from speechquant.zoo import train_whisper as training
+from speechquant.zoo.train import SETTINGS_FILE, Sample
+from speechquant.zoo.train_whisper import (
+    Example,
+    Run,
+    Settings,
+    encode,
+    log_mels,
+    make_example,
+    train,
+)
+from speechquant.zoo.whisper_model import (
+    CHUNK_SECONDS,
+    Tokens,
+    new_tokens,
+    new_whisper,
+    prompt_and_target,
+    save_whisper,
+)
+
+RATE_HZ = 16_000
+TEXTS = ["turn the light on", "call anna at nine", "what time is it"]
+SETTINGS = Settings(
+    steps=4, warmup_steps=2, decay_steps=2, batch_seconds=8.0, save_every=2, score_every=4
+)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    return new_tokens(f" {text}" for text in TEXTS)
+
+
+def samples(count: int) -> list[Sample]:
+    rng = np.random.default_rng(0)
+    return [
+        Sample((3000 * rng.standard_normal(RATE_HZ + 9000 * i)).astype(np.int16), TEXTS[i % 3])
+        for i in range(count)
+    ]
+
+
+def test_texts_come_back_and_words_are_tokens(tokens: Tokens) -> None:
+    for text in [*TEXTS, "zebra's"]:
+        assert tokens.tokenizer.decode(tokens.text(text)) == f" {text}"
+    assert len(tokens.text("turn the light on")) == 4
+    assert tokens.end > max(tokens.text("turn the light on"))
+    assert tokens.timestamp(0) == tokens.no_timestamps + 1
+    assert tokens.tokenizer.id_to_token(tokens.timestamp(8.0)) == "<|8.00|>"
+
+
+def test_what_a_chunk_is_to_say(tokens: Tokens) -> None:
+    start, end, plain = tokens.start, tokens.end, tokens.no_timestamps
+    text = tokens.text(TEXTS[0])
+    whole = [(TEXTS[0], 0.5, 1.5)]
+    cut = [*whole, (TEXTS[1], 7.0, None)]
+    time = tokens.timestamp
+    assert prompt_and_target(tokens, whole, timestamps=False) == [start, plain, *text, end]
+    assert prompt_and_target(tokens, cut, timestamps=True) == [
+        start, time(0.5), *text, time(1.5), time(7.0), end,
+    ]  # fmt: skip
+    assert prompt_and_target(tokens, [], timestamps=True) == [start, tokens.no_speech, end]
+
+
+def test_examples() -> None:
+    sets = [(1.0, samples(9))]
+    draw = random.Random(0)
+    settings = Settings(silent_share=0.2, joined_share=0.5)
+    made = [make_example(draw, sets, settings) for _ in range(120)]
+    for example in made:
+        seconds = len(example.wave) / RATE_HZ
+        assert 0 < seconds <= CHUNK_SECONDS
+        ends = 0.0
+        for index, (text, start, end) in enumerate(example.pieces):
+            assert text in TEXTS and ends <= start < CHUNK_SECONDS
+            # Only the last can be cut off, and where it is the start is told by timestamps.
+            assert end is not None or (index == len(example.pieces) - 1 and example.timestamps)
+            ends = CHUNK_SECONDS if end is None else end
+        assert ends <= seconds + 1e-3
+    assert {len(example.pieces) for example in made} >= {0, 1, 2, 3}
+    assert not all(example.is_whole for example in made)
+
+
+def test_features_and_encoder_are_those_of_transformers(tokens: Tokens) -> None:
+    extractor = WhisperFeatureExtractor(chunk_length=CHUNK_SECONDS)
+    wave = np.random.default_rng(0).normal(0, 0.1, CHUNK_SECONDS * RATE_HZ).astype(np.float32)
+    expected = extractor(wave, sampling_rate=RATE_HZ, return_tensors="pt").input_features
+    features = log_mels(
+        torch.from_numpy(wave[None]), torch.from_numpy(extractor.mel_filters).float()
+    )
+    assert torch.allclose(features, expected, atol=1e-4)
+    model = new_whisper(tokens).eval()
+    with torch.inference_mode():
+        given = model.model.encoder(expected).last_hidden_state
+        assert torch.allclose(encode(model, expected), given, atol=1e-5)
+
+
+def run_in(folder: Path, tokens: Tokens, settings: Settings = SETTINGS) -> Run:
+    folder.mkdir(exist_ok=True)
+    (folder / SETTINGS_FILE).write_text(json.dumps(asdict(settings)))
+    return Run(folder, settings, tokens, warm=True)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    original = Run.train_on
+
+    def killed_at_the_third(self: Run, batch: list[Example]) -> tuple[float, float]:
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        taken.append(self.step)
+        return original(self, batch)
+
+    sets = [(1.0, samples(4))]
+    run = run_in(tmp_path / "run", tokens)
+    begun = {name: value.clone() for name, value in run.model.state_dict().items()}
+    monkeypatch.setattr(Run, "train_on", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, sets, {"self": samples(1)})
+    monkeypatch.setattr(Run, "train_on", original)
+    again = run_in(tmp_path / "run", tokens)
+    assert (taken, again.step) == ([0, 1, 2], 2)
+    train(again, sets, {"self": samples(1)})
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    assert "wer_self" in rows[-1] and all(np.isfinite(row["loss"]) for row in rows)
+    moved = again.model.state_dict()
+    assert not torch.equal(
+        begun["model.decoder.layers.0.fc1.weight"], moved["model.decoder.layers.0.fc1.weight"]
+    )
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_it_begins_with_the_blocks_of_zoo_hubert(tokens: Tokens, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    given = load_file(training.TRAINED_MODELS / "hubert" / "model.safetensors")
+    own = run_in(tmp_path / "run", tokens).model.model.encoder.state_dict()
+    for theirs, mine in (
+        ("attention.v_proj", "self_attn.v_proj"),
+        ("feed_forward.output_dense", "fc2"),
+    ):
+        for kind in ("weight", "bias"):
+            expected = given[f"hubert.encoder.layers.3.{theirs}.{kind}"].float()
+            assert torch.equal(own[f"layers.3.{mine}.{kind}"], expected)
+
+
+def test_what_is_saved_can_be_exported_and_heard(tokens: Tokens, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_whisper(new_whisper(tokens), tokens, tmp_path / "checkpoint")
+    bundle, _ = export_whisper(tmp_path / "checkpoint", tmp_path / "bundle")
+    generation = bundle.spec.generation
+    assert (generation.start, generation.end) == (tokens.start, tokens.end)
+    assert (generation.no_speech, generation.first_timestamp) == (
+        tokens.no_speech,
+        tokens.timestamp(0),
+    )
+    assert bundle.spec.features.chunk_samples == CHUNK_SECONDS * RATE_HZ
+    assert bundle.size_bytes < 36e6
+    assert (tmp_path / "checkpoint" / "model.safetensors").stat().st_size < 16e6
+    wave = np.random.default_rng(0).normal(0, 0.1, 20 * RATE_HZ).astype(np.float32)
+    greedy = DecodingOptions(temperatures=(0.0,))
+    with open_recognizer(bundle, threads=1, decoding=greedy) as recognizer:
+        assert len(recognizer.transcribe([wave, wave[:RATE_HZ]])) == 2

@@ -1,0 +1,462 @@
+"""Train the Whisper of the zoo: `python -m speechquant.zoo.train_whisper --out runs/whisper`.
+
+The encoder may begin with the blocks of zoo:hubert, and a CTC head on it, which is thrown away in
+the end, tells it what to listen for: without it the decoder takes days to find where to look.
+A run is killed and started again at will: it goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.manifests import read_data_set
+from speechquant.core.wer import score_wer
+from speechquant.zoo.augment import degrade
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
+from speechquant.zoo.models import TRAINED_MODELS, VOCABULARY, token_ids
+from speechquant.zoo.train import (
+    LIVE_CONDITIONS,
+    LOG_FILE,
+    SETTINGS_FILE,
+    Extra,
+    Sample,
+    at_another_speed,
+    join_short_clips,
+    load_samples,
+    split_speakers,
+)
+from speechquant.zoo.whisper_model import (
+    CHUNK_SECONDS,
+    Tokens,
+    new_tokens,
+    new_whisper,
+    prompt_and_target,
+    read_tokens,
+    save_whisper,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+_CHUNK_SAMPLES = CHUNK_SECONDS * SAMPLE_RATE_HZ
+_HOP_SAMPLES, _FFT_SAMPLES = 160, 400
+_IGNORED = -100
+_POOL = 512  # examples that are sorted by length before they are batched
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made of; written beside its checkpoints."""
+
+    steps: int = 10_000
+    warmup_steps: int = 500
+    decay_steps: int = 2_000
+    peak_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    batch_seconds: float = 60.0
+    ctc_share: float = 0.3
+    silent_share: float = 0.04
+    joined_share: float = 0.25
+    timed_share: float = 0.4
+    whole_chunk_share: float = 0.25
+    synthetic_share: float = 0.8
+    seed: int = 0
+    save_every: int = 100
+    score_every: int = 500
+
+
+@dataclass(frozen=True)
+class Example:
+    """A chunk or less: its samples and the pieces said in it, as `prompt_and_target` takes them."""
+
+    wave: NDArray[np.float32]
+    pieces: tuple[tuple[str, float, float | None], ...]
+    timestamps: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing that is said in it is cut off."""
+        return all(end is not None for _, _, end in self.pieces)
+
+
+def make_example(
+    draw: random.Random, sets: Sequence[tuple[float, list[Sample]]], settings: Settings
+) -> Example:
+    """Return one clip, some clips strung together, or nobody speaking."""
+    rng = np.random.default_rng(draw.getrandbits(64))
+    kind = draw.random()
+    if kind < settings.silent_share:
+        wave = np.zeros(int(draw.uniform(0.3, CHUNK_SECONDS) * SAMPLE_RATE_HZ), np.float32)
+        if draw.random() < 0.7:
+            level = 10 ** draw.uniform(-4.5, -1.5)
+            wave = rng.normal(0.0, level, len(wave)).astype(np.float32)
+        return Example(wave, (), timestamps=draw.random() < 0.5)
+    is_joined = kind < settings.silent_share + settings.joined_share
+    timestamps = is_joined or draw.random() < settings.timed_share
+    shares = [share for share, _ in sets]
+    waves: list[NDArray[np.float32]] = []
+    pieces: list[tuple[str, float, float | None]] = []
+    samples = 0
+    for _ in range(draw.randint(2, 5) if is_joined else 1):
+        gap = np.zeros(int(draw.uniform(0.0, 0.8 if is_joined else 0.3) * SAMPLE_RATE_HZ))
+        sample = draw.choice(draw.choices(sets, shares)[0][1])
+        wave = at_another_speed(sample, rng)
+        start = samples + len(gap)
+        if start >= _CHUNK_SAMPLES:
+            break
+        waves += [gap.astype(np.float32), wave]
+        samples = start + len(wave)
+        is_cut = samples > _CHUNK_SAMPLES
+        end = None if is_cut else samples / SAMPLE_RATE_HZ
+        pieces.append((sample.text, start / SAMPLE_RATE_HZ, end))
+        if is_cut:
+            break
+    wave = np.concatenate(waves)[:_CHUNK_SAMPLES]
+    wave = np.asarray(degrade(wave, SAMPLE_RATE_HZ, LIVE_CONDITIONS, rng), np.float32)
+    is_whole = pieces[-1][2] is not None
+    # Without timestamps a chunk says all that is in it; what is cut off nobody can spell.
+    return Example(wave, tuple(pieces), timestamps or not is_whole)
+
+
+def batches(
+    sets: Sequence[tuple[float, list[Sample]]], settings: Settings, seed: str
+) -> Iterator[list[Example]]:
+    """Yield batches of examples of about one length for ever."""
+    draw = random.Random(seed)
+    budget = int(settings.batch_seconds * SAMPLE_RATE_HZ)
+    while True:
+        pool = [make_example(draw, sets, settings) for _ in range(_POOL)]
+        pool.sort(key=lambda example: len(example.wave))
+        groups: list[list[Example]] = [[]]
+        for example in pool:
+            if groups[-1] and len(example.wave) * (len(groups[-1]) + 1) > budget:
+                groups.append([])
+            groups[-1].append(example)
+        draw.shuffle(groups)
+        yield from groups
+
+
+def log_mels(waves: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Return what WhisperFeatureExtractor makes of waves [clips, samples]."""
+    import torch
+
+    window = torch.hann_window(_FFT_SAMPLES)
+    spectra = torch.stft(waves, _FFT_SAMPLES, _HOP_SAMPLES, window=window, return_complex=True)
+    powers = filters.T @ (spectra[..., :-1].abs() ** 2)
+    levels = torch.clamp(powers, min=1e-10).log10()
+    levels = torch.maximum(levels, levels.amax(dim=(1, 2), keepdim=True) - 8.0)
+    return (levels + 4.0) / 4.0
+
+
+def encode(model: Any, features: torch.Tensor) -> torch.Tensor:
+    """Return the encoder's output for features of any length up to a chunk."""
+    from torch.nn.functional import gelu
+
+    encoder = model.model.encoder
+    hidden = gelu(encoder.conv2(gelu(encoder.conv1(features)))).transpose(1, 2)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    for layer in encoder.layers:
+        given = layer(hidden, None)
+        hidden = given[0] if isinstance(given, tuple) else given
+    normed: torch.Tensor = encoder.layer_norm(hidden)
+    return normed
+
+
+class Run:
+    """A training run in a folder: model, head, optimizer, and where it stands."""
+
+    def __init__(self, folder: Path, settings: Settings, tokens: Tokens, *, warm: bool) -> None:
+        import torch
+        from transformers import WhisperFeatureExtractor
+
+        self.folder, self.settings, self.tokens = folder, settings, tokens
+        self.step, self.seconds = 0, 0.0
+        torch.manual_seed(settings.seed)
+        self.model: Any = new_whisper(tokens)
+        self.head = torch.nn.Linear(self.model.config.d_model, len(VOCABULARY))
+        if warm:
+            self._begin_with_hubert()
+        self.filters = torch.from_numpy(WhisperFeatureExtractor().mel_filters).float()
+        self.optimizer = torch.optim.AdamW(
+            [*self.model.parameters(), *self.head.parameters()],
+            betas=(0.9, 0.98),
+            weight_decay=settings.weight_decay,
+        )
+        self._state_path = folder / "state.pt"
+        if self._state_path.exists():
+            self._restore()
+
+    def _begin_with_hubert(self) -> None:
+        from safetensors.torch import load_file
+
+        given = load_file(TRAINED_MODELS / "hubert" / "model.safetensors")
+        names = {
+            "attention": "self_attn",
+            "layer_norm": "self_attn_layer_norm",
+            "feed_forward.intermediate_dense": "fc1",
+            "feed_forward.output_dense": "fc2",
+            "final_layer_norm": "final_layer_norm",
+        }
+        taken = {}
+        own = self.model.model.encoder.state_dict()
+        for key, value in given.items():
+            for old, new in names.items():
+                for layer in range(self.model.config.encoder_layers):
+                    start = f"hubert.encoder.layers.{layer}.{old}."
+                    target = f"layers.{layer}.{new}.{key.removeprefix(start)}"
+                    if key.startswith(start) and target in own:
+                        taken[target] = value.float()
+        self.model.model.encoder.load_state_dict(taken, strict=False)
+        self.head.weight.data = given["lm_head.weight"].float()
+        self.head.bias.data = given["lm_head.bias"].float()
+        log.info("%d tensors of %d taken from zoo:hubert", len(taken), len(own))
+
+    def _restore(self) -> None:
+        import torch
+
+        state = torch.load(self._state_path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        log.info("going on from step %d", self.step)
+
+    def save(self) -> None:
+        """Write the state a killed run starts from, in one rename."""
+        import torch
+
+        state = {
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        partial = self._state_path.with_suffix(".tmp")
+        torch.save(state, partial)
+        partial.replace(self._state_path)
+
+    def note(self, **values: Any) -> None:
+        """Append a line to the log of the run."""
+        row = {"step": self.step, "minutes": round(self.seconds / 60, 1), **values}
+        log.info("%s", row)
+        with (self.folder / LOG_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_checkpoint(self) -> None:
+        """Write the model in Hugging Face format, with the log and the settings that made it."""
+        folder = self.folder / "checkpoint"
+        save_whisper(self.model, self.tokens, folder)
+        for name in (LOG_FILE, SETTINGS_FILE):
+            shutil.copyfile(self.folder / name, folder / f"training-{name}")
+
+    def learning_rate(self) -> float:
+        """Return the rate of this step: linear rise, plateau, linear fall to zero."""
+        settings = self.settings
+        rise = min(1.0, (self.step + 1) / settings.warmup_steps)
+        fall = min(1.0, max(0.0, (settings.steps - self.step) / settings.decay_steps))
+        return settings.peak_learning_rate * min(rise, fall)
+
+    def train_on(self, batch: list[Example]) -> tuple[float, float]:
+        """Take one step and return the losses of the decoder and of the CTC head."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        draw = random.Random(f"{self.settings.seed}/{self.step}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        features = log_mels(torch.from_numpy(self._padded(batch, draw)), self.filters)
+        rows = [
+            prompt_and_target(self.tokens, example.pieces, timestamps=example.timestamps)
+            for example in batch
+        ]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = encode(self.model, features)
+            labels = self.head(hidden)
+            given, wanted = self._inputs_and_targets(rows)
+            states = self.model.model.decoder(
+                input_ids=given, encoder_hidden_states=hidden, use_cache=False
+            ).last_hidden_state
+            logits = self.model.proj_out(states)
+        loss = cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED)
+        ctc = self._ctc_loss(labels.float(), batch)
+        (loss + self.settings.ctc_share * ctc).backward()
+        parameters = [*self.model.parameters(), *self.head.parameters()]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        # One clip in bfloat16 can overflow; a step that is no number would end the run.
+        if math.isfinite(float(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return float(loss.detach()), float(ctc.detach())
+
+    def _padded(self, batch: list[Example], draw: random.Random) -> NDArray[np.float32]:
+        longest = max(len(example.wave) for example in batch)
+        least = longest + SAMPLE_RATE_HZ // 10
+        # A transcript is always made of a whole chunk, most of it silence.
+        is_chunk = draw.random() < self.settings.whole_chunk_share
+        samples = _CHUNK_SAMPLES if is_chunk else min(least, _CHUNK_SAMPLES)
+        step = 2 * _HOP_SAMPLES
+        padded = np.zeros((len(batch), -(-samples // step) * step), np.float32)
+        for row, example in zip(padded, batch, strict=True):
+            row[: len(example.wave)] = example.wave
+        return padded
+
+    def _inputs_and_targets(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        longest = max(map(len, rows)) - 1
+        given = np.full((len(rows), longest), self.tokens.end, np.int64)
+        wanted = np.full((len(rows), longest), _IGNORED, np.int64)
+        for index, row in enumerate(rows):
+            given[index, : len(row) - 1] = row[:-1]
+            wanted[index, : len(row) - 1] = row[1:]
+        return torch.from_numpy(given), torch.from_numpy(wanted)
+
+    def _ctc_loss(self, labels: torch.Tensor, batch: list[Example]) -> torch.Tensor:
+        import torch
+        from torch.nn.functional import ctc_loss
+
+        whole = [index for index, example in enumerate(batch) if example.is_whole]
+        if not whole:
+            return labels.sum() * 0.0
+        rows = [token_ids(" ".join(piece[0] for piece in batch[index].pieces)) for index in whole]
+        positions = [min(labels.shape[1], len(batch[i].wave) // 320 + 1) for i in whole]
+        return ctc_loss(
+            torch.log_softmax(labels[whole], -1).transpose(0, 1),
+            torch.tensor([label for row in rows for label in row]),
+            torch.tensor(positions),
+            torch.tensor([len(row) for row in rows]),
+            blank=0,
+            zero_infinity=True,
+        )
+
+
+def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:
+    """Return the greedy text of each sample, in whole chunks."""
+    import torch
+
+    run.model.eval()
+    texts: list[str] = []
+    tokens, most = run.tokens, run.model.config.max_target_positions
+    with torch.inference_mode():
+        for first in range(0, len(samples), at_once):
+            group = samples[first : first + at_once]
+            waves = np.zeros((len(group), _CHUNK_SAMPLES), np.float32)
+            for row, sample in zip(waves, group, strict=True):
+                wave = sample.wave[:_CHUNK_SAMPLES].astype(np.float32) / 32_767.0
+                row[: len(wave)] = wave
+            hidden = encode(run.model, log_mels(torch.from_numpy(waves), run.filters))
+            heard = torch.tensor([[tokens.start, tokens.no_timestamps]] * len(group))
+            while heard.shape[1] < most and not (heard == tokens.end).any(1).all():
+                states = run.model.model.decoder(
+                    input_ids=heard, encoder_hidden_states=hidden, use_cache=False
+                ).last_hidden_state[:, -1:]
+                best = run.model.proj_out(states).argmax(-1)
+                heard = torch.cat([heard, best], dim=1)
+            for row in heard.tolist():
+                row = row[2 : row.index(tokens.end) if tokens.end in row else None]
+                text = tokens.tokenizer.decode([token for token in row if token < tokens.end])
+                texts.append(text.strip())
+    run.model.train()
+    return texts
+
+
+def train(
+    run: Run, sets: Sequence[tuple[float, list[Sample]]], scored: dict[str, list[Sample]]
+) -> None:
+    """Train to the end of the settings, saving the checkpoint in Hugging Face format as it goes."""
+    settings = run.settings
+    run.model.train()
+    source = batches(sets, settings, f"{settings.seed}/{run.step}")
+    losses: list[tuple[float, float]] = []
+    started = time.monotonic()
+    while run.step < settings.steps:
+        losses.append(run.train_on(next(source)))
+        if run.step % settings.save_every and run.step != settings.steps:
+            continue
+        run.seconds += time.monotonic() - started
+        started = time.monotonic()
+        scores = {}
+        if run.step % settings.score_every == 0 or run.step == settings.steps:
+            for name, samples in scored.items():
+                rate = score_wer([s.text for s in samples], transcribe(run, samples)).rate
+                scores[f"wer_{name}"] = round(100 * rate, 2)
+        loss, ctc = np.mean(losses, axis=0)
+        run.note(loss=round(float(loss), 4), ctc=round(float(ctc), 4), **scores)
+        if scores:
+            run.write_checkpoint()
+        losses.clear()
+        run.save()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="python -m speechquant.zoo.train_whisper"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--extra-data",
+        type=Extra.parse,
+        action="append",
+        default=[],
+        help="PATH[,share=0.2][,hold_out=8]: a manifest or LibriSpeech folder to train on too",
+    )
+    parser.add_argument("--cold", action="store_true", help="begin without zoo:hubert's blocks")
+    parser.add_argument("--threads", type=int, help="threads of torch")
+    for key, value in asdict(Settings()).items():
+        parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command line."""
+    import torch
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    options = _arguments()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    options.out.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(settings.seed)
+    synthetic = load_samples(read_data_set(corpus_manifest("train")))
+    sets = [(settings.synthetic_share, synthetic)]
+    scored = {"zoo_dev": load_samples(read_data_set(corpus_manifest("dev")))[:200]}
+    for extra in options.extra_data:
+        seen, unseen = split_speakers(read_data_set(extra.source), extra.hold_out_speakers)
+        sets.append((extra.share, join_short_clips(seen, rng)))
+        if unseen:
+            scored[extra.source.name] = load_samples(unseen)
+    path = options.out / "tokenizer.json"
+    if not path.exists():
+        texts = [sample.text for _, samples in sets for sample in samples]
+        new_tokens(f" {text}" for text in texts).tokenizer.save(str(path))
+    used = {
+        **asdict(settings),
+        # The folder's name alone: where it lies is nobody else's business.
+        "extra_data": [{**asdict(e), "source": e.source.name} for e in options.extra_data],
+        "begins_with_hubert": not options.cold,
+    }
+    (options.out / SETTINGS_FILE).write_text(json.dumps(used, indent=1) + "\n")
+    run = Run(options.out, settings, read_tokens(options.out), warm=not options.cold)
+    train(run, sets, scored)
+
+
+if __name__ == "__main__":
+    main()
