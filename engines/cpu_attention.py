@@ -24,22 +24,25 @@ _KEYS_TRANSPOSED = (0, 2, 3, 1)
 
 @dataclass(frozen=True, eq=False)
 class _Attention:
-    """What one attention is made of; queries, keys and values are [batch, frames, features]."""
+    """What one attention is made of; queries, keys and values are [batch, frames, features].
+
+    `score_bias` masks frames, None where all are attended to.
+    """
 
     queries: ir.Value
     keys: ir.Value
     values: ir.Value
-    score_bias: ir.Value
+    score_bias: ir.Value | None
     heads: int
     scale: float
     output: ir.Node
 
 
 def fuse_attention(model: ir.Model) -> int:
-    """Replace each attention that is masked by a bias per frame; return how many.
+    """Replace each attention without a mask, or with a bias per frame for one; return how many.
 
-    The operator is fastest without a mask, so each is there twice, and which of the two runs is
-    decided by whether any frame is masked at all.
+    The operator is fastest without a mask, so a masked one is there twice, and which of the two
+    runs is decided by whether any frame is masked at all.
     """
     found = [
         attention
@@ -49,19 +52,34 @@ def fuse_attention(model: ir.Model) -> int:
     unmasked: dict[ir.Value, ir.Value] = {}
     for attention in found:
         writer = GraphWriter(model, before=attention.output)
-        bias = attention.score_bias
-        if bias not in unmasked:
-            unmasked[bias] = _is_zero(writer, bias)
-        fused = writer.add(
-            "If",
-            unmasked[bias],
-            then_branch=_branch(attention, is_masked=False),
-            else_branch=_branch(attention, is_masked=True),
-        )
-        replace_value(model, attention.output.outputs[0], fused)
+        replace_value(model, attention.output.outputs[0], _fused(writer, attention, unmasked))
     if found:
         model.graph.opset_imports.setdefault(MICROSOFT, 1)
     return len(found)
+
+
+def _fused(
+    writer: GraphWriter, attention: _Attention, unmasked: dict[ir.Value, ir.Value]
+) -> ir.Value:
+    bias = attention.score_bias
+    if bias is None:
+        return writer.add(
+            "MultiHeadAttention",
+            attention.queries,
+            attention.keys,
+            attention.values,
+            domain=MICROSOFT,
+            num_heads=attention.heads,
+            scale=attention.scale,
+        )
+    if bias not in unmasked:
+        unmasked[bias] = _is_zero(writer, bias)
+    return writer.add(
+        "If",
+        unmasked[bias],
+        then_branch=_branch(attention, is_masked=False),
+        else_branch=_branch(attention, is_masked=True),
+    )
 
 
 def _is_zero(writer: GraphWriter, bias: ir.Value) -> ir.Value:
@@ -95,31 +113,50 @@ def _branch(attention: _Attention, *, is_masked: bool) -> ir.Graph:
 
 def _attention_around(softmax: ir.Node) -> _Attention | None:
     """Return the attention whose softmax this is, None where it is spelled in another way."""
-    scores = producer_of(softmax.inputs[0], "Add")
-    product = None if scores is None else producer_of(scores.inputs[0], "Mul")
-    matmul = None if product is None else producer_of(product.inputs[0], "MatMul")
+    scores = _scores_of(softmax)
     weighted = _only_user(softmax, "MatMul")
     merged = None if weighted is None else _only_user(weighted, "Transpose", _HEADS_FIRST)
     output = None if merged is None else _only_user(merged, "Reshape")
-    if scores is None or product is None or matmul is None or weighted is None or output is None:
+    if scores is None or weighted is None or output is None:
         return None
-    scale, bias = constant_of(product.inputs[1]), scores.inputs[1]
-    queries = _before_split(matmul.inputs[0], _HEADS_FIRST)
-    keys = _before_split(matmul.inputs[1], _KEYS_TRANSPOSED)
+    queries = _before_split(scores.product.inputs[0], _HEADS_FIRST)
+    keys = _before_split(scores.product.inputs[1], _KEYS_TRANSPOSED)
     values = _before_split(weighted.inputs[1], _HEADS_FIRST)
-    if queries is None or keys is None or values is None or scale is None or scale.size != 1:
-        return None
-    if bias is None or not _is_bias_per_frame(bias):
+    if queries is None or keys is None or values is None:
         return None
     return _Attention(
         queries=queries[0],
         keys=keys[0],
         values=values[0],
-        score_bias=bias,
+        score_bias=scores.bias,
         heads=queries[1],
-        scale=float(scale.reshape(())),
+        scale=scores.scale,
         output=output,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """The product of queries and keys, and what is done to it before the softmax."""
+
+    product: ir.Node
+    scale: float
+    bias: ir.Value | None
+
+
+def _scores_of(softmax: ir.Node) -> _Scores | None:
+    plain = producer_of(softmax.inputs[0], "MatMul")
+    if plain is not None:  # Whisper scales its queries instead
+        return _Scores(plain, 1.0, None)
+    biased = producer_of(softmax.inputs[0], "Add")
+    scaled = None if biased is None else producer_of(biased.inputs[0], "Mul")
+    product = None if scaled is None else producer_of(scaled.inputs[0], "MatMul")
+    if biased is None or scaled is None or product is None:
+        return None
+    scale, bias = constant_of(scaled.inputs[1]), biased.inputs[1]
+    if scale is None or scale.size != 1 or bias is None or not _is_bias_per_frame(bias):
+        return None
+    return _Scores(product, float(scale.reshape(())), bias)
 
 
 def _is_bias_per_frame(bias: ir.Value) -> bool:

@@ -59,6 +59,33 @@ def test_both_branches_give_the_softmax_of_the_paper(frames: int, masked: bool) 
     np.testing.assert_allclose(run(model, feeds), attention_in_float64(feeds), atol=2e-6)
 
 
+@pytest.mark.parametrize("frames", [1, 7, 300])
+def test_attention_to_everything_with_scaled_queries(frames: int) -> None:
+    graph = GraphOf()
+    split = graph.constant("split", np.array([0, 0, HEADS, WIDTH]))
+    scaled = graph.add("Mul", ["q", graph.constant("scale", np.float32(SCALE))], "qs")
+    perms = {scaled: [0, 2, 1, 3], "k": [0, 2, 3, 1], "v": [0, 2, 1, 3]}
+    q, k, v = (
+        graph.add(
+            "Transpose", [graph.add("Reshape", [name, split], f"{name}4")], f"{name}h", perm=p
+        )
+        for name, p in perms.items()
+    )
+    weights = graph.add("Softmax", [graph.add("MatMul", [q, k], "scores")], "p", axis=-1)
+    mixed = graph.add("MatMul", [weights, v], "mixed")
+    merged = graph.add("Transpose", [mixed], "merged", perm=[0, 2, 1, 3])
+    graph.add("Reshape", [merged, graph.constant("join", np.array([0, 0, -1]))], "y")
+    dims: dict[str, tuple[int | str, ...]] = dict.fromkeys("qkv", (2, "t", FEATURES))
+    model = graph.model(dims, "y", [2, "t", FEATURES])
+    rng = np.random.default_rng(frames)
+    feeds = {name: rng.normal(size=(2, frames, FEATURES)).astype(np.float32) for name in "qkv"}
+    assert fuse_attention(model) == 1
+    remove_unused(model)
+    assert {"MultiHeadAttention"} <= set(operators(model)) and "If" not in operators(model)
+    expected = attention_in_float64({**feeds, "bias": np.zeros((2, 1, 1, frames), np.float32)})
+    np.testing.assert_allclose(run(model, feeds), expected, atol=2e-6)
+
+
 def test_a_bias_for_each_score_stays_as_it_is() -> None:
     model = eager_attention(bias_dims=(2, HEADS, "t", "t"))
     assert fuse_attention(model) == 0
