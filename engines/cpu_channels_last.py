@@ -78,9 +78,12 @@ class _Twins:
 
     def _convolution(self, node: ir.Node, writer: GraphWriter) -> ir.Value | None:
         activation = quantized_activation(node.inputs[0])
-        if activation is None or activation.levels not in self._twins:
+        if activation is None:
             return None
-        twin = replace(activation, levels=self._twins[activation.levels])
+        levels = self._twins.get(activation.levels)
+        if levels is None:  # the first of a chain, on features that are there channels first
+            levels = writer.add("Transpose", activation.levels, perm=list(_SWAPPED))
+        twin = replace(activation, levels=levels)
         product = convolution_product(writer, node, twin)
         if product is not None:
             self._replaced.add(node.outputs[0])

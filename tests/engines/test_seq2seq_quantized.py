@@ -130,9 +130,9 @@ class Simulation:
         self.session = Seq2SeqSession(raw, lambda name: graphs[name].limits)
 
 
-def outputs_of(session: Seq2SeqSession) -> list[NDArray[np.float32]]:
+def outputs_of(session: Seq2SeqSession, seed: int = 5) -> list[NDArray[np.float32]]:
     """The encoder's output, the logits of a prompt, and those of three steps."""
-    features = np.random.default_rng(5).normal(0, 0.7, (2, 80, 200)).astype(np.float32)
+    features = np.random.default_rng(seed).normal(0, 0.7, (2, 80, 200)).astype(np.float32)
     hidden = session.encode(features)
     run = session.start(hidden, np.array([[301, 302, 306], [301, 303, 306]]))
     return [hidden, run.prompt_logits, *(run.advance([60 + step, 70]) for step in range(3))]
@@ -151,14 +151,19 @@ def test_the_graphs_do_what_the_simulation_does(
         whisper_bundle, seen, MethodOptions("ema", Bits(bits, bits), symmetric=symmetric)
     )
     bundle = quantize_bundle(whisper_bundle, tmp_path / "out", table)
-    found = outputs_of(Seq2SeqSession.of(bundle, 1))
-    expected = outputs_of(Simulation(whisper_bundle, table).session)
-    in_float = outputs_of(Seq2SeqSession.of(whisper_bundle, 1))
-    for mine, simulated, plain in zip(found, expected, in_float, strict=True):
-        off, moved = (np.abs(mine - other) for other in (simulated, plain))
-        # A value on a half may round the other way, which then moves what follows by a step.
-        assert np.median(off) < 0.02 * np.median(moved)
-        assert moved.max() > 1e-3
+    sessions = [
+        Seq2SeqSession.of(bundle, 1),
+        Simulation(whisper_bundle, table).session,
+        Seq2SeqSession.of(whisper_bundle, 1),
+    ]
+    shares = []
+    for seed in range(5):
+        rows = zip(*(outputs_of(session, seed) for session in sessions), strict=True)
+        shares.append([np.abs(m - s).mean() / np.abs(s - plain).mean() for m, s, plain in rows])
+    # A value on a half may round the other way, which moves what follows by a step: not on every
+    # input, and then by less than quantization itself does.
+    assert np.all(np.median(shares, axis=0) < 1e-3)
+    assert np.max(shares) < 0.5
 
 
 def test_rewriting_for_the_cpu_changes_nothing_but_the_order_of_sums(
