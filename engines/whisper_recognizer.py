@@ -56,8 +56,8 @@ class DecodingOptions:
     most_no_speech: float = 0.6
 
     def __post_init__(self) -> None:
-        if not self.temperatures or min(self.temperatures) < 0:
-            raise OptionError("temperatures are needed, of at least 0")
+        if not self.temperatures or not all(0 <= value < np.inf for value in self.temperatures):
+            raise OptionError("temperatures are needed, finite ones of at least 0")
 
 
 @dataclass

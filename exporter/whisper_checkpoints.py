@@ -141,12 +141,18 @@ def _generation_of(
         found = known.get(name)
         return getattr(config, name, None) if found is None else found
 
+    def in_vocabulary(name: str) -> tuple[int, ...]:
+        # Configurations keep the published models' numbers where the vocabulary is a smaller one.
+        return tuple(token for token in setting(name) or () if 0 <= token < config.vocab_size)
+
     end = setting("eos_token_id")
+    if isinstance(end, list) and len(end) == 1:
+        (end,) = end
     start = setting("decoder_start_token_id")
     if not isinstance(start, int) or not isinstance(end, int):
         raise CheckpointError(
-            f"{source}: names no decoder_start_token_id or no eos_token_id; add {GENERATION_FILE} "
-            "from where the checkpoint came from"
+            f"{source}: names no decoder_start_token_id, or not one eos_token_id; add "
+            f"{GENERATION_FILE} from where the checkpoint came from"
         )
     no_timestamps = known.get("no_timestamps_token_id", tokens.get("<|notimestamps|>"))
     languages, tasks = _languages_and_tasks(config, settings, tokens)
@@ -157,8 +163,8 @@ def _generation_of(
         no_timestamps=no_timestamps,
         languages=languages,
         tasks=tasks,
-        suppressed=tuple(setting("suppress_tokens") or ()),
-        suppressed_first=tuple(setting("begin_suppress_tokens") or ()),
+        suppressed=in_vocabulary("suppress_tokens"),
+        suppressed_first=in_vocabulary("begin_suppress_tokens"),
         latest_first_timestamp=known.get("max_initial_timestamp_index"),
     )
 

@@ -198,8 +198,9 @@ def test_options_that_do_not_suit_the_model(
         open_recognizer(whisper_bundle, decoding=DecodingOptions(task="sing"))
     with pytest.raises(OptionError, match="provider 'openvino' away"):
         open_recognizer(whisper_bundle, provider="openvino")
-    with pytest.raises(OptionError, match="of at least 0"):
-        DecodingOptions(temperatures=(-1.0,))
+    for temperature in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(OptionError, match="of at least 0"):
+            DecodingOptions(temperatures=(0.0, temperature))
     only = english(whisper_bundle, tiny_whisper, tmp_path, is_multilingual=False)
     with pytest.raises(OptionError, match="an English-only checkpoint, or one of a single"):
         open_recognizer(only, decoding=DecodingOptions(language="en"))

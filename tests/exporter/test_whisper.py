@@ -15,6 +15,7 @@ from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle, is_seq2seq, load_seq
 from speechquant.exporter import export
 from speechquant.exporter.export import is_whisper
 from speechquant.exporter.whisper import export_whisper, layer_of_whisper_module
+from speechquant.exporter.whisper_checkpoints import load_whisper
 from speechquant.exporter.whisper_graphs import PlainAttention
 
 
@@ -120,6 +121,20 @@ def test_without_generation_settings_the_rest_is_asked(tiny_whisper: Path, tmp_p
     assert generation.no_timestamps == token_names().index("<|notimestamps|>")
     assert generation.languages == {}  # its vocabulary is no multilingual one's
     assert "no generation_config.json" in bundle.spec.notes[0]
+
+
+def test_settings_of_a_larger_vocabulary(tiny_whisper: Path, tmp_path: Path) -> None:
+    given = changed(
+        tiny_whisper,
+        tmp_path / "given",
+        "generation_config.json",
+        suppress_tokens=[5, 50_256],
+        begin_suppress_tokens=[220, 50_257],
+        eos_token_id=[300],
+    )
+    generation = load_whisper(str(given)).generation
+    assert (generation.suppressed, generation.suppressed_first) == ((5,), (220,))
+    assert generation.end == 300
 
 
 def test_bad_checkpoints(tiny_whisper: Path, tmp_path: Path) -> None:
