@@ -39,7 +39,7 @@ _SILENT_PEAK = 0.5 / 32_768
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a Whisper model is asked; `language` None lets it be detected, clip by clip.
+    """How a Whisper model is asked; `language` None is the checkpoint's own, or else detected.
 
     A chunk is decoded at the first of `temperatures`, and at the next where its text compresses by
     more than `most_compression`, as loops do, or where its mean log probability is below
@@ -256,9 +256,10 @@ class WhisperRecognizer:
         generation = self.spec.generation
         if not generation.languages:
             return
-        if self._options.language is not None:
+        given = self._options.language or generation.language
+        if given is not None:
             for clip in clips:
-                clip.language = self._options.language
+                clip.language = given
             return
         new = [index for index, clip in enumerate(clips) if clip.language is None]
         if not new:
