@@ -84,7 +84,8 @@ class GenerationSpec:
     """The token numbers that steer decoding; None, or empty, where the checkpoint has none.
 
     Tokens below `end` are text. Timestamps are tokens from `first_timestamp` on, the positions of
-    the encoder apart. `max_tokens` counts the prompt.
+    the encoder apart. `max_tokens` counts the prompt. `language` is what the checkpoint takes where
+    none is given, in place of detecting it.
     """
 
     start: int
@@ -96,6 +97,7 @@ class GenerationSpec:
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
     latest_first_timestamp: int | None = None
+    language: str | None = None
 
     @property
     def first_timestamp(self) -> int | None:

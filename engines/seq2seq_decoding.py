@@ -9,7 +9,7 @@ import numpy as np
 
 from speechquant.core.seq2seq import GenerationSpec
 from speechquant.engines.seq2seq_session import Hidden, Seq2SeqSession, Tokens
-from speechquant.engines.token_rules import Scores, TokenRules, log_softmax
+from speechquant.engines.token_rules import Scores, TokenRules, log_sum_exp
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def decode(
     sums, counts = np.zeros(len(prompts)), np.zeros(len(prompts), np.int64)
     for step in range(spec.max_tokens - prompts.shape[1]):
         scores = rules.apply(logits, heard, is_first=step == 0)
-        likelihoods = log_softmax(scores)
+        totals = log_sum_exp(scores)
         chosen: list[int] = scores.argmax(axis=-1).tolist()
         if temperature > 0:
             chosen = [
@@ -55,7 +55,7 @@ def decode(
             if counts[index] > len(tokens):  # it has ended: the end was counted too
                 chosen[index] = spec.end
                 continue
-            sums[index] += likelihoods[index, chosen[index]]
+            sums[index] += scores[index, chosen[index]] - totals[index]
             counts[index] += 1
             if chosen[index] != spec.end:
                 tokens.append(chosen[index])
@@ -65,7 +65,8 @@ def decode(
     no_speech = np.zeros(len(prompts))
     if spec.no_speech is not None:
         # After the token that starts a transcript, which is the first of every prompt.
-        no_speech = np.exp(log_softmax(run.prompt_logits[:, 0])[:, spec.no_speech])
+        at_start = run.prompt_logits[:, 0]
+        no_speech = np.exp(at_start[:, spec.no_speech] - log_sum_exp(at_start))
     return [
         Decoded(tuple(tokens), float(total) / max(int(count), 1), float(silence))
         for tokens, total, count, silence in zip(heard, sums, counts, no_speech, strict=True)
@@ -73,6 +74,6 @@ def decode(
 
 
 def _drawn(scores: Scores, temperature: float, draw: np.random.Generator) -> int:
-    probabilities = np.exp(log_softmax(scores / np.float32(temperature)))
-    # The generator wants a sum of one to more digits than float32 has.
-    return int(draw.choice(len(probabilities), p=probabilities / float(probabilities.sum())))
+    # In float64: the generator wants a sum of one to more digits than float32 has.
+    weights = np.exp((scores - scores.max()) / temperature, dtype=np.float64)
+    return int(draw.choice(len(weights), p=weights / weights.sum()))

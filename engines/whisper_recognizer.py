@@ -39,7 +39,7 @@ _SILENT_PEAK = 0.5 / 32_768
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a Whisper model is asked; `language` None lets it be detected, clip by clip.
+    """How a Whisper model is asked; `language` None is the checkpoint's own, or else detected.
 
     A chunk is decoded at the first of `temperatures`, and at the next where its text compresses by
     more than `most_compression`, as loops do, or where its mean log probability is below
@@ -56,8 +56,8 @@ class DecodingOptions:
     most_no_speech: float = 0.6
 
     def __post_init__(self) -> None:
-        if not self.temperatures or min(self.temperatures) < 0:
-            raise OptionError("temperatures are needed, of at least 0")
+        if not self.temperatures or not all(0 <= value < np.inf for value in self.temperatures):
+            raise OptionError("temperatures are needed, finite ones of at least 0")
 
 
 @dataclass
@@ -267,9 +267,10 @@ class WhisperRecognizer:
         generation = self.spec.generation
         if not generation.languages:
             return
-        if self._options.language is not None:
+        given = self._options.language or generation.language
+        if given is not None:
             for clip in clips:
-                clip.language = self._options.language
+                clip.language = given
             return
         new = [index for index, clip in enumerate(clips) if clip.language is None]
         if not new:

@@ -142,11 +142,13 @@ def _generation_of(
         return getattr(config, name, None) if found is None else found
 
     end = setting("eos_token_id")
+    if isinstance(end, list) and len(end) == 1:
+        (end,) = end
     start = setting("decoder_start_token_id")
     if not isinstance(start, int) or not isinstance(end, int):
         raise CheckpointError(
-            f"{source}: names no decoder_start_token_id or no eos_token_id; add {GENERATION_FILE} "
-            "from where the checkpoint came from"
+            f"{source}: names no decoder_start_token_id, or not one eos_token_id; add "
+            f"{GENERATION_FILE} from where the checkpoint came from"
         )
     no_timestamps = known.get("no_timestamps_token_id", tokens.get("<|notimestamps|>"))
     languages, tasks = _languages_and_tasks(config, settings, tokens)
@@ -160,35 +162,52 @@ def _generation_of(
         suppressed=_suppressed(config, settings, "suppress_tokens"),
         suppressed_first=_suppressed(config, settings, "begin_suppress_tokens"),
         latest_first_timestamp=known.get("max_initial_timestamp_index"),
+        language=_own_language(known, languages),
     )
 
 
 def _suppressed(config: Any, settings: Mapping[str, Any] | None, name: str) -> tuple[int, ...]:
     """Return the token numbers of a setting, which the configuration has in old checkpoints only.
 
-    Where there are settings, the configuration holds the defaults of its class.
+    Where there are settings, the configuration holds the defaults of its class. They are those of
+    the published models, also where the vocabulary is a smaller one.
     """
     found = getattr(config, name, None) if settings is None else settings.get(name)
     return tuple(number for number in found or () if 0 <= number < config.vocab_size)
+
+
+def _own_language(settings: Mapping[str, Any], languages: Mapping[str, int]) -> str | None:
+    """Return the language that a checkpoint tuned for one names; None leaves it to be detected."""
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    named = settings.get("language")
+    if isinstance(named, str):
+        code = named.lower().strip("<|>")
+        code = TO_LANGUAGE_CODE.get(code, code)
+        return code if code in languages else None
+    if settings.get("task") is not None:
+        return None  # as transformers has it: then what is below does not count
+    # The older way: tokens by their place in the prompt, the language's being 1.
+    forced = dict(settings.get("forced_decoder_ids") or ())
+    return next((code for code, token in languages.items() if token == forced.get(1)), None)
 
 
 def _languages_and_tasks(
     config: Any, settings: Mapping[str, Any] | None, tokens: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Return token numbers by language and task; both are empty for one language alone."""
-    if settings is None:
-        is_multilingual = config.vocab_size >= _LEAST_MULTILINGUAL_VOCABULARY
-    else:
-        is_multilingual = bool(settings.get("is_multilingual", "lang_to_id" in settings))
-    if not is_multilingual:
+    known = settings or {}
+    # Settings of before 2023 tell neither.
+    is_large = config.vocab_size >= _LEAST_MULTILINGUAL_VOCABULARY
+    if not known.get("is_multilingual", "lang_to_id" in known or is_large):
         return {}, {}
-    by_token = (settings or {}).get("lang_to_id") or tokens
+    by_token = known.get("lang_to_id") or tokens
     languages = {
         match[1]: int(number)
         for token, number in by_token.items()
         if (match := _LANGUAGE.fullmatch(token))
     }
-    found = (settings or {}).get("task_to_id") or {
+    found = known.get("task_to_id") or {
         task: tokens[f"<|{task}|>"] for task in _TASKS if f"<|{task}|>" in tokens
     }
     return languages, {task: int(number) for task, number in found.items()}

@@ -45,7 +45,8 @@ Data = Annotated[
 
 
 Language = Annotated[
-    str | None, typer.Option(help="Whisper: a code such as en; by default it is detected.")
+    str | None,
+    typer.Option(help="Whisper: a code such as en; by default the checkpoint's own, or detected."),
 ]
 Task = Annotated[str, typer.Option(help="Whisper: transcribe, or translate into English.")]
 Temperatures = Annotated[

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from speechquant.pipeline.console import print_json, progress
 from speechquant.pipeline.sources import numbers_of
 
 _FILES_AT_ONCE = 64
+# An hour of samples is 230 MB, so many long files must not be read together.
+_SECONDS_AT_ONCE = 3600.0
 
 
 def decoding_options(
@@ -51,17 +52,29 @@ def _read(recognizer: AnyRecognizer, file: Path, failures: list[str]) -> Wavefor
     return wave
 
 
+def _groups(
+    recognizer: AnyRecognizer, files: list[Path], failures: list[str]
+) -> Iterator[list[tuple[Path, Waveform]]]:
+    """Yield the readable files with their samples, as many as are transcribed together."""
+    most_samples = _SECONDS_AT_ONCE * recognizer.spec.sample_rate_hz
+    group: list[tuple[Path, Waveform]] = []
+    for file in files:
+        wave = _read(recognizer, file, failures)
+        if wave is None:
+            continue
+        group.append((file, wave))
+        if len(group) == _FILES_AT_ONCE or sum(len(wave) for _, wave in group) >= most_samples:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 def _rows(
     recognizer: AnyRecognizer, files: list[Path], failures: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield one row a readable file, as soon as its group is done."""
-    remaining = iter(files)
-    while group := list(islice(remaining, _FILES_AT_ONCE)):
-        clips = [
-            (file, wave)
-            for file in group
-            if (wave := _read(recognizer, file, failures)) is not None
-        ]
+    for clips in _groups(recognizer, files, failures):
         started = time.perf_counter()
         transcripts = recognizer.recognize([wave for _, wave in clips])
         compute_seconds = time.perf_counter() - started

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from speechquant.core.seq2seq import GenerationSpec
-from speechquant.engines.token_rules import TokenRules, log_softmax
+from speechquant.engines.token_rules import TokenRules, log_sum_exp
 
 # 20 texts, end, start, no speech, no timestamps, 11 times.
 END, START, NO_TIMESTAMPS, FIRST, VOCABULARY = 20, 21, 23, 24, 35
@@ -73,7 +73,9 @@ def test_timestamps_as_transformers_has_them(seed: int) -> None:
         assert np.array_equal(found[np.isfinite(found)], expected[np.isfinite(expected)])
 
 
-def test_log_softmax_of_large_scores() -> None:
-    found = log_softmax(np.array([[1000.0, 1000.0, -np.inf]]))
-    assert found[0, :2] == pytest.approx(np.log(0.5))
-    assert found[0, 2] == -np.inf
+def test_log_sum_exp_against_float64() -> None:
+    found = log_sum_exp(np.array([1000.0, 1000.0, -np.inf], np.float32))
+    assert found == pytest.approx(1000 + np.log(2), abs=1e-9)
+    rows = np.random.default_rng(0).normal(0, 4, (3, 51_865)).astype(np.float32)
+    expected = np.log(np.exp(rows.astype(np.float64)).sum(axis=-1))
+    assert log_sum_exp(rows) == pytest.approx(expected, abs=1e-6)

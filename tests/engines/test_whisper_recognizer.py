@@ -86,6 +86,18 @@ def test_the_language_is_detected_as_transformers_does(
     assert [transcript.text for transcript in found] == expected
 
 
+def test_the_language_of_the_checkpoint_comes_before_one_that_is_detected(
+    whisper_bundle: Seq2SeqBundle, tiny_whisper: Path, tmp_path: Path
+) -> None:
+    tuned = with_settings(whisper_bundle, tiny_whisper, tmp_path, language="haw")
+    waves = [noise(1.0, index) for index in range(4)]
+    with open_recognizer(tuned, threads=1, decoding=replace(GREEDY, language=None)) as recognizer:
+        found = recognizer.recognize(waves)
+    assert [transcript.language for transcript in found] == ["haw"] * 4
+    with open_recognizer(tuned, threads=1, decoding=GREEDY) as recognizer:
+        assert recognizer.recognize(waves)[0].language == "de"
+
+
 def test_long_clips_are_sought_through_as_transformers_does(
     whisper_bundle: Seq2SeqBundle, reference: Any
 ) -> None:
@@ -182,7 +194,9 @@ def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
     assert texts == [names[61], names[62], names[63]]
 
 
-def english(bundle: Seq2SeqBundle, checkpoint: Path, folder: Path, **values: Any) -> Seq2SeqBundle:
+def with_settings(
+    bundle: Seq2SeqBundle, checkpoint: Path, folder: Path, **values: Any
+) -> Seq2SeqBundle:
     shutil.copytree(checkpoint, folder / "given")
     path = folder / "given" / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -198,9 +212,10 @@ def test_options_that_do_not_suit_the_model(
         open_recognizer(whisper_bundle, decoding=DecodingOptions(task="sing"))
     with pytest.raises(OptionError, match="provider 'openvino' away"):
         open_recognizer(whisper_bundle, provider="openvino")
-    with pytest.raises(OptionError, match="of at least 0"):
-        DecodingOptions(temperatures=(-1.0,))
-    only = english(whisper_bundle, tiny_whisper, tmp_path, is_multilingual=False)
+    for temperature in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(OptionError, match="of at least 0"):
+            DecodingOptions(temperatures=(0.0, temperature))
+    only = with_settings(whisper_bundle, tiny_whisper, tmp_path, is_multilingual=False)
     with pytest.raises(OptionError, match="an English-only checkpoint, or one of a single"):
         open_recognizer(only, decoding=DecodingOptions(language="en"))
     with open_recognizer(only, threads=1) as recognizer:

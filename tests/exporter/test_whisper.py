@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle, is_seq2seq, load_seq
 from speechquant.exporter import export
 from speechquant.exporter.export import is_whisper
 from speechquant.exporter.whisper import export_whisper, layer_of_whisper_module
+from speechquant.exporter.whisper_checkpoints import _languages_and_tasks, load_whisper
 from speechquant.exporter.whisper_graphs import PlainAttention
 
 
@@ -120,6 +122,48 @@ def test_without_generation_settings_the_rest_is_asked(tiny_whisper: Path, tmp_p
     assert generation.no_timestamps == token_names().index("<|notimestamps|>")
     assert generation.languages == {}  # its vocabulary is no multilingual one's
     assert "no generation_config.json" in bundle.spec.notes[0]
+
+
+def test_settings_of_a_larger_vocabulary(tiny_whisper: Path, tmp_path: Path) -> None:
+    given = changed(
+        tiny_whisper,
+        tmp_path / "given",
+        "generation_config.json",
+        suppress_tokens=[5, 50_256],
+        begin_suppress_tokens=[220, 50_257],
+        eos_token_id=[300],
+    )
+    generation = load_whisper(str(given)).generation
+    assert (generation.suppressed, generation.suppressed_first) == ((5,), (220,))
+    assert generation.end == 300
+
+
+@pytest.mark.parametrize(
+    ("settings", "language"),
+    [
+        ({"language": "haw"}, "haw"),
+        ({"language": "German", "task": "transcribe"}, "de"),
+        ({"language": "fr"}, None),  # not one of the model's
+        ({"forced_decoder_ids": [[1, 303], [2, 306]]}, "de"),
+        ({"forced_decoder_ids": [[1, None], [2, 306]]}, None),
+        ({"forced_decoder_ids": [[1, 303]], "task": "transcribe"}, None),
+    ],
+)
+def test_the_language_that_a_checkpoint_names(
+    tiny_whisper: Path, tmp_path: Path, settings: dict[str, Any], language: str | None
+) -> None:
+    given = changed(tiny_whisper, tmp_path / "given", "generation_config.json", **settings)
+    assert load_whisper(str(given)).generation.language == language
+
+
+def test_old_settings_tell_by_the_vocabulary_whether_there_are_languages() -> None:
+    config = SimpleNamespace(vocab_size=51_865)
+    tokens = {"<|en|>": 50_259, "<|de|>": 50_261, "<|transcribe|>": 50_359}
+    old = {"forced_decoder_ids": [[1, None], [2, 50_359]]}
+    found = _languages_and_tasks(config, old, tokens)
+    assert found == ({"en": 50_259, "de": 50_261}, {"transcribe": 50_359})
+    assert _languages_and_tasks(config, {**old, "is_multilingual": False}, tokens) == ({}, {})
+    assert _languages_and_tasks(SimpleNamespace(vocab_size=51_864), old, tokens) == ({}, {})
 
 
 def test_bad_checkpoints(tiny_whisper: Path, tmp_path: Path) -> None:

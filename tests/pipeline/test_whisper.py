@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 
+from speechquant.core.errors import AudioError
 from speechquant.core.scales import read_scales
 from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
+from speechquant.engines.transcripts import Transcript
 from speechquant.pipeline.command import run
+from speechquant.pipeline.transcription import _rows
 
 RATE_HZ = 16_000
 
@@ -99,3 +106,31 @@ def test_export(tiny_whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "WhisperForConditionalGeneration" in text and "max |ONNX - torch|" in text
     document = json.loads(output(["export", tiny_whisper, tmp_path / "o2", "--json"], capsys))
     assert {row["graph"] for row in document["parity"]} == set(document["graphs"])
+
+
+class HalfHours:
+    """A recognizer whose every file is half an hour long, but one that cannot be read."""
+
+    spec = SimpleNamespace(sample_rate_hz=1)
+
+    def __init__(self) -> None:
+        self.together: list[int] = []
+
+    def read(self, path: Path) -> NDArray[np.float32]:
+        if path.name == "2":
+            raise AudioError("2: no audio")
+        return np.zeros(1800, np.float32)
+
+    def recognize(self, waves: Sequence[NDArray[np.float32]]) -> list[Transcript]:
+        self.together.append(len(waves))
+        return [Transcript("said") for _ in waves]
+
+
+def test_long_files_are_not_all_in_memory_together() -> None:
+    recognizer: Any = HalfHours()
+    failures: list[str] = []
+    files = [Path(str(number)) for number in range(6)]
+    rows = list(_rows(recognizer, files, failures))
+    assert recognizer.together == [2, 2, 1]
+    assert [row["path"] for row in rows] == ["0", "1", "3", "4", "5"]
+    assert failures == ["2: no audio"]
