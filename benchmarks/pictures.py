@@ -123,20 +123,21 @@ class PercentilePoint:
 
 def draw_distributions(rows: Sequence[TensorAmplitudes], path: Path) -> None:
     """Write `figure_of_distributions` to a .png or .svg, replacing what is there."""
-    _save(lambda: figure_of_distributions(rows), path)
+    save_figure(lambda: figure_of_distributions(rows), path)
 
 
 def draw_layer_effects(effects: Sequence[LayerEffect], gamma_points: float, path: Path) -> None:
     """Write `figure_of_layer_effects` to a .png or .svg, replacing what is there."""
-    _save(lambda: figure_of_layer_effects(effects, gamma_points), path)
+    save_figure(lambda: figure_of_layer_effects(effects, gamma_points), path)
 
 
 def draw_percentiles(points: Sequence[PercentilePoint], chosen: float, path: Path) -> None:
     """Write `figure_of_percentiles` to a .png or .svg, replacing what is there."""
-    _save(lambda: figure_of_percentiles(points, chosen), path)
+    save_figure(lambda: figure_of_percentiles(points, chosen), path)
 
 
-def _save(make_figure: Callable[[], Figure], path: Path) -> None:
+def save_figure(make_figure: Callable[[], Figure], path: Path) -> None:
+    """Write a picture in the format of its suffix; raises OptionError and StorageError."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise OptionError(f"{path}: no such picture format; name it {' or '.join(SUFFIXES)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -34,20 +35,13 @@ class Probe(Protocol):
 
 
 class ProbedGraph(ChangedGraph):
-    """A graph whose outputs are the activations to be quantized, and `also`."""
+    """A graph whose outputs are the tensors `names`, and nothing else."""
 
-    def __init__(
-        self,
-        graph: GraphSource,
-        threads: int | None = None,
-        *,
-        attention: bool = False,
-        also: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, graph: GraphSource, names: Iterable[str], threads: int | None) -> None:
         model = load_graph(graph, "calibration")
         import onnx
 
-        names = [*graph.spec.activations(attention=attention), *also]
+        names = list(dict.fromkeys(names))
         inputs = {value.name for value in model.graph.input}
         self._inputs = [name for name in names if name in inputs]
         del model.graph.output[:]
@@ -58,7 +52,7 @@ class ProbedGraph(ChangedGraph):
         super().__init__(model, graph, threads)
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Return every activation by name; what is an input of the graph is one too."""
+        """Return every tensor by name; inputs of the graph may be among them."""
         return {**{name: feeds[name] for name in self._inputs}, **super().run(feeds)}
 
 
@@ -69,7 +63,7 @@ class ProbeSession(ProbedGraph):
         self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
     ) -> None:
         self._spec = bundle.spec
-        super().__init__(bundle, threads, attention=attention)
+        super().__init__(bundle, bundle.spec.activations(attention=attention), threads)
 
     def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
         """Return the activations that a clip alone gives; raises AudioError."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +17,28 @@ from speechquant.engines.seq2seq_session import Seq2SeqSession
 from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
 
 _HIDDEN = "hidden"
+Entered = TypeVar("Entered", bound="ChunkProbe")
 
 
-class Seq2SeqProbe:
-    """Shows the activations of a clip's first chunk; a context manager.
+class ChunkProbe:
+    """Shows any tensors of the encoder and of the decoder's first graph; a context manager.
 
     The decoder runs on the tokens that the float model itself gives, all in one pass.
     """
 
     def __init__(
-        self, bundle: Seq2SeqBundle, threads: int | None = None, *, attention: bool = False
+        self,
+        bundle: Seq2SeqBundle,
+        encoder: Iterable[str],
+        decoder: Iterable[str],
+        threads: int | None = None,
     ) -> None:
         greedy = DecodingOptions(temperatures=(0.0,))
         self._recognizer = WhisperRecognizer(bundle, Seq2SeqSession.of(bundle, threads), greedy)
-        encoder, decoder = bundle.part(ENCODER), bundle.part(PREFILL)
-        self._encoder = ProbedGraph(encoder, threads, attention=attention, also=(_HIDDEN,))
-        self._decoder = ProbedGraph(decoder, threads, attention=attention)
-        self._attention = attention
+        self._encoder = ProbedGraph(bundle.part(ENCODER), [*encoder, _HIDDEN], threads)
+        self._decoder = ProbedGraph(bundle.part(PREFILL), decoder, threads)
 
-    def __enter__(self) -> Seq2SeqProbe:
+    def __enter__(self: Entered) -> Entered:
         self._stack = ExitStack()
         for session in (self._recognizer, self._encoder, self._decoder):
             self._stack.enter_context(session)
@@ -48,11 +52,32 @@ class Seq2SeqProbe:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
-        """Return the activations that a clip alone gives; raises AudioError."""
+    def tensors_of(
+        self, clip: LabelledClip
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Return what both graphs compute of a clip's first chunk; raises AudioError.
+
+        The encoder's output, hidden, is always among what it shows.
+        """
         wave = self._recognizer.read(clip.path)
         features, tokens = self._recognizer.first_chunk(wave)
-        seen = self._encoder.run({"features": features})
-        hidden = seen[_HIDDEN]
+        encoder = self._encoder.run({"features": features})
         given = np.array([tokens], np.int64)
-        return {**seen, **self._decoder.run({"tokens": given, _HIDDEN: hidden})}
+        return encoder, self._decoder.run({"tokens": given, _HIDDEN: encoder[_HIDDEN]})
+
+
+class Seq2SeqProbe(ChunkProbe):
+    """Shows the activations to be quantized, of a clip's first chunk."""
+
+    def __init__(
+        self, bundle: Seq2SeqBundle, threads: int | None = None, *, attention: bool = False
+    ) -> None:
+        encoder, decoder = (
+            bundle.spec.graphs[name].activations(attention=attention) for name in (ENCODER, PREFILL)
+        )
+        super().__init__(bundle, encoder, decoder, threads)
+
+    def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
+        """Return the activations that a clip alone gives; raises AudioError."""
+        encoder, decoder = self.tensors_of(clip)
+        return {**encoder, **decoder}

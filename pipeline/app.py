@@ -151,6 +151,37 @@ def inspect(
     run_inspect(source, pictures, as_json=json)
 
 
+@app.command()
+def outliers(
+    bundle: BundleFolder,
+    data: Data,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first clips.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="The projection whose attention is drawn; the last one.")
+    ] = None,
+    head: Annotated[int, typer.Option(min=0, help="Its head that is drawn.")] = 0,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Draw outliers by dimension, and a head, here.", readable=False),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Show which modules of a float bundle give values far from the others."""
+    from speechquant.pipeline.outliers import run_outliers
+
+    run_outliers(
+        bundle,
+        data,
+        limit=limit,
+        attention=attention,
+        head=head,
+        pictures=pictures,
+        threads=threads,
+        as_json=json,
+    )
+
+
 Method = Annotated[
     str, typer.Option(help="stablequant, ema, max, percentile, entropy, mse.", show_default=True)
 ]

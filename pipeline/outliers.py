@@ -1,0 +1,140 @@
+"""The command outliers: which modules of a float model give values far from the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speechquant.benchmarks.outlier_pictures import draw_attention, draw_outlier_dimensions
+from speechquant.benchmarks.pictures import new_figure
+from speechquant.calibrators.outliers import ModuleOutliers, OutlierStatistics
+from speechquant.core.bundles import require_float
+from speechquant.core.errors import OptionError
+from speechquant.core.files import refuse_unwritable
+from speechquant.core.seq2seq import load_any_bundle
+from speechquant.engines.module_probe import AttentionValues, ModuleProbe
+from speechquant.pipeline.console import print_json, print_table, progress
+from speechquant.pipeline.sources import data_set_of
+
+_TOP_DIMENSIONS = 10
+_SHOWN_DIMENSIONS = 3
+
+
+def run_outliers(
+    folder: Path,
+    data: str,
+    *,
+    limit: int | None,
+    attention: str | None,
+    head: int,
+    pictures: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure every module over a data set; show a table and draw the paper's two pictures."""
+    bundle = load_any_bundle(folder)
+    require_float(bundle)
+    if pictures is not None:
+        refuse_unwritable(pictures / "attention.png")
+        new_figure(1.0, 1.0)  # complains of a missing package before the work is done
+    with progress("rendering") as on_step:
+        clips = data_set_of(data, require_text=False, on_step=on_step)[:limit]
+    statistics, shown = OutlierStatistics(), None
+    with ModuleProbe(bundle, threads) as probe, progress("measuring") as on_step:
+        module = _chosen_attention(probe.attentions, attention)
+        for done, clip in enumerate(clips, start=1):
+            statistics.add(probe.outputs_of(clip))
+            shown = shown or _head_of(probe, module, head)
+            if on_step is not None:
+                on_step(done, len(clips))
+    rows = statistics.rows()
+    paths: list[Path] = []
+    if pictures is not None and shown is not None:
+        paths = [pictures / "outlier-dimensions.png", pictures / "attention.png"]
+        row = next(row for row in rows if row.module == module)
+        draw_outlier_dimensions(module, row.top_dimensions(_TOP_DIMENSIONS), paths[0])
+        draw_attention(f"{module}, head {head}", shown, paths[1])
+    attended = [row for row in rows if row.module in probe.attentions]
+    if as_json:
+        facts = _summary(folder, data, len(clips), rows, attended)
+        print_json({**facts, "modules": _facts(rows), "pictures": [str(path) for path in paths]})
+        return
+    _show(rows, attended, len(clips))
+    for path in paths:
+        print(path)
+
+
+def _chosen_attention(known: Sequence[str], asked_for: str | None) -> str:
+    if asked_for is None:  # the last that attends to its own input, as in the paper
+        return [module for module in known if "encoder_attn" not in module][-1]
+    if asked_for not in known:
+        raise OptionError(f"{asked_for!r}: no such attention; choose among {', '.join(known)}")
+    return asked_for
+
+
+def _head_of(probe: ModuleProbe, module: str, head: int) -> AttentionValues:
+    try:
+        return probe.attention_of(module, head)
+    except IndexError as error:
+        raise OptionError(f"{module} has no head {head}; they are counted from 0") from error
+
+
+def _summary(
+    folder: Path,
+    data: str,
+    clips: int,
+    rows: Sequence[ModuleOutliers],
+    attended: Sequence[ModuleOutliers],
+) -> dict[str, Any]:
+    return {
+        "bundle": str(folder),
+        "data": data,
+        "clips": clips,
+        "average_attention_kurtosis": _mean([row.kurtosis for row in attended]),
+        "largest_infinity_norm": max(row.infinity_norm for row in rows),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _facts(rows: Sequence[ModuleOutliers]) -> list[dict[str, Any]]:
+    return [
+        {
+            "module": row.module,
+            "kurtosis": row.kurtosis,
+            "infinity_norm": row.infinity_norm,
+            "outlier_share": row.outlier_share,
+            "top_dimensions": row.top_dimensions(_TOP_DIMENSIONS),
+            "outliers": list(row.outliers),
+        }
+        for row in rows
+    ]
+
+
+def _show(rows: Sequence[ModuleOutliers], attended: Sequence[ModuleOutliers], clips: int) -> None:
+    print_table(
+        ["module", "kurtosis", "infinity norm", "beyond 6 sd", "dimensions with most of these"],
+        [
+            [
+                row.module,
+                f"{row.kurtosis:.2f}",
+                f"{row.infinity_norm:.2f}",
+                f"{100 * row.outlier_share:.4f} %",
+                ", ".join(
+                    f"{index} ({100 * share:.0f} %)"
+                    for index, share in row.top_dimensions(_SHOWN_DIMENSIONS)
+                ),
+            ]
+            for row in rows
+        ],
+    )
+    average = _mean([row.kurtosis for row in attended])
+    largest = max(rows, key=lambda row: row.infinity_norm)
+    if average is not None:
+        outputs = f"{len(attended)} attentions' outputs over {clips} clips"
+        print(f"average kurtosis of {outputs}: {average:.2f}")
+    print(f"largest infinity norm: {largest.infinity_norm:.2f}, {largest.module}")
