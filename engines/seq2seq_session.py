@@ -79,8 +79,8 @@ def _opened(path: Path, folder: Path, threads: int | None) -> Any:
 class DecoderRun:
     """One batch of clips on its way through the decoder, token by token.
 
-    The caches never become arrays: what a step gives is what the next one is given, and the keys
-    and values of the encoder are bound once.
+    What a step gives is what the next one is given, without becoming an array, and the keys and
+    values of the encoder are bound once; `keep` alone copies them.
     """
 
     def __init__(self, prefill: Any, step: Any, hidden: Hidden, prompts: Tokens) -> None:
@@ -107,6 +107,13 @@ class DecoderRun:
             self._binding.bind_ortvalue_input(cache, value)
             self._caches[cache] = value
         return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these of the clips alone; copies their caches."""
+        for name, value in self._caches.items():
+            kept = _value(value.numpy()[list(rows)])
+            self._binding.bind_ortvalue_input(name, kept)
+            self._caches[name] = kept
 
 
 def _value(array: NDArray[Any]) -> Any:
