@@ -51,8 +51,9 @@ class Seq2SeqSession:
         """Return [clips, positions, size] of [clips, mel bins, frames]."""
         if self._encoder is None:
             raise EngineError("this session is closed; open another")
-        (hidden,) = self._encoder.run([_HIDDEN], {"features": features})
-        return np.asarray(hidden, np.float32)
+        # One after the other: together they take as long, and gigabytes for attention's scores.
+        rows = [self._encoder.run([_HIDDEN], {"features": row[None]})[0] for row in features]
+        return np.concatenate(rows, dtype=np.float32)
 
     def start(self, hidden: Hidden, prompts: Tokens) -> DecoderRun:
         """Return a run of the decoder after `prompts` [clips, tokens]."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from speechquant.core.seq2seq import GenerationSpec, Seq2SeqBundle
@@ -70,3 +71,25 @@ def test_a_run_goes_on_with_some_of_its_clips(whisper_bundle: Seq2SeqBundle) -> 
         alone.advance([40, 20])
         expected = [alone.advance([41, 21]), alone.advance([42, 22])]
     assert np.abs(np.array(found) - expected).max() < 1e-5
+
+
+def test_clips_are_encoded_one_by_one(
+    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = whisper_bundle.spec.features
+    shape = (3, spec.mel_bins, spec.chunk_frames)
+    features = np.random.default_rng(0).normal(0, 0.7, shape).astype(np.float32)
+    batches = []
+    with Seq2SeqSession(whisper_bundle, 1) as session:
+        graph: Any = session._encoder
+        expected = graph.run(None, {"features": features})[0]
+
+        class Counted:
+            def run(self, outputs: Any, feeds: Any) -> Any:
+                batches.append(len(feeds["features"]))
+                return graph.run(outputs, feeds)
+
+        monkeypatch.setattr(session, "_encoder", Counted())
+        found = session.encode(features)
+    assert batches == [1, 1, 1]
+    assert np.abs(found - expected).max() < 1e-5

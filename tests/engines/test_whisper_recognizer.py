@@ -194,7 +194,9 @@ def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
     assert texts == [names[61], names[62], names[63]]
 
 
-def with_settings(bundle: Seq2SeqBundle, checkpoint: Path, folder: Path, **values: Any) -> Seq2SeqBundle:
+def with_settings(
+    bundle: Seq2SeqBundle, checkpoint: Path, folder: Path, **values: Any
+) -> Seq2SeqBundle:
     shutil.copytree(checkpoint, folder / "given")
     path = folder / "given" / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
