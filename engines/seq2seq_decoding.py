@@ -43,24 +43,29 @@ def decode(
     logits = run.prompt_logits[:, -1]
     heard: list[list[int]] = [[] for _ in prompts]
     sums, counts = np.zeros(len(prompts)), np.zeros(len(prompts), np.int64)
+    running = list(range(len(prompts)))  # the clips in the run, by its rows
     for step in range(spec.max_tokens - prompts.shape[1]):
-        scores = rules.apply(logits, heard, is_first=step == 0)
+        scores = rules.apply(logits, [heard[clip] for clip in running], is_first=step == 0)
         totals = log_sum_exp(scores)
         chosen: list[int] = scores.argmax(axis=-1).tolist()
-        if temperature > 0:
-            chosen = [
-                _drawn(row, temperature, draw) for row, draw in zip(scores, draws, strict=True)
-            ]
-        for index, tokens in enumerate(heard):
-            if counts[index] > len(tokens):  # it has ended: the end was counted too
-                chosen[index] = spec.end
+        left = []
+        for row, clip in enumerate(running):
+            if counts[clip] > len(heard[clip]):  # it has ended: the end was counted too
                 continue
-            sums[index] += scores[index, chosen[index]] - totals[index]
-            counts[index] += 1
-            if chosen[index] != spec.end:
-                tokens.append(chosen[index])
-        if all(count > len(tokens) for count, tokens in zip(counts, heard, strict=True)):
+            if temperature > 0:
+                chosen[row] = _drawn(scores[row], temperature, draws[clip])
+            sums[clip] += scores[row, chosen[row]] - totals[row]
+            counts[clip] += 1
+            if chosen[row] != spec.end:
+                heard[clip].append(chosen[row])
+                left.append(row)
+        if not left:
             break
+        # Each row costs its caches' bytes at every token; to copy half of them takes about as long
+        # as four tokens.
+        if 2 * len(left) <= len(running):
+            run.keep(left)
+            running, chosen = [running[row] for row in left], [chosen[row] for row in left]
         logits = run.advance(chosen)
     no_speech = np.zeros(len(prompts))
     if spec.no_speech is not None:

@@ -67,9 +67,10 @@ class Seq2SeqSession:
 
     def encode(self, features: NDArray[np.float32]) -> Hidden:
         """Return [clips, positions, size] of [clips, mel bins, frames]."""
-        feeds: dict[str, NDArray[Any]] = {"features": features, **self._beside(ENCODER)}
-        (hidden,) = self._open[ENCODER].run([_HIDDEN], feeds)
-        return np.asarray(hidden, np.float32)
+        encoder, beside = self._open[ENCODER], self._beside(ENCODER)
+        # One after the other: together they take as long, and gigabytes for attention's scores.
+        rows = [encoder.run([_HIDDEN], {"features": row[None], **beside})[0] for row in features]
+        return np.concatenate(rows, dtype=np.float32)
 
     def start(self, hidden: Hidden, prompts: Tokens) -> DecoderRun:
         """Return a run of the decoder after `prompts` [clips, tokens]."""
@@ -106,8 +107,8 @@ def _opened(bundle: Seq2SeqBundle, name: str, threads: int | None) -> Any:
 class DecoderRun:
     """One batch of clips on its way through the decoder, token by token.
 
-    The caches never become arrays: what a step gives is what the next one is given, and the keys
-    and values of the encoder are bound once.
+    What a step gives is what the next one is given, without becoming an array, and the keys and
+    values of the encoder are bound once; `keep` alone copies them.
     """
 
     def __init__(self, prefill: Any, step: Any, given: Tensors, beside_steps: Tensors) -> None:
@@ -115,8 +116,9 @@ class DecoderRun:
         self.prompt_logits: Logits = outputs.pop(_LOGITS).numpy()
         self._step, self._binding = step, step.io_binding()
         # The binding holds no reference to what is bound.
-        self._bound = {**outputs, **{n: _value(array) for n, array in beside_steps.items()}}
-        for name, value in self._bound.items():
+        self._caches = outputs
+        self._beside = {name: _value(array) for name, array in beside_steps.items()}
+        for name, value in (self._caches | self._beside).items():
             self._binding.bind_ortvalue_input(name, value)
         self._outputs = [output.name for output in step.get_outputs()]
 
@@ -132,8 +134,15 @@ class DecoderRun:
         for name, value in outputs.items():
             cache = name.removeprefix(_GROWN)
             self._binding.bind_ortvalue_input(cache, value)
-            self._bound[cache] = value
+            self._caches[cache] = value
         return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these of the clips alone; copies their caches."""
+        for name, value in self._caches.items():
+            kept = _value(value.numpy()[list(rows)])
+            self._binding.bind_ortvalue_input(name, kept)
+            self._caches[name] = kept
 
 
 def _value(array: NDArray[Any]) -> Any:
