@@ -61,7 +61,7 @@ def test_a_run_goes_on_with_some_of_its_clips(whisper_bundle: Seq2SeqBundle) -> 
     rng = np.random.default_rng(0)
     shape = (3, spec.features.mel_bins, spec.features.chunk_frames)
     prompts = np.array([[301, 302, 306], [301, 303, 306], [301, 304, 306]])
-    with Seq2SeqSession(whisper_bundle, 1) as session:
+    with Seq2SeqSession.of(whisper_bundle, 1) as session:
         hidden = session.encode(rng.normal(0, 0.7, shape).astype(np.float32))
         run = session.start(hidden, prompts)
         run.advance([20, 30, 40])
@@ -80,8 +80,8 @@ def test_clips_are_encoded_one_by_one(
     shape = (3, spec.mel_bins, spec.chunk_frames)
     features = np.random.default_rng(0).normal(0, 0.7, shape).astype(np.float32)
     batches = []
-    with Seq2SeqSession(whisper_bundle, 1) as session:
-        graph: Any = session._encoder
+    with Seq2SeqSession.of(whisper_bundle, 1) as session:
+        graph: Any = session._open["encoder"]
         expected = graph.run(None, {"features": features})[0]
 
         class Counted:
@@ -89,7 +89,7 @@ def test_clips_are_encoded_one_by_one(
                 batches.append(len(feeds["features"]))
                 return graph.run(outputs, feeds)
 
-        monkeypatch.setattr(session, "_encoder", Counted())
+        monkeypatch.setattr(session, "_sessions", {"encoder": Counted()})
         found = session.encode(features)
     assert batches == [1, 1, 1]
     assert np.abs(found - expected).max() < 1e-5
