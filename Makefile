@@ -5,7 +5,8 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
-	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement engine-builds \
+	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
+	engine-builds whisper-speed \
 	regression-check test-tensorrt8 clean
 
 demo: $(READY)
@@ -52,7 +53,7 @@ backend-agreement: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.backend_agreement > docs/results/backend-agreement.md
 
 # The reports of docs/results: both zoo models with their words, hubert-base and its peers, hubert-large, the
-# latter two with speed and size alone. Forty minutes on two cores that do nothing else; a killed run goes on.
+# latter two with speed and size alone. An hour on two cores that do nothing else; a killed run goes on.
 BENCH := build/bench
 SPEECHQUANT := $(RUN)/speechquant
 BENCHED_ZOO := $(foreach model,wav2vec2 hubert,$(addprefix $(BENCH)/$(model)-,fp32 w8a8 cpu-engine rtx3090-engine))
@@ -111,6 +112,9 @@ $(VENV)/.peers: $(READY)
 # Ten minutes on a machine that does nothing else.
 regression-check: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.regression_check > docs/results/regression-check.md
+
+whisper-speed: $(VENV)/.peers
+	$(RUN)/python -m speechquant.benchmarks.whisper_speed > docs/results/whisper-speed.md
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.engine_builds > docs/results/engines-sm86.md
