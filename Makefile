@@ -12,8 +12,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
 
+# A process for each core: most tests keep one busy. The tests of a file stay together, with what they share.
 test: $(READY)
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest --numprocesses auto --dist loadfile
 
 # Minutes instead of seconds: the true-size models.
 test-slow: $(READY)

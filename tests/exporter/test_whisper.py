@@ -107,21 +107,21 @@ def test_an_english_only_checkpoint_has_no_languages(tiny_whisper: Path, tmp_pat
     given = changed(
         tiny_whisper, tmp_path / "english", "generation_config.json", is_multilingual=False
     )
-    bundle, _ = export_whisper(given, tmp_path / "out")
-    assert bundle.spec.generation.languages == {}
-    assert bundle.spec.generation.tasks == {}
+    generation = load_whisper(str(given)).generation
+    assert generation.languages == {}
+    assert generation.tasks == {}
 
 
 def test_without_generation_settings_the_rest_is_asked(tiny_whisper: Path, tmp_path: Path) -> None:
     given = tmp_path / "bare"
     shutil.copytree(tiny_whisper, given)
     (given / "generation_config.json").unlink()
-    bundle, _ = export_whisper(given, tmp_path / "out")
-    generation = bundle.spec.generation
+    checkpoint = load_whisper(str(given))
+    generation = checkpoint.generation
     assert (generation.start, generation.end) == (301, 300)
     assert generation.no_timestamps == token_names().index("<|notimestamps|>")
     assert generation.languages == {}  # its vocabulary is no multilingual one's
-    assert "no generation_config.json" in bundle.spec.notes[0]
+    assert "no generation_config.json" in checkpoint.notes[0]
 
 
 def test_settings_of_a_larger_vocabulary(tiny_whisper: Path, tmp_path: Path) -> None:

@@ -102,9 +102,7 @@ def test_calibrate_and_quantize(
 
 
 def test_export(tiny_whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = output(["export", tiny_whisper, tmp_path / "out"], capsys)
-    assert "WhisperForConditionalGeneration" in text and "max |ONNX - torch|" in text
-    document = json.loads(output(["export", tiny_whisper, tmp_path / "o2", "--json"], capsys))
+    document = json.loads(output(["export", tiny_whisper, tmp_path / "out", "--json"], capsys))
     assert {row["graph"] for row in document["parity"]} == set(document["graphs"])
 
 
