@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -170,7 +171,7 @@ def _table_of(bundle: Seq2SeqBundle, folder: Path) -> ScaleTable:
 
 
 def make_decoders(name: str, folder: Path) -> tuple[dict[str, Decoder], list[str]]:
-    """Return what is compared, the baseline first, and what is missing."""
+    """Return what is compared, the baseline first, and notes on what is or is not there."""
     bundle, _ = export_whisper(f"{PREFIX}{name}", folder / "float")
     quantized = quantize_bundle(bundle, folder / "w8a8", _table_of(bundle, folder))
     spec, generation = bundle.spec.features, bundle.spec.generation
@@ -184,13 +185,15 @@ def make_decoders(name: str, folder: Path) -> tuple[dict[str, Decoder], list[str
         "float, transformers in torch": _Torch(random_whisper(name)[0], features, prompt),
     }
     if find_spec("ctranslate2") is None:
-        return found, ["CTranslate2: pip install ctranslate2"]
+        return found, ["CTranslate2 is missing: pip install ctranslate2"]
     for kind in ("float32", "int8"):
         converted = _converted(name, folder, kind)
         found[f"{kind}, CTranslate2"] = _CTranslate2(
             converted, kind, features, prompt, generation.end
         )
-    return found, []
+    return found, [
+        f"CTranslate2 is {version('ctranslate2')}, with what its own wheel runs on here."
+    ]
 
 
 def measure(decoders: Mapping[str, Decoder]) -> dict[str, dict[str, list[float]]]:
@@ -262,10 +265,10 @@ def main() -> None:
         f"the audio a chunk of 30 s, {LATER_TOKENS} tokens after the first.\n"
     )
     with tempfile.TemporaryDirectory() as folder:
-        decoders, missing = make_decoders(name, Path(folder))
+        decoders, notes = make_decoders(name, Path(folder))
         print_times(measure(decoders))
-    for line in missing:
-        sys.stdout.write(f"\nMissing: {line}\n")
+    for note in notes:
+        sys.stdout.write(f"\n{note}\n")
 
 
 if __name__ == "__main__":
