@@ -16,7 +16,7 @@ from speechquant.core.described_folders import (
     read_description,
 )
 from speechquant.core.errors import BundleError
-from speechquant.core.graphs import Model
+from speechquant.core.graphs import Layered, Model
 
 FORMAT = "speechquant.bundle/1"
 DESCRIPTION = "bundle.json"
@@ -67,7 +67,7 @@ def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Layered):
     """What a graph is and what it takes.
 
     `layers` maps every activation tensor that feeds a constant-weight Conv, MatMul or Gemm to the
@@ -91,15 +91,6 @@ class ModelSpec:
     decoding: CtcDecoding
     notes: tuple[str, ...] = ()
     attention: Mapping[str, str] = field(default_factory=dict)
-
-    def activations(self, *, attention: bool) -> dict[str, str]:
-        """Return tensor -> layer of what is quantized, with or without attention's own products."""
-        return {**self.layers, **(self.attention if attention else {})}
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """The layers in the order of the graph."""
-        return tuple(dict.fromkeys(self.layers.values()))
 
     @property
     def min_samples(self) -> int:

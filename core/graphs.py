@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 
-class LayerMap(Protocol):
+class HasLayers(Protocol):
     """Which tensors are quantized, and the layer that each belongs to.
 
     `layers` maps every activation that feeds a constant-weight Conv, MatMul or Gemm, `attention`
@@ -20,14 +20,27 @@ class LayerMap(Protocol):
     @property
     def attention(self) -> Mapping[str, str]: ...
 
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """The layers in the order of the graphs."""
-        ...
 
-    def activations(self, *, attention: bool) -> dict[str, str]:
+class Layered:
+    """What follows from the two maps of a class that HasLayers."""
+
+    def activations(self: HasLayers, *, attention: bool) -> dict[str, str]:
         """Return tensor -> layer of what is quantized, with or without attention's own products."""
-        ...
+        return {**self.layers, **(self.attention if attention else {})}
+
+    @property
+    def layer_names(self: HasLayers) -> tuple[str, ...]:
+        """The layers in the order of the graph, or of the graphs."""
+        return tuple(dict.fromkeys(self.layers.values()))
+
+
+class LayerMap(HasLayers, Protocol):
+    """The two maps and what follows from them."""
+
+    @property
+    def layer_names(self) -> tuple[str, ...]: ...
+
+    def activations(self, *, attention: bool) -> dict[str, str]: ...
 
 
 class GraphSource(Protocol):

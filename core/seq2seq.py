@@ -23,7 +23,7 @@ from speechquant.core.described_folders import (
     read_description,
 )
 from speechquant.core.errors import BundleError
-from speechquant.core.graphs import GraphSource
+from speechquant.core.graphs import GraphSource, Layered
 
 TASK = "seq2seq"
 ENCODER, PREFILL, STEP = "encoder", "decoder_prefill", "decoder_step"
@@ -46,22 +46,13 @@ def graph_file(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class GraphSpec:
+class GraphSpec(Layered):
     """One graph; `layers` and `attention` as a ModelSpec has them, the latter always empty yet."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: Mapping[str, str]
     attention: Mapping[str, str] = field(default_factory=dict)
-
-    def activations(self, *, attention: bool) -> dict[str, str]:
-        """Return tensor -> layer of what is quantized, with or without attention's own products."""
-        return {**self.layers, **(self.attention if attention else {})}
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """The layers in the order of the graph."""
-        return tuple(dict.fromkeys(self.layers.values()))
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ class GenerationSpec:
 
 
 @dataclass(frozen=True)
-class Seq2SeqSpec:
+class Seq2SeqSpec(Layered):
     """What the graphs are and what they take."""
 
     architecture: str
@@ -144,15 +135,6 @@ class Seq2SeqSpec:
     def _merged(self, of: Callable[[GraphSpec], Mapping[str, str]]) -> dict[str, str]:
         graphs = self.graphs.values()
         return {name: layer for graph in graphs for name, layer in of(graph).items()}
-
-    def activations(self, *, attention: bool) -> dict[str, str]:
-        """Return tensor -> layer of what is quantized, with or without attention's own products."""
-        return {**self.layers, **(self.attention if attention else {})}
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """The layers in the order of the graphs."""
-        return tuple(dict.fromkeys(self.layers.values()))
 
 
 @dataclass(frozen=True)
