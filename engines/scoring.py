@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -57,6 +57,25 @@ def rounding_key(trial: Trial) -> object:
     return (table.bits.weights, table.float_layers) if trial.quantizes_weights else None
 
 
+class KeptWaves:
+    """Utterances by number, as `read` gives them; as many are kept as fit."""
+
+    def __init__(self, read: Callable[[int], Waveform]) -> None:
+        self._read = read
+        self._waves: dict[int, Waveform] = {}
+        self._bytes = 0
+
+    def get(self, utterance: int) -> Waveform:
+        """Return an utterance, read only where it is not kept."""
+        if utterance in self._waves:
+            return self._waves[utterance]
+        wave = self._read(utterance)
+        if self._bytes + wave.nbytes <= _KEPT_WAVE_BYTES:
+            self._waves[utterance] = wave
+            self._bytes += wave.nbytes
+        return wave
+
+
 class UtteranceScorer:
     """Runs jobs one at a time in this process."""
 
@@ -65,8 +84,7 @@ class UtteranceScorer:
         self._normalize = normalizer(task.normalizer)
         self._decoder = CtcDecoder.from_bundle(self._bundle)
         self._sessions: OrderedDict[object, SimulatedSession] = OrderedDict()
-        self._waves: dict[int, Waveform] = {}
-        self._wave_bytes = 0
+        self._waves = KeptWaves(self._read)
 
     def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
         """Yield the score of every job, in their order."""
@@ -75,7 +93,7 @@ class UtteranceScorer:
     def _score(self, job: Job) -> Score:
         session = self._session_of(job.trial)
         session.use(job.trial.table)
-        feeds = feeds_of(self._bundle.spec, [self._wave(job.utterance)])
+        feeds = feeds_of(self._bundle.spec, [self._waves.get(job.utterance)])
         logits = session.run(feeds)["logits"][0]
         heard = " ".join(word.text for word in self._decoder.words_of(logits))
         hypothesis = self._normalize(heard)
@@ -100,14 +118,8 @@ class UtteranceScorer:
         self._sessions.move_to_end(weights_key)
         return self._sessions[weights_key]
 
-    def _wave(self, utterance: int) -> Waveform:
-        if utterance in self._waves:
-            return self._waves[utterance]
-        wave = read_clip(self._bundle.spec, self._task.clips[utterance].path)
-        if self._wave_bytes + wave.nbytes <= _KEPT_WAVE_BYTES:
-            self._waves[utterance] = wave
-            self._wave_bytes += wave.nbytes
-        return wave
+    def _read(self, utterance: int) -> Waveform:
+        return read_clip(self._bundle.spec, self._task.clips[utterance].path)
 
 
 def new_scorer(task: ScoringTask) -> Scorer:

@@ -10,18 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform
+from speechquant.core.scales import ScaleTable
 from speechquant.core.scoring import Job, Score, Trial
 from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle
 from speechquant.core.text import normalizer
 from speechquant.core.wer import score_wer
-from speechquant.engines.scoring import FIRST_LABEL, SESSIONS_KEPT, ScoringTask, rounding_key
+from speechquant.engines.scoring import (
+    FIRST_LABEL,
+    SESSIONS_KEPT,
+    KeptWaves,
+    ScoringTask,
+    rounding_key,
+)
 from speechquant.engines.seq2seq_session import Seq2SeqSession
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
 from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
 
 
 class _Simulation:
-    """The three graphs with switches, and a session on them."""
+    """The three graphs with switches, and what transcribes with them."""
 
     def __init__(
         self, bundle: Seq2SeqBundle, threads: int | None, weights: Mapping[str, Any]
@@ -33,6 +40,13 @@ class _Simulation:
             {name: graph.raw for name, graph in self.graphs.items()},
             lambda name: self.graphs[name].limits,
         )
+        greedy = DecodingOptions(temperatures=(0.0,))
+        self.recognizer = WhisperRecognizer(bundle, self.session, greedy)
+
+    def use(self, table: ScaleTable | None) -> None:
+        """Round by `table` from now on."""
+        for graph in self.graphs.values():
+            graph.use(table)
 
 
 class Seq2SeqUtteranceScorer:
@@ -47,18 +61,17 @@ class Seq2SeqUtteranceScorer:
         self._normalize = normalizer(task.normalizer)
         self._simulations: OrderedDict[object, _Simulation] = OrderedDict()
         self._float_tokens: dict[int, list[int]] = {}
+        self._waves = KeptWaves(self._read)
 
     def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
         """Yield the score of every job, in their order."""
         return map(self._score, jobs)
 
     def _score(self, job: Job) -> Score:
-        clip = self._task.clips[job.utterance]
-        in_float = self._recognizer(self._simulation(None, None), None)
-        wave = in_float.read(clip.path)
-        tokens = self._tokens(job.utterance, in_float, wave)
+        clip, tokens = self._task.clips[job.utterance], self._tokens(job.utterance)
         simulation = self._simulation(rounding_key(job.trial), job.trial)
-        recognizer = self._recognizer(simulation, job.trial)
+        simulation.use(job.trial.table)
+        recognizer, wave = simulation.recognizer, self._waves.get(job.utterance)
         hypothesis = self._normalize(recognizer.transcribe([wave])[0])
         reference = self._normalize(clip.text or "")
         counts = score_wer([reference], [hypothesis]).clips[0]
@@ -66,17 +79,17 @@ class Seq2SeqUtteranceScorer:
         labels = _best_after(simulation.session, features, tokens)
         return Score(counts.errors, counts.reference_length, hypothesis, labels)
 
-    def _tokens(self, utterance: int, in_float: WhisperRecognizer, wave: Waveform) -> list[int]:
+    def _tokens(self, utterance: int) -> list[int]:
+        """Return the prompt and the tokens that the float model gives the first chunk."""
         if utterance not in self._float_tokens:
-            self._float_tokens[utterance] = in_float.first_chunk(wave)[1]
+            in_float = self._simulation(None, None)
+            in_float.use(None)
+            wave = self._waves.get(utterance)
+            self._float_tokens[utterance] = in_float.recognizer.first_chunk(wave)[1]
         return self._float_tokens[utterance]
 
-    def _recognizer(self, simulation: _Simulation, trial: Trial | None) -> WhisperRecognizer:
-        for graph in simulation.graphs.values():
-            graph.use(None if trial is None else trial.table)
-        return WhisperRecognizer(
-            self._bundle, simulation.session, DecodingOptions(temperatures=(0.0,))
-        )
+    def _read(self, utterance: int) -> Waveform:
+        return self._simulation(None, None).recognizer.read(self._task.clips[utterance].path)
 
     def _simulation(self, key: object, trial: Trial | None) -> _Simulation:
         if key not in self._simulations:

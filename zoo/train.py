@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,7 +206,23 @@ def attention_mask(name: str, waves: torch.Tensor, lengths: torch.Tensor) -> tor
     return (torch.arange(waves.shape[1])[None] < lengths[:, None]).long()
 
 
-def learning_rate(step: int, settings: Settings) -> float:
+class Schedule(Protocol):
+    """What a learning rate follows from."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def warmup_steps(self) -> int: ...
+
+    @property
+    def decay_steps(self) -> int: ...
+
+    @property
+    def peak_learning_rate(self) -> float: ...
+
+
+def learning_rate(step: int, settings: Schedule) -> float:
     """Return the rate at `step`: linear rise, plateau, linear fall to zero."""
     rise = min(1.0, (step + 1) / settings.warmup_steps)
     fall = min(1.0, max(0.0, (settings.steps - step) / settings.decay_steps))

@@ -35,6 +35,7 @@ from speechquant.zoo.train import (
     Sample,
     at_another_speed,
     join_short_clips,
+    learning_rate,
     load_samples,
     split_speakers,
 )
@@ -265,13 +266,6 @@ class Run:
         for name in (LOG_FILE, SETTINGS_FILE):
             shutil.copyfile(self.folder / name, folder / f"training-{name}")
 
-    def learning_rate(self) -> float:
-        """Return the rate of this step: linear rise, plateau, linear fall to zero."""
-        settings = self.settings
-        rise = min(1.0, (self.step + 1) / settings.warmup_steps)
-        fall = min(1.0, max(0.0, (settings.steps - self.step) / settings.decay_steps))
-        return settings.peak_learning_rate * min(rise, fall)
-
     def train_on(self, batch: list[Example]) -> tuple[float, float]:
         """Take one step and return the losses of the decoder and of the CTC head."""
         import torch
@@ -279,7 +273,7 @@ class Run:
 
         draw = random.Random(f"{self.settings.seed}/{self.step}")
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = learning_rate(self.step, self.settings)
         features = log_mels(torch.from_numpy(self._padded(batch, draw)), self.filters)
         rows = [
             prompt_and_target(self.tokens, example.pieces, timestamps=example.timestamps)
