@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speechquant.core.described_folders import (
     FolderKind,
@@ -17,6 +17,9 @@ from speechquant.core.described_folders import (
 )
 from speechquant.core.errors import BundleError
 from speechquant.core.graphs import Layered, Model
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = "speechquant.bundle/1"
 DESCRIPTION = "bundle.json"
@@ -144,7 +147,7 @@ class Bundle:
 
 @contextmanager
 def new_bundle(
-    target: Path, spec: ModelSpec, made_from: Mapping[str, Any], *, force: bool = False
+    target: Path, spec: DataclassInstance, made_from: Mapping[str, Any], *, force: bool = False
 ) -> Iterator[Path]:
     """Yield a folder for the bundle's files; when the block ends it is described, hashed and moved.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from speechquant.core.bundles import (
 from speechquant.core.described_folders import (
     check_files,
     digest_of,
-    new_described_folder,
     read_description,
 )
 from speechquant.core.errors import BundleError
@@ -191,19 +189,6 @@ class Seq2SeqBundle:
     def size_bytes(self) -> int:
         """The bytes of all files the description lists."""
         return sum((self.folder / name).stat().st_size for name in self.files)
-
-
-@contextmanager
-def new_seq2seq_bundle(
-    target: Path, spec: Seq2SeqSpec, made_from: Mapping[str, Any], *, force: bool = False
-) -> Iterator[Path]:
-    """Yield a folder for the bundle's files; when the block ends it is described, hashed and moved.
-
-    Raises OutputExistsError or StorageError; then nothing of the bundle is left behind.
-    """
-    document = {"spec": asdict(spec), "made_from": dict(made_from)}
-    with new_described_folder(target, BUNDLE_KIND, document, force=force) as folder:
-        yield folder
 
 
 def is_seq2seq(folder: Path) -> bool:

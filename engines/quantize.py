@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +24,6 @@ from speechquant.core.seq2seq import (
     graph_file,
     is_graph_file,
     load_any_bundle,
-    new_seq2seq_bundle,
     parts_of,
 )
 from speechquant.core.weights import Levels
@@ -77,7 +75,8 @@ def quantize_bundle(
         for part in parts_of(source)
     }
     made_from = _made_from(source, table, spelling, rounded_weights)
-    with _new_bundle(source, out, table.bits.name.lower(), made_from, force=force) as folder:
+    spec = replace(source.spec, precision=table.bits.name.lower())
+    with new_bundle(out, spec, made_from, force=force) as folder:
         _save(graphs, folder)
         _copy_files(source, folder)
         (folder / SCALES_FILE).write_text(scales_document(table), encoding="utf-8")
@@ -88,20 +87,6 @@ def quantize_bundle(
 
 def _loaded(bundle: Bundle | Seq2SeqBundle | str | Path) -> Bundle | Seq2SeqBundle:
     return load_any_bundle(Path(bundle)) if isinstance(bundle, str | Path) else bundle
-
-
-def _new_bundle(
-    bundle: Bundle | Seq2SeqBundle,
-    out: Path,
-    precision: str,
-    made_from: Mapping[str, Any],
-    *,
-    force: bool,
-) -> AbstractContextManager[Path]:
-    if isinstance(bundle, Seq2SeqBundle):
-        spec = replace(bundle.spec, precision=precision)
-        return new_seq2seq_bundle(out, spec, made_from, force=force)
-    return new_bundle(out, replace(bundle.spec, precision=precision), made_from, force=force)
 
 
 def _save(graphs: Mapping[str, ir.Model], folder: Path) -> None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.bundles import DESCRIPTION, FLOAT_PRECISION, TensorSpec
+from speechquant.core.bundles import DESCRIPTION, FLOAT_PRECISION, TensorSpec, new_bundle
 from speechquant.core.files import refuse_existing, refuse_unwritable
 from speechquant.core.onnx_files import require_packages, save_graph, save_graphs_together
 from speechquant.core.seq2seq import (
@@ -24,7 +24,6 @@ from speechquant.core.seq2seq import (
     Seq2SeqSpec,
     graph_file,
     load_seq2seq_bundle,
-    new_seq2seq_bundle,
 )
 from speechquant.exporter.checkpoints import WHISPER
 from speechquant.exporter.whisper_checkpoints import WhisperCheckpoint, load_whisper
@@ -61,7 +60,7 @@ def export_whisper(
     cases = make_whisper_cases(checkpoint.model, checkpoint.generation.start)
     log.info("tracing the graphs")
     graphs, spec = _graphs_and_spec(checkpoint)
-    with new_seq2seq_bundle(out, spec, _made_from(name or str(model)), force=force) as folder:
+    with new_bundle(out, spec, _made_from(name or str(model)), force=force) as folder:
         log.info("writing the graphs")
         save_graph(graphs[ENCODER], folder / graph_file(ENCODER))
         decoders = {folder / graph_file(part): graphs[part] for part in (PREFILL, STEP)}
