@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
-from speechquant.core.audio import read_audio
+from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.errors import ManifestError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
@@ -15,7 +14,9 @@ from speechquant.core.text import normalizer as normalizer_named
 from speechquant.core.wer import ErrorRate, score_cer, score_wer
 from speechquant.engines.recognizers import AnyRecognizer
 
-_CLIPS_AT_ONCE = 64  # how many waveforms are held while they are batched by length
+_CLIPS_AT_ONCE = 64
+# An hour of samples is 230 MB, so many long clips must not be held together.
+_SECONDS_AT_ONCE = 3600.0
 _NANOSECONDS = 1e9
 
 
@@ -65,11 +66,7 @@ def evaluate(
     rate = recognizer.spec.sample_rate_hz
     hypotheses: list[str] = []
     samples = nanoseconds = 0
-    remaining = iter(clips)
-    while chunk := list(islice(remaining, _CLIPS_AT_ONCE)):
-        waves = [read_audio(clip.path, rate, recognizer.max_clip_seconds) for clip in chunk]
-        for clip, wave in zip(chunk, waves, strict=True):
-            recognizer.check(wave, str(clip.path))
+    for waves in _groups(recognizer, clips):
         started = time.perf_counter_ns()
         heard = recognizer.transcribe(waves)
         nanoseconds += time.perf_counter_ns() - started
@@ -93,6 +90,21 @@ def evaluate(
         audio_seconds=samples / rate,
         compute_seconds=nanoseconds / _NANOSECONDS,
     )
+
+
+def _groups(recognizer: AnyRecognizer, clips: Sequence[LabelledClip]) -> Iterator[list[Waveform]]:
+    """Yield the waveforms of all clips, as many as are held while they are batched by length."""
+    rate = recognizer.spec.sample_rate_hz
+    group: list[Waveform] = []
+    for clip in clips:
+        wave = read_audio(clip.path, rate, recognizer.max_clip_seconds)
+        recognizer.check(wave, str(clip.path))
+        group.append(wave)
+        if len(group) == _CLIPS_AT_ONCE or sum(map(len, group)) >= _SECONDS_AT_ONCE * rate:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _text_of(clip: LabelledClip) -> str:

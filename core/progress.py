@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# Called with (done, total).
-OnStep = Callable[[int, int], None]
+# Called with (done, total); of something long that is under way, its part counts too.
+OnStep = Callable[[float, int], None]

@@ -73,8 +73,8 @@ class GenerationSpec:
     """The token numbers that steer decoding; None, or empty, where the checkpoint has none.
 
     Tokens below `end` are text. Timestamps are tokens from `first_timestamp` on, the positions of
-    the encoder apart. `max_tokens` counts the prompt. `language` is what the checkpoint takes where
-    none is given, in place of detecting it.
+    the encoder apart. `max_tokens` counts the prompt, `max_new_tokens` does not. `language` is what
+    the checkpoint takes where none is given, in place of detecting it, and `task` likewise.
     """
 
     start: int
@@ -87,6 +87,13 @@ class GenerationSpec:
     suppressed_first: tuple[int, ...] = ()
     latest_first_timestamp: int | None = None
     language: str | None = None
+    task: str | None = None
+    max_new_tokens: int | None = None
+
+    def room_after(self, prompt_tokens: int) -> int:
+        """Return how many tokens may follow a prompt."""
+        room = self.max_tokens - prompt_tokens
+        return room if self.max_new_tokens is None else min(room, self.max_new_tokens)
 
     @property
     def first_timestamp(self) -> int | None:

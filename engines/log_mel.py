@@ -64,5 +64,6 @@ def log_mel(wave: Waveform, spec: LogMelSpec, sample_rate_hz: int) -> Features:
 
 
 def chunk_features(wave: Waveform, spec: LogMelSpec, sample_rate_hz: int) -> Features:
-    """Return the features of a clip of at most one chunk, silence added up to the chunk's end."""
-    return log_mel(np.pad(wave, (0, spec.chunk_samples - len(wave))), spec, sample_rate_hz)
+    """Return the features of a clip's first chunk, silence added up to the chunk's end."""
+    chunk = wave[: spec.chunk_samples]
+    return log_mel(np.pad(chunk, (0, spec.chunk_samples - len(chunk))), spec, sample_rate_hz)

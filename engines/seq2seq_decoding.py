@@ -44,7 +44,7 @@ def decode(
     heard: list[list[int]] = [[] for _ in prompts]
     sums, counts = np.zeros(len(prompts)), np.zeros(len(prompts), np.int64)
     running = list(range(len(prompts)))  # the clips in the run, by its rows
-    for step in range(spec.max_tokens - prompts.shape[1]):
+    for step in range(spec.room_after(prompts.shape[1])):
         scores = rules.apply(logits, [heard[clip] for clip in running], is_first=step == 0)
         totals = log_sum_exp(scores)
         chosen: list[int] = scores.argmax(axis=-1).tolist()

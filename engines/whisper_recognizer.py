@@ -39,7 +39,9 @@ _SILENT_PEAK = 0.5 / 32_768
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a Whisper model is asked; `language` None is the checkpoint's own, or else detected.
+    """How a Whisper model is asked.
+
+    `language` None is the checkpoint's own, or else detected, `task` None its own or transcribe.
 
     A chunk is decoded at the first of `temperatures`, and at the next where its text compresses by
     more than `most_compression`, as loops do, or where its mean log probability is below
@@ -48,7 +50,7 @@ class DecodingOptions:
     """
 
     language: str | None = None
-    task: str = TRANSCRIBE
+    task: str | None = None
     timestamps: bool = False
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     most_compression: float = 2.4
@@ -72,6 +74,11 @@ class _Clip:
     segments: list[Segment] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     features: Features | None = None
+
+    @property
+    def share_done(self) -> float:
+        """How much of it is decoded, of 1."""
+        return min(1.0, self.place / self.frames)
 
 
 class WhisperRecognizer:
@@ -116,7 +123,8 @@ class WhisperRecognizer:
         seconds = len(wave) / self.spec.sample_rate_hz
         refuse_too_long(name, seconds, MAX_CLIP_SECONDS)
         features = self.spec.features
-        if len(wave) > features.chunk_samples and self.spec.generation.first_timestamp is None:
+        is_long = len(wave) // features.hop_samples > features.chunk_frames
+        if is_long and self.spec.generation.first_timestamp is None:
             raise AudioError(
                 f"{name}: lasts {seconds:.1f} s, and the checkpoint has no timestamps to go on by "
                 f"after {features.chunk_samples / self.spec.sample_rate_hz:g} s; cut the clip"
@@ -146,11 +154,11 @@ class WhisperRecognizer:
         for batch in self._batches(clips):
             while active := [clip for clip in batch if clip.place < clip.frames]:
                 self._advance(active)
+                if on_step is not None:
+                    on_step(done + sum(clip.share_done for clip in batch), len(clips))
             for clip in batch:
                 clip.features = None
             done += len(batch)
-            if on_step is not None:
-                on_step(done, len(clips))
         return [self._transcript(clip) for clip in clips]
 
     def features_of_first_chunk(self, wave: Waveform) -> tuple[NDArray[np.float32], _Clip]:
@@ -167,7 +175,7 @@ class WhisperRecognizer:
     def _clip(self, wave: Waveform) -> _Clip:
         features = self.spec.features
         frames = max(1, len(wave) // features.hop_samples)
-        return _Clip(wave, frames, len(wave) <= features.chunk_samples)
+        return _Clip(wave, frames, frames <= features.chunk_frames)
 
     def _batches(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
         """Yield clips of about one length, whose chunks fit into one call."""
@@ -288,7 +296,7 @@ class WhisperRecognizer:
         if clip.language is not None:
             prompt.append(generation.languages[clip.language])
         if generation.tasks:
-            prompt.append(generation.tasks[self._options.task])
+            prompt.append(generation.tasks[self._options.task or generation.task or TRANSCRIBE])
         if generation.no_timestamps is not None and not self._has_timestamps(clip):
             prompt.append(generation.no_timestamps)
         return prompt
@@ -354,7 +362,7 @@ def _require_known(spec: Seq2SeqSpec, options: DecodingOptions, folder: Path) ->
             f"{options.language!r}: no language of {folder}; give one of "
             f"{', '.join(sorted(generation.languages))}"
         )
-    if options.task != TRANSCRIBE and options.task not in generation.tasks:
+    if options.task not in (None, TRANSCRIBE, *generation.tasks):
         known = ", ".join(generation.tasks) or TRANSCRIBE
         raise OptionError(f"{options.task!r}: no task of {folder}; give {known}")
     if options.timestamps and generation.first_timestamp is None:

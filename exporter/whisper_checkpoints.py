@@ -163,6 +163,8 @@ def _generation_of(
         suppressed_first=_suppressed(config, settings, "begin_suppress_tokens"),
         latest_first_timestamp=known.get("max_initial_timestamp_index"),
         language=_own_language(known, languages),
+        task=_own_task(known, tasks),
+        max_new_tokens=_most_new_tokens(known),
     )
 
 
@@ -188,8 +190,27 @@ def _own_language(settings: Mapping[str, Any], languages: Mapping[str, int]) -> 
     if settings.get("task") is not None:
         return None  # as transformers has it: then what is below does not count
     # The older way: tokens by their place in the prompt, the language's being 1.
-    forced = dict(settings.get("forced_decoder_ids") or ())
-    return next((code for code, token in languages.items() if token == forced.get(1)), None)
+    return _forced(settings, 1, languages)
+
+
+def _own_task(settings: Mapping[str, Any], tasks: Mapping[str, int]) -> str | None:
+    """Return the task that a checkpoint tuned for one names."""
+    named = settings.get("task")
+    if named is None and settings.get("language") is None:
+        return _forced(settings, 2, tasks)
+    return named if named in tasks else None
+
+
+def _forced(settings: Mapping[str, Any], place: int, numbers: Mapping[str, int]) -> str | None:
+    token = dict(settings.get("forced_decoder_ids") or ()).get(place)
+    return next((name for name, number in numbers.items() if number == token), None)
+
+
+def _most_new_tokens(settings: Mapping[str, Any]) -> int | None:
+    """Return how many tokens may be written; max_length counts the same, as transformers has it."""
+    most, length = settings.get("max_new_tokens"), settings.get("max_length")
+    found = length if most is None else most
+    return found if isinstance(found, int) else None
 
 
 def _languages_and_tasks(

@@ -48,7 +48,10 @@ Language = Annotated[
     str | None,
     typer.Option(help="Whisper: a code such as en; by default the checkpoint's own, or detected."),
 ]
-Task = Annotated[str, typer.Option(help="Whisper: transcribe, or translate into English.")]
+Task = Annotated[
+    str | None,
+    typer.Option(help="Whisper: transcribe, or translate into English.", show_default="transcribe"),
+]
 Temperatures = Annotated[
     str | None,
     typer.Option(
@@ -81,7 +84,7 @@ def transcribe(
         list[Path], typer.Argument(help="Audio files, or folders of them.", readable=False)
     ],
     language: Language = None,
-    task: Task = "transcribe",
+    task: Task = None,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", help="Whisper: show when each segment is said.")
     ] = False,
@@ -111,7 +114,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first clips.")] = None,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst clips to show.")] = 5,
     language: Language = None,
-    task: Task = "transcribe",
+    task: Task = None,
     temperatures: Temperatures = None,
     provider: Provider = "auto",
     threads: Threads = None,

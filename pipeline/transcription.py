@@ -12,6 +12,7 @@ from typing import Any
 
 from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
+from speechquant.core.progress import OnStep
 from speechquant.engines.recognizers import AnyRecognizer, open_recognizer
 from speechquant.engines.whisper_recognizer import DecodingOptions
 from speechquant.pipeline.console import print_json, progress
@@ -23,7 +24,7 @@ _SECONDS_AT_ONCE = 3600.0
 
 
 def decoding_options(
-    language: str | None, task: str, temperatures: str | None, *, timestamps: bool = False
+    language: str | None, task: str | None, temperatures: str | None, *, timestamps: bool = False
 ) -> DecodingOptions:
     """Return what the command line asks of a Whisper model; raises OptionError."""
     options = DecodingOptions(language=language, task=task, timestamps=timestamps)
@@ -70,13 +71,22 @@ def _groups(
         yield group
 
 
+def _after(before: int, total: int, on_step: OnStep | None) -> OnStep | None:
+    """Return what counts the steps of a group after those `before` it."""
+    return None if on_step is None else lambda done, _: on_step(before + done, total)
+
+
 def _rows(
-    recognizer: AnyRecognizer, files: list[Path], failures: list[str]
+    recognizer: AnyRecognizer, files: list[Path], failures: list[str], on_step: OnStep | None
 ) -> Iterator[dict[str, Any]]:
     """Yield one row a readable file, as soon as its group is done."""
+    heard = 0
     for clips in _groups(recognizer, files, failures):
         started = time.perf_counter()
-        transcripts = recognizer.recognize([wave for _, wave in clips])
+        transcripts = recognizer.recognize(
+            [wave for _, wave in clips], _after(heard + len(failures), len(files), on_step)
+        )
+        heard += len(clips)
         compute_seconds = time.perf_counter() - started
         audio_seconds = sum(len(wave) for _, wave in clips) / recognizer.spec.sample_rate_hz
         for (file, wave), transcript in zip(clips, transcripts, strict=True):
@@ -118,12 +128,10 @@ def run_transcribe(
     bar = nullcontext(None) if shows_lines else progress("transcribing")
     opened = open_recognizer(bundle, provider=provider, threads=threads, decoding=decoding)
     with opened as recognizer, bar as on_step:
-        for row in _rows(recognizer, files, failures):
+        for row in _rows(recognizer, files, failures, on_step):
             rows.append(row)
             if not as_json:
                 _print_row(row, decoding)
-            if on_step is not None:
-                on_step(len(rows) + len(failures), len(files))
     if as_json:
         print_json(
             {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from tiny_whisper import LANGUAGES, token_names
 
@@ -110,6 +111,66 @@ def test_long_clips_are_sought_through_as_transformers_does(
         seconds = len(wave) / RATE_HZ
         assert transcript.segments
         assert all(0 <= s.start <= s.end <= seconds for s in transcript.segments)
+
+
+def test_a_few_samples_beyond_a_chunk_are_not_another_chunk(
+    whisper_bundle: Seq2SeqBundle, reference: Any
+) -> None:
+    waves = [noise(2.0 + 0.005, 1), noise(2.0 + 0.011, 1)]
+    options = {"language": "de", "task": "transcribe"}
+    expected = [
+        *reference(waves[:1], **options),
+        *reference(waves[1:], **options, return_timestamps=True),
+    ]
+    with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
+        found = recognizer.recognize(waves)
+    assert [transcript.text for transcript in found] == texts_of(whisper_bundle, expected)
+    assert [bool(transcript.segments) for transcript in found] == [False, True]
+
+
+@pytest.mark.parametrize("settings", [{"max_length": 9}, {"max_new_tokens": 5}])
+def test_no_more_tokens_than_the_checkpoint_says(
+    whisper_bundle: Seq2SeqBundle, tiny_whisper: Path, tmp_path: Path, settings: dict[str, int]
+) -> None:
+    from transformers import WhisperForConditionalGeneration
+
+    bundle = with_settings(whisper_bundle, tiny_whisper, tmp_path, **settings)
+    model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "given").eval()
+    waves = [noise(1.0, index) for index in range(6)]
+    with open_recognizer(bundle, threads=1, decoding=GREEDY) as recognizer:
+        chunks = [recognizer.first_chunk(wave) for wave in waves]
+    expected = [
+        model.generate(torch.from_numpy(features), language="de", task="transcribe")[0].tolist()
+        for features, _ in chunks
+    ]
+    # What generate returns is without the prompt of four, and ends with an end.
+    found = [tokens[4:] for _, tokens in chunks]
+    assert found == [
+        [token for token in row if token != bundle.spec.generation.end] for row in expected
+    ]
+    assert max(map(len, found)) == next(iter(settings.values()))
+
+
+def test_the_task_of_the_checkpoint_comes_before_transcribing(
+    whisper_bundle: Seq2SeqBundle, tiny_whisper: Path, tmp_path: Path
+) -> None:
+    tuned = with_settings(whisper_bundle, tiny_whisper, tmp_path, task="translate")
+    tasks = tuned.spec.generation.tasks
+    for task, expected in ((None, "translate"), ("transcribe", "transcribe")):
+        options = replace(GREEDY, task=task)
+        with open_recognizer(tuned, threads=1, decoding=options) as recognizer:
+            assert recognizer.first_chunk(noise(1.0, 0))[1][2] == tasks[expected]
+
+
+def test_how_far_a_long_clip_is(whisper_bundle: Seq2SeqBundle) -> None:
+    steps: list[float] = []
+    waves = [noise(0.5, 0), noise(9.0, 1)]
+    with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
+        recognizer.recognize(waves, lambda done, total: steps.append(done / total))
+    assert len(steps) >= 6  # the short one, and no chunk is longer than two of nine seconds
+    assert steps == sorted(steps)
+    assert steps[0] == 0.5
+    assert steps[-1] == 1.0
 
 
 def test_a_text_does_not_depend_on_what_it_was_batched_with(

@@ -139,21 +139,27 @@ def test_settings_of_a_larger_vocabulary(tiny_whisper: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("settings", "language"),
+    ("settings", "language", "task"),
     [
-        ({"language": "haw"}, "haw"),
-        ({"language": "German", "task": "transcribe"}, "de"),
-        ({"language": "fr"}, None),  # not one of the model's
-        ({"forced_decoder_ids": [[1, 303], [2, 306]]}, "de"),
-        ({"forced_decoder_ids": [[1, None], [2, 306]]}, None),
-        ({"forced_decoder_ids": [[1, 303]], "task": "transcribe"}, None),
+        ({"language": "haw"}, "haw", None),
+        ({"language": "German", "task": "transcribe"}, "de", "transcribe"),
+        ({"language": "fr", "task": "sing"}, None, None),  # neither is one of the model's
+        ({"forced_decoder_ids": [[1, 303], [2, 305]]}, "de", "translate"),
+        ({"forced_decoder_ids": [[1, None], [2, 306]]}, None, "transcribe"),
+        ({"forced_decoder_ids": [[1, 303], [2, 306]], "task": "translate"}, None, "translate"),
+        ({"forced_decoder_ids": [[1, 303], [2, 305]], "language": "en"}, "en", None),
     ],
 )
-def test_the_language_that_a_checkpoint_names(
-    tiny_whisper: Path, tmp_path: Path, settings: dict[str, Any], language: str | None
+def test_the_language_and_task_that_a_checkpoint_names(
+    tiny_whisper: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    language: str | None,
+    task: str | None,
 ) -> None:
     given = changed(tiny_whisper, tmp_path / "given", "generation_config.json", **settings)
-    assert load_whisper(str(given)).generation.language == language
+    generation = load_whisper(str(given)).generation
+    assert (generation.language, generation.task) == (language, task)
 
 
 def test_old_settings_tell_by_the_vocabulary_whether_there_are_languages() -> None:

@@ -12,6 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechquant.core.errors import AudioError
+from speechquant.core.progress import OnStep
 from speechquant.core.scales import read_scales
 from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
 from speechquant.engines.transcripts import Transcript
@@ -119,8 +120,13 @@ class HalfHours:
             raise AudioError("2: no audio")
         return np.zeros(1800, np.float32)
 
-    def recognize(self, waves: Sequence[NDArray[np.float32]]) -> list[Transcript]:
+    def recognize(
+        self, waves: Sequence[NDArray[np.float32]], on_step: OnStep | None = None
+    ) -> list[Transcript]:
         self.together.append(len(waves))
+        if on_step is not None:
+            on_step(0.5, len(waves))
+            on_step(len(waves), len(waves))
         return [Transcript("said") for _ in waves]
 
 
@@ -128,7 +134,10 @@ def test_long_files_are_not_all_in_memory_together() -> None:
     recognizer: Any = HalfHours()
     failures: list[str] = []
     files = [Path(str(number)) for number in range(6)]
-    rows = list(_rows(recognizer, files, failures))
+    steps: list[float] = []
+    rows = list(_rows(recognizer, files, failures, lambda done, _: steps.append(done)))
     assert recognizer.together == [2, 2, 1]
     assert [row["path"] for row in rows] == ["0", "1", "3", "4", "5"]
     assert failures == ["2: no audio"]
+    # The file that could not be read counts as done; it was met while the second was looked for.
+    assert steps == [0.5, 2, 3.5, 5, 5.5, 6]
