@@ -32,8 +32,9 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
 from speechquant.core.seq2seq import CROSS, LAST_PROJECTION, Seq2SeqBundle
 from speechquant.engines import quantize_bundle
+from speechquant.engines.backends import CPU
 from speechquant.engines.probe import open_probe
-from speechquant.engines.seq2seq_session import Seq2SeqSession
+from speechquant.engines.session import open_seq2seq_session
 from speechquant.exporter.random_models import PREFIX, random_whisper
 from speechquant.exporter.whisper import export_whisper
 
@@ -61,7 +62,7 @@ class _Ours:
     def __init__(
         self, bundle: Seq2SeqBundle, features: NDArray[np.float32], prompt: list[int]
     ) -> None:
-        self._session = Seq2SeqSession.of(bundle, THREADS)
+        self._session = open_seq2seq_session(bundle, provider=CPU, threads=THREADS)
         self._features, self._prompt = features, np.array([prompt])
 
     def encode(self) -> None:

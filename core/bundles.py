@@ -122,6 +122,11 @@ class Bundle:
         return self.folder / MODEL_FILE
 
     @property
+    def precision(self) -> str:
+        """The precision of the graph."""
+        return self.spec.precision
+
+    @property
     def model_sha256(self) -> str:
         """The hash of the graph and its weights, which scale tables name."""
         graph = {name: digest for name, digest in self.files.items() if name.startswith(MODEL_FILE)}

@@ -55,6 +55,9 @@ class GraphSource(Protocol):
     @property
     def spec(self) -> LayerMap: ...
 
+    @property
+    def precision(self) -> str: ...
+
 
 class ModelFacts(LayerMap, Protocol):
     """What there is to know of a model of one graph or several."""

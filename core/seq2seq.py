@@ -149,6 +149,7 @@ class GraphPart:
     folder: Path
     name: str
     spec: GraphSpec
+    precision: str
 
     @property
     def model_path(self) -> Path:
@@ -171,7 +172,7 @@ class Seq2SeqBundle:
 
     def part(self, name: str) -> GraphPart:
         """Return one of GRAPHS."""
-        return GraphPart(self.folder, name, self.spec.graphs[name])
+        return GraphPart(self.folder, name, self.spec.graphs[name], self.spec.precision)
 
     @property
     def reading_sha256(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechquant.core.bundles import FLOAT_PRECISION, Bundle
+from speechquant.core.bundles import FLOAT_PRECISION
 from speechquant.core.errors import BundleError, EngineError, MissingPackageError
 from speechquant.core.graphs import GraphSource
 from speechquant.engines.cpu_graph import UNWANTED_OPTIMIZERS, cpu_model
@@ -16,11 +16,13 @@ from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_
 from speechquant.engines.openvino import add_openvino, openvino_model, openvino_settings
 from speechquant.engines.openvino_session import OpenVinoSession, require_openvino
 from speechquant.engines.processor import read_processor
+from speechquant.engines.seq2seq_session import Seq2SeqSession
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime
 
+    from speechquant.engines.bound_values import BoundSession
     from speechquant.engines.session import Session
 
 log = logging.getLogger(__name__)
@@ -35,19 +37,19 @@ Graph = Path | bytes
 
 @dataclass(frozen=True)
 class Backend:
-    """What opens a bundle for a provider: it picks the graph's spelling and the settings.
+    """What opens a bundle's graph for a provider: it picks the graph's spelling and the settings.
 
-    `open` takes the bundle, the threads and where ONNX Runtime's times of each node go. It raises
+    `open` takes the graph, the threads and where ONNX Runtime's times of each node go. It raises
     MissingPackageError, EngineError and BundleError.
     """
 
     provider: str
-    open: Callable[[Bundle, int | None, Path | None], Session]
+    open: Callable[[GraphSource, int | None, Path | None], BoundSession]
 
 
-def cpu_graph(graph: GraphSource, precision: str) -> Graph:
+def cpu_graph(graph: GraphSource) -> Graph:
     """Return what ONNX Runtime's own provider runs: the graph's file, or the graph rewritten."""
-    if precision == FLOAT_PRECISION:
+    if graph.precision == FLOAT_PRECISION:
         return graph.model_path
     try:
         return _bytes_of(cpu_model(graph), graph)
@@ -71,48 +73,52 @@ def configure_cpu(options: onnxruntime.SessionOptions) -> None:
         options.add_session_config_entry("session.x64quantprecision", "1")
 
 
-def _open_on_cpu(bundle: Bundle, threads: int | None, profile_to: Path | None) -> Session:
+def _open_on_cpu(graph: GraphSource, threads: int | None, profile_to: Path | None) -> BoundSession:
     options = session_options(threads, profile_to)
     configure_cpu(options)
-    graph = cpu_graph(bundle, bundle.spec.precision)
+    spelled = cpu_graph(graph)
     try:
-        return OnnxRuntimeSession(graph, options)
+        return OnnxRuntimeSession(spelled, options)
     except Exception as error:  # ONNX Runtime's errors share no base class
         reason = " ".join(str(error).split())
         raise BundleError(
-            f"{bundle.folder}: ONNX Runtime refuses the graph ({reason}); "
+            f"{graph.folder}: ONNX Runtime refuses {graph.model_path.name} ({reason}); "
             'export it again with "speechquant export"'
         ) from error
 
 
-def _open_in_plugin(bundle: Bundle, threads: int | None, profile_to: Path | None) -> Session:
+def _open_in_plugin(
+    graph: GraphSource, threads: int | None, profile_to: Path | None
+) -> BoundSession:
     options = session_options(threads, profile_to)
-    add_openvino(options, bundle, threads)
-    graph = _openvino_graph(bundle)
+    add_openvino(options, graph, threads)
+    spelled = _openvino_graph(graph)
     try:
-        return OnnxRuntimeSession(graph, options, OPENVINO)
+        return OnnxRuntimeSession(spelled, options, OPENVINO)
     except Exception as error:  # ONNX Runtime's errors share no base class
         reason = " ".join(str(error).split())
         raise EngineError(f"OpenVINO's plugin refuses the graph ({reason})") from error
 
 
-def _open_in_package(bundle: Bundle, threads: int | None, profile_to: Path | None) -> Session:
+def _open_in_package(
+    graph: GraphSource, threads: int | None, profile_to: Path | None
+) -> BoundSession:
     require_openvino()  # before the graph is rewritten, which takes a moment
-    return OpenVinoSession(_openvino_graph(bundle), openvino_settings(bundle), threads)
+    return OpenVinoSession(_openvino_graph(graph), openvino_settings(graph), threads)
 
 
-def _openvino_graph(bundle: Bundle) -> Graph:
-    if bundle.spec.precision == FLOAT_PRECISION:
-        return bundle.model_path
-    return _bytes_of(openvino_model(bundle), bundle)
+def _openvino_graph(graph: GraphSource) -> Graph:
+    if graph.precision == FLOAT_PRECISION:
+        return graph.model_path
+    return _bytes_of(openvino_model(graph), graph)
 
 
-def _bytes_of(model: ir.Model, bundle: GraphSource) -> bytes:
+def _bytes_of(model: ir.Model, source: GraphSource) -> bytes:
     import onnx_ir as ir
 
     graph = ir.to_proto(model)
     if graph.ByteSize() >= _LARGEST_GRAPH_BYTES:
-        raise EngineError(f"{bundle.folder}: its graph is too large to be rewritten in memory")
+        raise EngineError(f"{source.folder}: its graph is too large to be rewritten in memory")
     return bytes(graph.SerializeToString())
 
 
@@ -127,10 +133,11 @@ def backends_of(provider: str) -> list[Backend]:
     return [OPENVINO_PLUGIN, OPENVINO_PACKAGE, ON_CPU] if wants_openvino else [ON_CPU]
 
 
-def how_it_runs(session: Session) -> str:
+def how_it_runs(session: Session | Seq2SeqSession) -> str:
     """Return what a bundle's session runs in; provider openvino may be either of two."""
-    if isinstance(session, OpenVinoSession):
+    graph = session.encoder if isinstance(session, Seq2SeqSession) else session
+    if isinstance(graph, OpenVinoSession):
         return "OpenVINO in its own package"
-    if session.provider == OPENVINO:
+    if graph.provider == OPENVINO:
         return "OpenVINO through ONNX Runtime"
     return "ONNX Runtime's CPU provider"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,18 +63,52 @@ class OnnxRuntimeSession:
         # ONNX Runtime frees the graph with the object; nothing else holds it.
         self._session = None
 
-    @property
-    def raw(self) -> Any:
-        """ONNX Runtime's own session, for those who bind what they run on."""
-        return self._session
-
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return every output by name; raises EngineError once the session is closed."""
+        values = self._open.run(self._outputs, dict(feeds))
+        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
+
+    def value_of(self, array: NDArray[Any]) -> Any:
+        """Return a value with a copy of an array."""
+        import onnxruntime
+
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+    def array_of(self, value: Any) -> NDArray[Any]:
+        """Return an array with a copy of a value."""
+        return np.asarray(value.numpy())
+
+    def new_runs(self) -> OnnxRuntimeRuns:
+        """Return runs of their own inputs; raises EngineError once the session is closed."""
+        return OnnxRuntimeRuns(self._open, self._outputs)
+
+    @property
+    def _open(self) -> Any:
         if self._session is None:
             raise EngineError("this session is closed; open another")
-        values = self._session.run(self._outputs, dict(feeds))
-        return {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
+        return self._session
 
     def end_profiling(self) -> Path:
         """Return the file with the times of each node, where the options asked for one."""
         return Path(self._session.end_profiling())
+
+
+class OnnxRuntimeRuns:
+    """Runs of a session on ONNX Runtime's own values."""
+
+    def __init__(self, session: Any, outputs: Sequence[str]) -> None:
+        self._session, self._outputs = session, outputs
+        self._binding = session.io_binding()
+        self._bound: dict[str, Any] = {}  # the binding holds no reference to what is bound
+
+    def bind(self, name: str, value: Any) -> None:
+        """Give an input its value."""
+        self._binding.bind_ortvalue_input(name, value)
+        self._bound[name] = value
+
+    def run(self) -> dict[str, Any]:
+        """Return the value of every output by name."""
+        for name in self._outputs:
+            self._binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(self._binding)
+        return dict(zip(self._outputs, self._binding.get_outputs(), strict=True))

@@ -8,8 +8,9 @@ import threading
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from speechquant.core.bundles import FLOAT_PRECISION, Bundle
+from speechquant.core.bundles import FLOAT_PRECISION
 from speechquant.core.errors import EngineError
+from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.engines.graph_writer import remove_unused
 from speechquant.engines.openvino_convolutions import spell_as_images
@@ -33,10 +34,12 @@ _BFLOAT16_BITS = 8  # of its significand
 _REGISTERING = threading.Lock()
 
 
-def add_openvino(options: onnxruntime.SessionOptions, bundle: Bundle, threads: int | None) -> None:
+def add_openvino(
+    options: onnxruntime.SessionOptions, graph: GraphSource, threads: int | None
+) -> None:
     """Let sessions of `options` run whole in OpenVINO; raises MissingPackageError, EngineError."""
     device = _cpu_device()
-    settings = openvino_settings(bundle)
+    settings = openvino_settings(graph)
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     options.add_provider_for_devices([device], {"load_config": json.dumps({"CPU": settings})})
@@ -44,14 +47,14 @@ def add_openvino(options: onnxruntime.SessionOptions, bundle: Bundle, threads: i
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
 
 
-def openvino_settings(bundle: Bundle) -> dict[str, str]:
-    """Return what OpenVINO runs the bundle with, in its plugin and in its own package."""
-    return {"INFERENCE_PRECISION_HINT": float_type(bundle, read_processor())}
+def openvino_settings(graph: GraphSource) -> dict[str, str]:
+    """Return what OpenVINO runs a graph with, in its plugin and in its own package."""
+    return {"INFERENCE_PRECISION_HINT": float_type(graph, read_processor())}
 
 
-def float_type(bundle: Bundle, processor: Processor) -> str:
+def float_type(graph: GraphSource, processor: Processor) -> str:
     """Return the type of what is not quantized, never narrower than what is."""
-    precision = bundle.spec.precision
+    precision = graph.precision
     fits = precision != FLOAT_PRECISION and _activation_bits(precision) <= _BFLOAT16_BITS
     return "bf16" if fits and processor.has_bfloat16 else "f32"
 
@@ -105,15 +108,15 @@ def _cpu_devices() -> list[onnxruntime.OrtEpDevice]:
     ]
 
 
-def openvino_model(bundle: Bundle) -> ir.Model:
-    """Return the quantized bundle's graph rewritten, weights in memory.
+def openvino_model(graph: GraphSource) -> ir.Model:
+    """Return the quantized graph rewritten, weights in memory.
 
     Raises MissingPackageError.
     """
     require_packages("rewriting a graph for OpenVINO")
     import onnx_ir as ir
 
-    model = ir.external_data.load_to_model(ir.load(bundle.model_path))
+    model = ir.external_data.load_to_model(ir.load(graph.model_path))
     rewrite_for_openvino(model)
     return model
 

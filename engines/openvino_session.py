@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,3 +71,41 @@ class OpenVinoSession:
             self._request.infer(dict(feeds), share_inputs=True)
             # Copied: the request writes the next outputs into the same memory.
             return {name: np.array(self._request.get_tensor(name).data) for name in self._names}
+
+    def value_of(self, array: NDArray[Any]) -> Any:
+        """Return a value with a copy of an array."""
+        return import_module(PACKAGE).Tensor(np.ascontiguousarray(array))
+
+    def array_of(self, value: Any) -> NDArray[Any]:
+        """Return an array with a copy of a value."""
+        return np.array(value.data)
+
+    def new_runs(self) -> OpenVinoRuns:
+        """Return runs of their own inputs; raises EngineError once the session is closed."""
+        if self.compiled is None:
+            raise EngineError("this session is closed; open another")
+        return OpenVinoRuns(self.compiled, self._names)
+
+
+class OpenVinoRuns:
+    """Runs of a compiled graph on OpenVINO's own tensors.
+
+    A request writes its outputs into the same memory each time, so two of them take turns: each
+    reads what the other gave.
+    """
+
+    def __init__(self, compiled: Any, outputs: Sequence[str]) -> None:
+        self._outputs = outputs
+        self._next, self._later = (compiled.create_infer_request() for _ in range(2))
+
+    def bind(self, name: str, value: Any) -> None:
+        """Give an input its value."""
+        self._next.set_tensor(name, value)
+        self._later.set_tensor(name, value)
+
+    def run(self) -> dict[str, Any]:
+        """Return the value of every output by name."""
+        request = self._next
+        self._next, self._later = self._later, request
+        request.infer()
+        return {name: request.get_tensor(name) for name in self._outputs}

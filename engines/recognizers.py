@@ -8,9 +8,9 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import OptionError
 from speechquant.core.seq2seq import Seq2SeqBundle, is_seq2seq, load_seq2seq_bundle
-from speechquant.engines.backends import AUTO, CPU
+from speechquant.engines.backends import AUTO
 from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
-from speechquant.engines.seq2seq_session import Seq2SeqSession
+from speechquant.engines.session import open_seq2seq_session
 from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
 
 AnyRecognizer = Recognizer | WhisperRecognizer
@@ -30,12 +30,8 @@ def open_recognizer(
     if isinstance(source, str | Path) and is_seq2seq(Path(source)):
         source = load_seq2seq_bundle(Path(source))
     if isinstance(source, Seq2SeqBundle):
-        if provider not in (AUTO, CPU):
-            raise OptionError(
-                f"{source.folder}: a Whisper bundle runs on ONNX Runtime's {CPU} provider alone; "
-                f"leave the provider {provider!r} away"
-            )
-        return WhisperRecognizer(source, Seq2SeqSession.of(source, threads), decoding)
+        session = open_seq2seq_session(source, provider=provider, threads=threads)
+        return WhisperRecognizer(source, session, decoding)
     if decoding not in (None, DecodingOptions()):
         folder = source if isinstance(source, str | Path) else source.folder
         raise OptionError(

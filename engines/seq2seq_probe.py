@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
+from speechquant.engines.backends import CPU
 from speechquant.engines.probe import ProbedGraph
-from speechquant.engines.seq2seq_session import Seq2SeqSession
+from speechquant.engines.session import open_seq2seq_session
 from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
 
 _HIDDEN = "hidden"
@@ -34,7 +35,8 @@ class ChunkProbe:
         threads: int | None = None,
     ) -> None:
         greedy = DecodingOptions(temperatures=(0.0,))
-        self._recognizer = WhisperRecognizer(bundle, Seq2SeqSession.of(bundle, threads), greedy)
+        session = open_seq2seq_session(bundle, provider=CPU, threads=threads)
+        self._recognizer = WhisperRecognizer(bundle, session, greedy)
         self._encoder = ProbedGraph(bundle.part(ENCODER), [*encoder, _HIDDEN], threads)
         self._decoder = ProbedGraph(bundle.part(PREFILL), decoder, threads)
 

@@ -36,10 +36,7 @@ class _Simulation:
         self.graphs = {
             name: SimulatedSession(bundle.part(name), threads, weights) for name in GRAPHS
         }
-        self.session = Seq2SeqSession(
-            {name: graph.raw for name, graph in self.graphs.items()},
-            lambda name: self.graphs[name].limits,
-        )
+        self.session = Seq2SeqSession(self.graphs, lambda name: self.graphs[name].limits)
         greedy = DecodingOptions(temperatures=(0.0,))
         self.recognizer = WhisperRecognizer(bundle, self.session, greedy)
 

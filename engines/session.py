@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.engine_folders import Engine, is_engine, load_engine
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError
+from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle
 from speechquant.engines.backends import (
     AUTO,
     CPU,
     PROVIDERS,
+    Backend,
     backends_of,
     configure_cpu,
     how_it_runs,
 )
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
+from speechquant.engines.seq2seq_session import Seq2SeqSession
 
 log = logging.getLogger(__name__)
 
 ONNXRUNTIME, TENSORRT, TENSORRT_RTX = "onnxruntime", "tensorrt", "tensorrt-rtx"
 Tensors = Mapping[str, NDArray[Any]]
+Opened = TypeVar("Opened", "Session", Seq2SeqSession)
 
 
 class Session(Protocol):
@@ -66,14 +70,35 @@ def open_session(
     may use, None for all. With `profile_to`, the start of a file's path, ONNX Runtime times every
     node. Raises BundleError, EngineError, OptionError.
     """
+    _refuse_unknown(provider, threads)
+    source = load_source(source)
+    if isinstance(source, Engine):
+        return _engine_session(source, provider, threads, profile_to)
+    bundle = source
+    return _first_to_open(
+        provider, bundle.folder, lambda backend: backend.open(bundle, threads, profile_to)
+    )
+
+
+def open_seq2seq_session(
+    bundle: Seq2SeqBundle, *, provider: str = AUTO, threads: int | None = None
+) -> Seq2SeqSession:
+    """Return a session on the three graphs of a bundle, all on one provider, as `open_session`."""
+    _refuse_unknown(provider, threads)
+
+    def opened(backend: Backend) -> Seq2SeqSession:
+        return Seq2SeqSession(
+            {name: backend.open(bundle.part(name), threads, None) for name in GRAPHS}
+        )
+
+    return _first_to_open(provider, bundle.folder, opened)
+
+
+def _refuse_unknown(provider: str, threads: int | None) -> None:
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")
     if provider not in PROVIDERS:
         raise OptionError(f"no provider {provider!r}; choose one of {', '.join(PROVIDERS)}")
-    source = load_source(source)
-    if isinstance(source, Engine):
-        return _engine_session(source, provider, threads, profile_to)
-    return _bundle_session(source, provider, threads, profile_to)
 
 
 def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
@@ -84,24 +109,22 @@ def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
     return load_engine(folder) if is_engine(folder) else load_bundle(folder)
 
 
-def _bundle_session(
-    bundle: Bundle, provider: str, threads: int | None, profile_to: Path | None
-) -> Session:
+def _first_to_open(provider: str, folder: Path, opened: Callable[[Backend], Opened]) -> Opened:
     *preferred, last = backends_of(provider)
     reasons: list[str] = []
     for backend in preferred:
         try:
-            session = backend.open(bundle, threads, profile_to)
+            session = opened(backend)
         except (EngineError, MissingPackageError) as error:
             reasons.append(str(error))
         else:
-            log.debug("%s runs in %s", bundle.folder, how_it_runs(session))
+            log.debug("%s runs in %s", folder, how_it_runs(session))
             return session
     if reasons:
         log.warning(
             "warning: %s; running on ONNX Runtime's own CPU provider instead", "; ".join(reasons)
         )
-    return last.open(bundle, threads, profile_to)
+    return opened(last)
 
 
 def _engine_session(

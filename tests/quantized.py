@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable
-from speechquant.engines.probe import ProbeSession
+from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
+from speechquant.engines.probe import ProbedGraph, ProbeSession
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.recognizer import feeds_of
@@ -34,3 +37,24 @@ def table_from_noise(
 def w8a8(bundle: Bundle, out: Path, spelling: Spelling = Spelling.ONNXRUNTIME) -> Bundle:
     """The bundle with every layer quantized."""
     return quantize_bundle(bundle, out, table_from_noise(bundle), spelling=spelling)
+
+
+def whisper_w8a8(bundle: Seq2SeqBundle, out: Path, *, attention: bool = False) -> Seq2SeqBundle:
+    """The bundle with every layer quantized, by what noise and a few tokens give."""
+    spec, rng = bundle.spec, np.random.default_rng(1)
+    shape = (1, spec.features.mel_bins, spec.features.chunk_frames)
+    features = rng.normal(0, 0.7, shape).astype(np.float32)
+    seen: dict[str, NDArray[Any]] = {}
+    feeds: dict[str, NDArray[Any]] = {"features": features}
+    for name in (ENCODER, PREFILL):
+        part = bundle.part(name)
+        tensors = [*part.spec.activations(attention=attention), *(["hidden"] * (name == ENCODER))]
+        with ProbedGraph(part, tensors, 1) as graph:
+            seen.update(graph.run(feeds))
+        tokens = rng.integers(0, spec.generation.end, (1, 8))
+        feeds = {"tokens": tokens, "hidden": seen["hidden"]}
+    rows = {
+        name: Scale(layer, float(np.abs(seen[name]).max()) / 127, float(np.abs(seen[name]).max()))
+        for name, layer in spec.activations(attention=attention).items()
+    }
+    return quantize_bundle(bundle, out, ScaleTable(bundle.model_sha256, "max", Bits(), rows))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.seq2seq import GenerationSpec, Seq2SeqBundle
 from speechquant.engines.seq2seq_decoding import decode
-from speechquant.engines.seq2seq_session import Seq2SeqSession
+from speechquant.engines.session import open_seq2seq_session
 from speechquant.engines.token_rules import TokenRules
 
 WORD, END, START, VOCABULARY = 1, 3, 4, 5
@@ -61,7 +61,7 @@ def test_a_run_goes_on_with_some_of_its_clips(whisper_bundle: Seq2SeqBundle) -> 
     rng = np.random.default_rng(0)
     shape = (3, spec.features.mel_bins, spec.features.chunk_frames)
     prompts = np.array([[301, 302, 306], [301, 303, 306], [301, 304, 306]])
-    with Seq2SeqSession.of(whisper_bundle, 1) as session:
+    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
         hidden = session.encode(rng.normal(0, 0.7, shape).astype(np.float32))
         run = session.start(hidden, prompts)
         run.advance([20, 30, 40])
@@ -80,16 +80,15 @@ def test_clips_are_encoded_one_by_one(
     shape = (3, spec.mel_bins, spec.chunk_frames)
     features = np.random.default_rng(0).normal(0, 0.7, shape).astype(np.float32)
     batches = []
-    with Seq2SeqSession.of(whisper_bundle, 1) as session:
-        graph: Any = session._open["encoder"]
-        expected = graph.run(None, {"features": features})[0]
+    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
+        run = session.encoder.run
+        expected = run({"features": features})["hidden"]
 
-        class Counted:
-            def run(self, outputs: Any, feeds: Any) -> Any:
-                batches.append(len(feeds["features"]))
-                return graph.run(outputs, feeds)
+        def counted(feeds: Any) -> Any:
+            batches.append(len(feeds["features"]))
+            return run(feeds)
 
-        monkeypatch.setattr(session, "_sessions", {"encoder": Counted()})
+        monkeypatch.setattr(session.encoder, "run", counted)
         found = session.encode(features)
     assert batches == [1, 1, 1]
     assert np.abs(found - expected).max() < 1e-5

@@ -34,6 +34,7 @@ from speechquant.engines.probe import open_probe
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.scoring import ScoringTask, new_scorer
 from speechquant.engines.seq2seq_session import Seq2SeqSession
+from speechquant.engines.session import open_seq2seq_session
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
 
 RATE_HZ = 16_000
@@ -126,8 +127,11 @@ class Simulation:
             part = bundle.part(name)
             graphs[name] = SimulatedSession(part, 1, rounded_weights(part, table, {}))
             graphs[name].use(table)
-        raw = {name: graph.raw for name, graph in graphs.items()}
-        self.session = Seq2SeqSession(raw, lambda name: graphs[name].limits)
+        self.session = Seq2SeqSession(graphs, lambda name: graphs[name].limits)
+
+
+def on_cpu(bundle: Seq2SeqBundle) -> Seq2SeqSession:
+    return open_seq2seq_session(bundle, provider="cpu", threads=1)
 
 
 def outputs_of(session: Seq2SeqSession, seed: int = 5) -> list[NDArray[np.float32]]:
@@ -152,9 +156,9 @@ def test_the_graphs_do_what_the_simulation_does(
     )
     bundle = quantize_bundle(whisper_bundle, tmp_path / "out", table)
     sessions = [
-        Seq2SeqSession.of(bundle, 1),
+        on_cpu(bundle),
         Simulation(whisper_bundle, table).session,
-        Seq2SeqSession.of(whisper_bundle, 1),
+        on_cpu(whisper_bundle),
     ]
     shares = []
     for seed in range(5):
@@ -170,11 +174,11 @@ def test_rewriting_for_the_cpu_changes_nothing_but_the_order_of_sums(
     quantized: Seq2SeqBundle,
 ) -> None:
     plain = {
-        name: ChangedGraph(load_graph(quantized.part(name), "a test"), quantized.part(name), 1).raw
+        name: ChangedGraph(load_graph(quantized.part(name), "a test"), quantized.part(name), 1)
         for name in GRAPHS
     }
     for mine, expected in zip(
-        outputs_of(Seq2SeqSession.of(quantized, 1)), outputs_of(Seq2SeqSession(plain)), strict=True
+        outputs_of(on_cpu(quantized)), outputs_of(Seq2SeqSession(plain)), strict=True
     ):
         assert np.median(np.abs(mine - expected)) < 1e-4 * np.abs(expected).max()
 
@@ -225,8 +229,8 @@ def test_both_spellings_say_the_same(
 ) -> None:
     signed = quantize_bundle(whisper_bundle, tmp_path / "signed", table, spelling=Spelling.TENSORRT)
     for mine, other in zip(
-        outputs_of(Seq2SeqSession.of(signed, 1)),
-        outputs_of(Seq2SeqSession.of(quantized, 1)),
+        outputs_of(on_cpu(signed)),
+        outputs_of(on_cpu(quantized)),
         strict=True,
     ):
         assert np.array_equal(mine, other)
