@@ -27,6 +27,7 @@ from speechquant.core.seq2seq import (
     parts_of,
 )
 from speechquant.core.weights import Levels
+from speechquant.engines.lookups import quantize_lookups
 from speechquant.engines.qdq import (
     Spelling,
     quantize_activations,
@@ -129,6 +130,7 @@ def _quantized_graph(
     model = ir.load(bundle.model_path)
     nodes = quantized_nodes(model, bundle.spec, table.float_layers)
     quantize_weights(model, nodes, table.bits.weights, rounded=rounded, on_step=on_step)
+    quantize_lookups(model, table.bits.weights)
     quantize_activations(model, nodes, table, spelling)
     quantize_attention(model, bundle.spec, table, spelling)
     # What stays float may still lie in the float bundle's data file.

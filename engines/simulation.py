@@ -16,6 +16,7 @@ from speechquant.core.graphs import GraphSource
 from speechquant.core.scales import ScaleTable
 from speechquant.core.weights import Levels
 from speechquant.engines.constant_weights import constant_weights
+from speechquant.engines.lookups import rounded_lookups
 from speechquant.engines.model_file import ChangedGraph, load_graph, weighted_nodes
 from speechquant.engines.qdq import Spelling, activation_levels
 from speechquant.engines.session import Tensors
@@ -169,7 +170,7 @@ def rounded_weights(
     bundle: GraphSource, table: ScaleTable, levels: Mapping[str, Levels]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the weights as a quantized bundle's graph sees them; `levels` as it takes them."""
-    rounded = {}
+    rounded = rounded_lookups(bundle, table.bits.weights)
     for weight in constant_weights(bundle, table.float_layers):
         quantized = quantize_weight(
             weight.values,

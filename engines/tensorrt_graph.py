@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.onnx_files import require_packages
+from speechquant.engines.lookups import dequantize_lookups
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.tensorrt_layers import Product, products_of
 from speechquant.engines.tensorrt_opset import spell_in_opset_17
@@ -51,6 +52,7 @@ def tensorrt_graph(bundle: Bundle, rest: str, *, strongly_typed: bool) -> Tensor
     model = ir.load(bundle.model_path)
     products = products_of(model)
     respell(model, Spelling.TENSORRT)
+    dequantize_lookups(model)
     if not strongly_typed:
         spell_in_opset_17(model)
     kept: tuple[str, ...] = ()

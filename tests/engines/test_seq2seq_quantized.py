@@ -273,3 +273,16 @@ def test_a_quantized_bundle_is_not_quantized_again(
 ) -> None:
     with pytest.raises(BundleError, match="already quantized"):
         quantize_bundle(quantized, tmp_path / "out", table)
+
+
+def test_the_embedding_is_integers_and_stored_once(quantized: Seq2SeqBundle) -> None:
+    places = []
+    for name in (PREFILL, STEP):
+        graph = onnx.load(str(quantized.graph_path(name)), load_external_data=False).graph
+        stored = {tensor.name: tensor for tensor in graph.initializer}
+        assert "decoder.embed_tokens.weight" not in stored
+        levels = stored["decoder.embed_tokens.weight_quantized"]
+        assert levels.data_type == onnx.TensorProto.INT8
+        places.append({entry.key: entry.value for entry in levels.external_data})
+    assert places[0] == places[1]
+    assert places[0]["location"] == "decoder.onnx.data"
