@@ -20,7 +20,7 @@ from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
+from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 CALIBRATION_CLIPS, SCORED_CLIPS = 100, 200
 BITS = 8
@@ -65,7 +65,7 @@ def main() -> None:
         f"Calibrated and searched on {CALIBRATION_CLIPS} clips of zoo:dev. "
         "The intervals are paired bootstraps.\n"
     )
-    for name in MODEL_NAMES:
+    for name in CTC_MODELS:
         with tempfile.TemporaryDirectory() as folder:
             print_model(name, Path(folder))
 

@@ -30,7 +30,7 @@ from speechquant.engines.backends import how_it_runs
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
 from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
+from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 CALIBRATION_CLIPS, SCORED_CLIPS = 100, 200
 SIMULATED = "simulated graph"
@@ -110,7 +110,7 @@ def _cells(first: ErrorRate, words: ErrorRate, distance: Distance) -> list[str]:
 def main() -> None:
     """Print both models."""
     sys.stdout.write(f"# Agreement of the backends, measured\n\nOn {describe_machine()}.\n")
-    for name in MODEL_NAMES:
+    for name in CTC_MODELS:
         with tempfile.TemporaryDirectory() as folder:
             print_model(name, Path(folder))
     sys.stdout.write(

@@ -37,7 +37,7 @@ from speechquant.engines.tensorrt_layers import LAYERS_FILE, LayerReport, read_l
 from speechquant.engines.tensorrt_library import load_library
 from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
+from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 TRUE_SIZE = "random:hubert-base"
 TARGET = "sm86"
@@ -166,7 +166,7 @@ def main() -> None:
     )
     dev = read_data_set(corpus_manifest("dev"), require_text=True)[:CALIBRATION_CLIPS]
     test = read_data_set(corpus_manifest("test"), require_text=True)[:TEST_CLIPS]
-    sources = {f"zoo:{name}": str(TRAINED_MODELS / name) for name in MODEL_NAMES}
+    sources = {f"zoo:{name}": str(TRAINED_MODELS / name) for name in CTC_MODELS}
     sources[TRUE_SIZE] = TRUE_SIZE
     with tempfile.TemporaryDirectory() as folder:
         work, bundles = Path(folder), {}

@@ -27,8 +27,8 @@ from speechquant.engines.recognizer import open_ctc_recognizer
 from speechquant.exporter.ctc import export, export_with_parity
 from speechquant.exporter.random_models import PREFIX
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
-from speechquant.zoo.train import Extra, split_speakers
+from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
+from speechquant.zoo.samples import Extra, split_speakers
 
 PARITY_SECONDS = ((1.0,), (7.3,), (20.0,), (20.0, 7.3, 1.0))
 _RANDOM_MODELS = ("wav2vec2-base", "hubert-large")
@@ -53,7 +53,7 @@ def print_parity(folder: Path) -> None:
     """Print max |ONNX - torch| for batches of each length."""
     lengths = [" + ".join(f"{second:g} s" for second in case) for case in PARITY_SECONDS]
     print_heading("Parity: max abs(ONNX - torch) of the logits", "model", *lengths, "largest logit")
-    sources = {f"zoo:{name}": str(TRAINED_MODELS / name) for name in MODEL_NAMES}
+    sources = {f"zoo:{name}": str(TRAINED_MODELS / name) for name in CTC_MODELS}
     sources |= {f"{PREFIX}{name}": f"{PREFIX}{name}" for name in _RANDOM_MODELS}
     for name, source in sources.items():
         _, results = export_with_parity(
@@ -115,7 +115,7 @@ def print_accuracy(folder: Path, extra: Sequence[Extra]) -> None:
         unseen = split_speakers(clips, further.hold_out_speakers)[1]
         held_out = f", last {further.hold_out_speakers} speakers" if unseen else ""
         sets[further.source.name + held_out] = unseen or clips
-    for name in MODEL_NAMES:
+    for name in CTC_MODELS:
         bundle = export(TRAINED_MODELS / name, folder / name, name=f"zoo:{name}")
         for data, clips in sets.items():
             errors, reference = (

@@ -22,7 +22,7 @@ from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.exporter.ctc import export
-from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
+from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 WIDTHS = (8, 6)
 _COLUMNS = (
@@ -155,7 +155,7 @@ def main() -> None:
     sys.stdout.write("\n".join(heading_rows(*_COLUMNS)) + "\n")
     rows: list[Comparison] = []
     with tempfile.TemporaryDirectory() as folder:
-        for model in MODEL_NAMES:
+        for model in CTC_MODELS:
             work = Path(folder) / model
             bundle = export(TRAINED_MODELS / model, work / "float", name=f"zoo:{model}")
             bench = Workbench(bundle, split.calibration, split.test, work, options.workers)

@@ -20,8 +20,8 @@ from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
-from speechquant.zoo.train import Extra, split_speakers
+from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
+from speechquant.zoo.samples import Extra, split_speakers
 
 WIDTHS = (16, 8, 6, 4)
 METHODS = ("max", "ema", "percentile", "mse", "entropy")
@@ -174,7 +174,7 @@ def report_on(split: DataSplit, work: Path, workers: int) -> list[str]:
         f"{len(split.calibration)} other clips.",
         "",
     ]
-    for model in MODEL_NAMES:
+    for model in CTC_MODELS:
         folder = work / f"{model}-{split.name.split(',')[0].replace(':', '-')}"
         source = TRAINED_MODELS / model
         bundle = export(source, folder / "float", force=True, name=f"zoo:{model}")

@@ -26,12 +26,13 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import Bits, ScaleTable
+from speechquant.core.seq2seq import Seq2SeqBundle, is_graph_file, parts_of
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
 from speechquant.engines.constant_weights import constant_weights
-from speechquant.engines.probe import ProbeSession
+from speechquant.engines.probe import open_probe
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.recognizer import open_ctc_recognizer
+from speechquant.engines.recognizers import open_recognizer
 from speechquant.engines.scoring import ScoringTask, open_scorer
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Workbench:
     `attention` says whether what attention multiplies by each other is quantized too.
     """
 
-    bundle: Bundle
+    bundle: Bundle | Seq2SeqBundle
     calibration: Sequence[LabelledClip]
     test: Sequence[LabelledClip]
     work: Path
@@ -64,7 +65,7 @@ class Workbench:
     def statistics(self) -> ActivationStatistics:
         """The activations on the calibration set."""
         key = data_key([clip_key(clip) for clip in self.calibration])
-        with ProbeSession(self.bundle, attention=self.attention) as probe:
+        with open_probe(self.bundle, attention=self.attention) as probe:
             return collect_statistics(
                 self.bundle,
                 self.calibration,
@@ -79,15 +80,27 @@ class Workbench:
         """The float bundle's errors on the test set."""
         return self._words(self.bundle)
 
-    def table(self, method: str, bits: int, *, float_layers: Sequence[str] = ()) -> ScaleTable:
+    def table(
+        self,
+        method: str,
+        bits: int,
+        *,
+        float_layers: Sequence[str] = (),
+        symmetric: bool = True,
+    ) -> ScaleTable:
         """Return the table of a method that needs no search, weights as wide as activations."""
-        options = MethodOptions(method, Bits(bits, bits))
+        options = MethodOptions(method, Bits(bits, bits), symmetric=symmetric)
         layers = quantized_layers(self.bundle, float_layers, attention=self.attention)
         table = table_from_statistics(self.statistics, layers, self.bundle.model_sha256, options)
         return replace(table, float_layers=tuple(float_layers))
 
     def search(
-        self, bits: int, search: str = "fast", dev: Sequence[LabelledClip] | None = None
+        self,
+        bits: int,
+        search: str = "fast",
+        dev: Sequence[LabelledClip] | None = None,
+        *,
+        float_layers: Sequence[str] = (),
     ) -> SearchResult:
         """Return StableQuant's choice on `dev`, the calibration set where none is given."""
         dev = self.calibration if dev is None else dev
@@ -99,7 +112,7 @@ class Workbench:
         ):
             return search_table(
                 self.bundle,
-                self.bundle.spec.activations(attention=self.attention),
+                quantized_layers(self.bundle, float_layers, attention=self.attention),
                 self.statistics,
                 recorded,
                 len(dev),
@@ -113,8 +126,9 @@ class Workbench:
         clips = self.calibration[::4]
         key = statistics_key(self.bundle, data_key([clip_key(clip) for clip in clips]))
         saved = self.work / f"adaround-{bits}-{key}.npz"
-        with ProbeSession(self.bundle) as probe:
-            weights = constant_weights(self.bundle)
+        (graph,) = parts_of(self.bundle)
+        weights = constant_weights(graph)
+        with open_probe(self.bundle) as probe:
             return adaround_levels(weights, probe.activations_of, clips, bits, saved)
 
     def score(self, table: ScaleTable, levels: Mapping[str, Levels] | None = None) -> Scored:
@@ -127,7 +141,11 @@ class Workbench:
             quantized = quantize_bundle(
                 self.bundle, self.work / "scored", table, rounded_weights=levels, force=True
             )
-            sizes = [path.stat().st_size for path in quantized.folder.glob("model.onnx*")]
+            sizes = [
+                path.stat().st_size
+                for path in quantized.folder.iterdir()
+                if is_graph_file(path.name)
+            ]
             clips = [asdict(clip) for clip in self._words(quantized).clips]
             with new_file(kept) as partial:
                 partial.write_text(json.dumps({"size_bytes": sum(sizes), "clips": clips}))
@@ -140,6 +158,6 @@ class Workbench:
     def _test_key(self) -> str:
         return data_key([clip_key(clip) for clip in self.test])[:16]
 
-    def _words(self, bundle: Bundle) -> ErrorRate:
-        with open_ctc_recognizer(bundle) as recognizer:
+    def _words(self, bundle: Bundle | Seq2SeqBundle) -> ErrorRate:
+        with open_recognizer(bundle) as recognizer:
             return evaluate(recognizer, self.test).words

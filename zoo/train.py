@@ -6,34 +6,29 @@ rises, stays, and falls over the last steps, so that a run can be lengthened whi
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import math
 import random
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import read_audio
-from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.wer import score_wer
-from speechquant.zoo.augment import Conditions, degrade
-from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
+from speechquant.zoo.augment import degrade
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.models import (
-    MODEL_NAMES,
+    CTC_MODELS,
     VOCABULARY,
     is_trained_with_mask,
     new_model,
     save_model,
     token_ids,
 )
+from speechquant.zoo.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed, training_sets
+from speechquant.zoo.training_run import RunSettings, TrainingRun, begin, run_parser, train_to_end
 
 if TYPE_CHECKING:
     import torch
@@ -41,120 +36,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
-_INT16_FULL_SCALE = 32_767.0
 _BLANK = 0
-LOG_FILE, SETTINGS_FILE = "log.jsonl", "settings.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(RunSettings):
     """What a run is made of; written beside its checkpoints."""
 
-    steps: int = 10_000
-    warmup_steps: int = 800
-    decay_steps: int = 2_000
-    peak_learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    gradient_norm: float = 1.0
-    batch_seconds: float = 42.0
-    synthetic_share: float = 0.6
     # The first convolutions settle early, and their backward pass is a third of a step.
     frozen_convolutions: int = 0
-    seed: int = 0
-    save_every: int = 250
-    score_every: int = 1_000
-
-
-@dataclass(frozen=True)
-class Extra:
-    """A further data set: how much of what is trained comes from it, which speakers stay unseen."""
-
-    source: Path
-    share: float
-    hold_out_speakers: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Extra:
-        """Read PATH[,share=0.2][,hold_out=8]."""
-        path, *options = text.split(",")
-        values = dict(option.split("=") for option in options)
-        share, hold_out = float(values.pop("share", 0.2)), int(values.pop("hold_out", 0))
-        if values:
-            raise ValueError(f"{', '.join(values)}: no such option of a data set")
-        return cls(Path(path), share, hold_out)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A clip in memory: 16-bit samples and the text they say."""
-
-    wave: NDArray[np.int16]
-    text: str
-
-
-def split_speakers(
-    clips: list[LabelledClip], held_out: int
-) -> tuple[list[LabelledClip], list[LabelledClip]]:
-    """Return (seen, unseen): the last `held_out` speakers in alphabetical order stay unseen."""
-    speakers = sorted({clip.speaker or "" for clip in clips})
-    if held_out >= len(speakers):
-        raise ValueError(f"{held_out} speakers cannot be held out of {len(speakers)}")
-    unseen = set(speakers[len(speakers) - held_out :])
-    return (
-        [clip for clip in clips if (clip.speaker or "") not in unseen],
-        [clip for clip in clips if (clip.speaker or "") in unseen],
-    )
-
-
-def _sample_of(clip: LabelledClip) -> Sample | None:
-    text = " ".join((clip.text or "").lower().split())
-    if not text or not _ALPHABET.issuperset(text):
-        return None
-    wave = read_audio(clip.path, SAMPLE_RATE_HZ)
-    scaled = np.clip(wave, -1.0, 1.0) * _INT16_FULL_SCALE
-    return Sample(scaled.astype(np.int16), text)
-
-
-def load_samples(clips: list[LabelledClip]) -> list[Sample]:
-    """Return the clips whose text is in the alphabet."""
-    return [sample for clip in clips if (sample := _sample_of(clip)) is not None]
-
-
-def join_short_clips(
-    clips: list[LabelledClip], rng: random.Random, shorter_than_seconds: float = 1.0
-) -> list[Sample]:
-    """Return samples in which short clips of one speaker are strung together."""
-    samples, short_of = [], dict[str, list[Sample]]()
-    for clip in clips:
-        sample = _sample_of(clip)
-        if sample is None:
-            continue
-        if len(sample.wave) < shorter_than_seconds * SAMPLE_RATE_HZ:
-            short_of.setdefault(clip.speaker or "", []).append(sample)
-        else:
-            samples.append(sample)
-    for words in short_of.values():
-        rng.shuffle(words)
-        while words:
-            taken = [words.pop() for _ in range(min(len(words), rng.randint(1, 7)))]
-            gap = np.zeros(rng.randint(800, 4_000), np.int16)
-            pieces = [piece for word in taken for piece in (gap, word.wave)]
-            samples.append(Sample(np.concatenate(pieces), " ".join(word.text for word in taken)))
-    return samples
-
-
-LIVE_CONDITIONS = Conditions(
-    echo_probability=0.15, noise_probability=0.3, snr_db=(5.0, 30.0), peak_dbfs=(-15.0, -1.0)
-)
-
-
-def at_another_speed(sample: Sample, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return the sample a little faster or slower, and so higher or lower."""
-    wave = sample.wave.astype(np.float32) / _INT16_FULL_SCALE
-    speed = rng.uniform(0.87, 1.15)
-    positions = np.arange(0, len(wave) - 1, speed)
-    return np.asarray(np.interp(positions, np.arange(len(wave)), wave), np.float32)
 
 
 def _heard(sample: Sample, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -167,9 +57,7 @@ def normalised(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7), np.float32)
 
 
-def batches(
-    sets: list[tuple[float, list[Sample]]], batch_seconds: float, rng: random.Random
-) -> Iterator[list[Sample]]:
+def batches(sets: Sets, batch_seconds: float, rng: random.Random) -> Iterator[list[Sample]]:
     """Yield batches of clips of about one length for ever, the sets mixed by their shares."""
     budget = int(batch_seconds * SAMPLE_RATE_HZ)
     while True:
@@ -204,29 +92,6 @@ def attention_mask(name: str, waves: torch.Tensor, lengths: torch.Tensor) -> tor
     if not is_trained_with_mask(name):
         return None
     return (torch.arange(waves.shape[1])[None] < lengths[:, None]).long()
-
-
-class Schedule(Protocol):
-    """What a learning rate follows from."""
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def warmup_steps(self) -> int: ...
-
-    @property
-    def decay_steps(self) -> int: ...
-
-    @property
-    def peak_learning_rate(self) -> float: ...
-
-
-def learning_rate(step: int, settings: Schedule) -> float:
-    """Return the rate at `step`: linear rise, plateau, linear fall to zero."""
-    rise = min(1.0, (step + 1) / settings.warmup_steps)
-    fall = min(1.0, max(0.0, (settings.steps - step) / settings.decay_steps))
-    return settings.peak_learning_rate * min(rise, fall)
 
 
 def ctc_loss(
@@ -307,32 +172,29 @@ def _contiguous_forward(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-class Run:
-    """A training run in a folder: model, optimizer, and where it stands."""
+class Run(TrainingRun):
+    """A training run of a CTC model."""
 
     def __init__(self, name: str, folder: Path, settings: Settings, warm_start: Path | None):
         import torch
 
-        self.name, self.folder, self.settings = name, folder, settings
-        self.step, self.seconds = 0, 0.0
+        self.name, self.settings = name, settings
         torch.manual_seed(settings.seed)
         self.model = new_model(name)
         keep_layout_through_norms(self.model)
         freeze_convolutions(self.model, settings.frozen_convolutions)
         if warm_start is not None:
             self._copy_matching_weights(warm_start)
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.98), weight_decay=settings.weight_decay
         )
-        self._state_path = folder / "state.pt"
-        if self._state_path.exists():
-            self._restore()
+        super().__init__(folder, settings, {"model": self.model}, optimizer)
 
     def _copy_matching_weights(self, checkpoint: Path) -> None:
         from safetensors.torch import load_file
 
         def bare(key: str) -> str:
-            return key.split(".", 1)[1] if key.split(".")[0] in MODEL_NAMES else key
+            return key.split(".", 1)[1] if key.split(".")[0] in CTC_MODELS else key
 
         given = {
             bare(key): value for key, value in load_file(checkpoint / "model.safetensors").items()
@@ -346,142 +208,51 @@ class Run:
         self.model.load_state_dict(taken, strict=False)
         log.info("%d of %d tensors taken from %s", len(taken), len(own), checkpoint)
 
-    def _restore(self) -> None:
-        import torch
-
-        state = torch.load(self._state_path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        log.info("going on from step %d", self.step)
-
-    def save(self) -> None:
-        """Write the state a killed run starts from, in one rename."""
-        import torch
-
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        partial = self._state_path.with_suffix(".tmp")
-        torch.save(state, partial)
-        partial.replace(self._state_path)
-
     def write_checkpoint(self) -> None:
         """Write the model in Hugging Face format, with the log and the settings that made it."""
         folder = self.folder / "checkpoint"
         save_model(self.name, self.model, folder)
-        shutil.copyfile(self.folder / LOG_FILE, folder / f"training-{LOG_FILE}")
-        shutil.copyfile(self.folder / SETTINGS_FILE, folder / f"training-{SETTINGS_FILE}")
-
-    def note(self, **values: Any) -> None:
-        """Append a line to the log of the run."""
-        row = {"step": self.step, "minutes": round(self.seconds / 60, 1), **values}
-        log.info("%s", row)
-        with (self.folder / LOG_FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.copy_notes(folder)
 
     def train_on(self, batch: list[Sample]) -> float:
         """Take one step and return its loss."""
-        import torch
-
         # Seeded by the step, so that a resumed run does not hear the first noises again.
         rng = np.random.default_rng((self.settings.seed, self.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
         loss = ctc_loss(self.name, self.model, batch, rng)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
-        # One clip in bfloat16 can overflow; a step that is no number would end the run.
-        if math.isfinite(float(norm)):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
+        self.descend(loss)
         return float(loss.detach())
 
 
-def train(
-    run: Run, sets: list[tuple[float, list[Sample]]], scored: dict[str, list[Sample]]
-) -> None:
+def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
     """Train to the end of the settings, saving the checkpoint in Hugging Face format as it goes."""
     settings = run.settings
     run.model.train()
     source = batches(sets, settings.batch_seconds, random.Random(f"{settings.seed}/{run.step}"))
-    losses, started = [], time.monotonic()
-    while run.step < settings.steps:
-        losses.append(run.train_on(next(source)))
-        if run.step % settings.save_every and run.step != settings.steps:
-            continue
-        run.seconds += time.monotonic() - started
-        started = time.monotonic()
-        scores = {}
-        if run.step % settings.score_every == 0 or run.step == settings.steps:
-            scores = {
-                f"wer_{name}": round(word_error_percent(run.model, samples), 2)
-                for name, samples in scored.items()
-            }
-        run.note(loss=round(float(np.mean(losses)), 4), **scores)
-        if scores:
-            run.write_checkpoint()
-        losses.clear()
-        run.save()
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m speechquant.zoo.train")
-    parser.add_argument("model", choices=MODEL_NAMES)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument(
-        "--extra-data",
-        type=Extra.parse,
-        action="append",
-        default=[],
-        help="PATH[,share=0.2][,hold_out=8]: a manifest or LibriSpeech folder to train on too",
+    train_to_end(
+        run,
+        settings,
+        lambda: {"loss": run.train_on(next(source))},
+        lambda: {
+            f"wer_{name}": word_error_percent(run.model, samples)
+            for name, samples in scored.items()
+        },
+        run.write_checkpoint,
     )
-    parser.add_argument(
-        "--warm-start", type=Path, help="checkpoint whose fitting weights are taken"
-    )
-    parser.add_argument("--threads", type=int, help="threads of torch")
-    defaults = asdict(Settings())
-    for key, value in defaults.items():
-        parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
-    return parser.parse_args()
 
 
 def main() -> None:
     """Run the command line."""
-    import torch
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    options = _arguments()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    parser = run_parser(__doc__, "speechquant.zoo.train", Settings())
+    parser.add_argument("model", choices=CTC_MODELS)
+    parser.add_argument(
+        "--warm-start", type=Path, help="checkpoint whose fitting weights are taken"
+    )
+    options = parser.parse_args()
     settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    options.out.mkdir(parents=True, exist_ok=True)
+    warm_start = options.warm_start.name if options.warm_start else None
+    begin(options, settings, warm_start=warm_start)
     rng = random.Random(settings.seed)
-    synthetic = load_samples(read_data_set(corpus_manifest("train")))
-    sets = [(settings.synthetic_share, synthetic)]
-    scored = {"zoo_dev": load_samples(read_data_set(corpus_manifest("dev")))[:200]}
-    for extra in options.extra_data:
-        seen, unseen = split_speakers(read_data_set(extra.source), extra.hold_out_speakers)
-        sets.append((extra.share, join_short_clips(seen, rng)))
-        if unseen:
-            scored[extra.source.name] = load_samples(unseen)
-    for share, samples in sets:
-        hours = sum(len(sample.wave) for sample in samples) / SAMPLE_RATE_HZ / 3600
-        log.info("share %.2f: %d samples, %.2f h", share, len(samples), hours)
-    used = {
-        **asdict(settings),
-        "extra_data": [
-            # The folder's name alone: where it lies is nobody else's business.
-            {**asdict(extra), "source": extra.source.name}
-            for extra in options.extra_data
-        ],
-        "warm_start": options.warm_start.name if options.warm_start else None,
-    }
-    (options.out / SETTINGS_FILE).write_text(json.dumps(used, indent=1) + "\n")
+    sets, scored = training_sets(options.extra_data, settings.synthetic_share, rng)
     run = Run(options.model, options.out, settings, options.warm_start)
     train(run, sets, scored)
 

@@ -7,14 +7,9 @@ A run is killed and started again at will: it goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import math
 import random
-import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,23 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.manifests import read_data_set
 from speechquant.core.wer import score_wer
 from speechquant.zoo.augment import degrade
-from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.models import TRAINED_MODELS, VOCABULARY, token_ids
-from speechquant.zoo.train import (
-    LIVE_CONDITIONS,
-    LOG_FILE,
-    SETTINGS_FILE,
-    Extra,
-    Sample,
-    at_another_speed,
-    join_short_clips,
-    learning_rate,
-    load_samples,
-    split_speakers,
-)
+from speechquant.zoo.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed, training_sets
+from speechquant.zoo.training_run import RunSettings, TrainingRun, begin, run_parser, train_to_end
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
     Tokens,
@@ -61,24 +45,19 @@ _POOL = 512  # examples that are sorted by length before they are batched
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(RunSettings):
     """What a run is made of; written beside its checkpoints."""
 
-    steps: int = 10_000
     warmup_steps: int = 500
-    decay_steps: int = 2_000
-    peak_learning_rate: float = 1e-3
-    weight_decay: float = 0.01
     batch_seconds: float = 60.0
+    synthetic_share: float = 0.8
+    save_every: int = 100
+    score_every: int = 500
     ctc_share: float = 0.3
     silent_share: float = 0.04
     joined_share: float = 0.25
     timed_share: float = 0.4
     whole_chunk_share: float = 0.25
-    synthetic_share: float = 0.8
-    seed: int = 0
-    save_every: int = 100
-    score_every: int = 500
 
 
 @dataclass(frozen=True)
@@ -95,9 +74,7 @@ class Example:
         return all(end is not None for _, _, end in self.pieces)
 
 
-def make_example(
-    draw: random.Random, sets: Sequence[tuple[float, list[Sample]]], settings: Settings
-) -> Example:
+def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example:
     """Return one clip, some clips strung together, or nobody speaking."""
     rng = np.random.default_rng(draw.getrandbits(64))
     kind = draw.random()
@@ -134,9 +111,7 @@ def make_example(
     return Example(wave, tuple(pieces), timestamps or not is_whole)
 
 
-def batches(
-    sets: Sequence[tuple[float, list[Sample]]], settings: Settings, seed: str
-) -> Iterator[list[Example]]:
+def batches(sets: Sets, settings: Settings, seed: str) -> Iterator[list[Example]]:
     """Yield batches of examples of about one length for ever."""
     draw = random.Random(seed)
     budget = int(settings.batch_seconds * SAMPLE_RATE_HZ)
@@ -178,29 +153,28 @@ def encode(model: Any, features: torch.Tensor) -> torch.Tensor:
     return normed
 
 
-class Run:
-    """A training run in a folder: model, head, optimizer, and where it stands."""
+class Run(TrainingRun):
+    """A training run of the Whisper, with the head that is thrown away in the end."""
 
     def __init__(self, folder: Path, settings: Settings, tokens: Tokens, *, warm: bool) -> None:
         import torch
         from transformers import WhisperFeatureExtractor
 
-        self.folder, self.settings, self.tokens = folder, settings, tokens
-        self.step, self.seconds = 0, 0.0
+        self.settings, self.tokens = settings, tokens
         torch.manual_seed(settings.seed)
         self.model: Any = new_whisper(tokens)
         self.head = torch.nn.Linear(self.model.config.d_model, len(VOCABULARY))
         if warm:
             self._begin_with_hubert()
         self.filters = torch.from_numpy(WhisperFeatureExtractor().mel_filters).float()
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             [*self.model.parameters(), *self.head.parameters()],
             betas=(0.9, 0.98),
             weight_decay=settings.weight_decay,
+            fused=True,
         )
-        self._state_path = folder / "state.pt"
-        if self._state_path.exists():
-            self._restore()
+        modules = {"model": self.model, "head": self.head}
+        super().__init__(folder, settings, modules, optimizer)
 
     def _begin_with_hubert(self) -> None:
         from safetensors.torch import load_file
@@ -227,44 +201,11 @@ class Run:
         self.head.bias.data = given["lm_head.bias"].float()
         log.info("%d tensors of %d taken from zoo:hubert", len(taken), len(own))
 
-    def _restore(self) -> None:
-        import torch
-
-        state = torch.load(self._state_path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        log.info("going on from step %d", self.step)
-
-    def save(self) -> None:
-        """Write the state a killed run starts from, in one rename."""
-        import torch
-
-        state = {
-            "model": self.model.state_dict(),
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        partial = self._state_path.with_suffix(".tmp")
-        torch.save(state, partial)
-        partial.replace(self._state_path)
-
-    def note(self, **values: Any) -> None:
-        """Append a line to the log of the run."""
-        row = {"step": self.step, "minutes": round(self.seconds / 60, 1), **values}
-        log.info("%s", row)
-        with (self.folder / LOG_FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
     def write_checkpoint(self) -> None:
         """Write the model in Hugging Face format, with the log and the settings that made it."""
         folder = self.folder / "checkpoint"
         save_whisper(self.model, self.tokens, folder)
-        for name in (LOG_FILE, SETTINGS_FILE):
-            shutil.copyfile(self.folder / name, folder / f"training-{name}")
+        self.copy_notes(folder)
 
     def train_on(self, batch: list[Example]) -> tuple[float, float]:
         """Take one step and return the losses of the decoder and of the CTC head."""
@@ -272,8 +213,6 @@ class Run:
         from torch.nn.functional import cross_entropy
 
         draw = random.Random(f"{self.settings.seed}/{self.step}")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
         features = log_mels(torch.from_numpy(self._padded(batch, draw)), self.filters)
         rows = [
             prompt_and_target(self.tokens, example.pieces, timestamps=example.timestamps)
@@ -289,14 +228,7 @@ class Run:
             logits = self.model.proj_out(states)
         loss = cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED)
         ctc = self._ctc_loss(labels.float(), batch)
-        (loss + self.settings.ctc_share * ctc).backward()
-        parameters = [*self.model.parameters(), *self.head.parameters()]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        # One clip in bfloat16 can overflow; a step that is no number would end the run.
-        if math.isfinite(float(norm)):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
+        self.descend(loss + self.settings.ctc_share * ctc)
         return float(loss.detach()), float(ctc.detach())
 
     def _padded(self, batch: list[Example], draw: random.Random) -> NDArray[np.float32]:
@@ -353,7 +285,7 @@ def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:
             group = samples[first : first + at_once]
             waves = np.zeros((len(group), _CHUNK_SAMPLES), np.float32)
             for row, sample in zip(waves, group, strict=True):
-                wave = sample.wave[:_CHUNK_SAMPLES].astype(np.float32) / 32_767.0
+                wave = sample.floats[:_CHUNK_SAMPLES]
                 row[: len(wave)] = wave
             hidden = encode(run.model, log_mels(torch.from_numpy(waves), run.filters))
             heard = torch.tensor([[tokens.start, tokens.no_timestamps]] * len(group))
@@ -371,85 +303,38 @@ def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:
     return texts
 
 
-def train(
-    run: Run, sets: Sequence[tuple[float, list[Sample]]], scored: dict[str, list[Sample]]
-) -> None:
+def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
     """Train to the end of the settings, saving the checkpoint in Hugging Face format as it goes."""
-    settings = run.settings
     run.model.train()
-    source = batches(sets, settings, f"{settings.seed}/{run.step}")
-    losses: list[tuple[float, float]] = []
-    started = time.monotonic()
-    while run.step < settings.steps:
-        losses.append(run.train_on(next(source)))
-        if run.step % settings.save_every and run.step != settings.steps:
-            continue
-        run.seconds += time.monotonic() - started
-        started = time.monotonic()
-        scores = {}
-        if run.step % settings.score_every == 0 or run.step == settings.steps:
-            for name, samples in scored.items():
-                rate = score_wer([s.text for s in samples], transcribe(run, samples)).rate
-                scores[f"wer_{name}"] = round(100 * rate, 2)
-        loss, ctc = np.mean(losses, axis=0)
-        run.note(loss=round(float(loss), 4), ctc=round(float(ctc), 4), **scores)
-        if scores:
-            run.write_checkpoint()
-        losses.clear()
-        run.save()
+    source = batches(sets, run.settings, f"{run.settings.seed}/{run.step}")
 
+    def take_step() -> dict[str, float]:
+        loss, ctc = run.train_on(next(source))
+        return {"loss": loss, "ctc": ctc}
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, prog="python -m speechquant.zoo.train_whisper"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument(
-        "--extra-data",
-        type=Extra.parse,
-        action="append",
-        default=[],
-        help="PATH[,share=0.2][,hold_out=8]: a manifest or LibriSpeech folder to train on too",
-    )
-    parser.add_argument("--cold", action="store_true", help="begin without zoo:hubert's blocks")
-    parser.add_argument("--threads", type=int, help="threads of torch")
-    for key, value in asdict(Settings()).items():
-        parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
-    return parser.parse_args()
+    def score() -> dict[str, float]:
+        return {
+            f"wer_{name}": 100 * score_wer([s.text for s in samples], transcribe(run, samples)).rate
+            for name, samples in scored.items()
+        }
+
+    train_to_end(run, run.settings, take_step, score, run.write_checkpoint)
 
 
 def main() -> None:
     """Run the command line."""
-    import torch
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    options = _arguments()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    parser = run_parser(__doc__, "speechquant.zoo.train_whisper", Settings())
+    parser.add_argument("--cold", action="store_true", help="begin without zoo:hubert's blocks")
+    options = parser.parse_args()
     settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    options.out.mkdir(parents=True, exist_ok=True)
+    begin(options, settings, begins_with_hubert=not options.cold)
     rng = random.Random(settings.seed)
-    synthetic = load_samples(read_data_set(corpus_manifest("train")))
-    sets = [(settings.synthetic_share, synthetic)]
-    scored = {"zoo_dev": load_samples(read_data_set(corpus_manifest("dev")))[:200]}
-    for extra in options.extra_data:
-        seen, unseen = split_speakers(read_data_set(extra.source), extra.hold_out_speakers)
-        sets.append((extra.share, join_short_clips(seen, rng)))
-        if unseen:
-            scored[extra.source.name] = load_samples(unseen)
+    sets, scored = training_sets(options.extra_data, settings.synthetic_share, rng)
     path = options.out / "tokenizer.json"
     if not path.exists():
         texts = [sample.text for _, samples in sets for sample in samples]
         new_tokens(f" {text}" for text in texts).tokenizer.save(str(path))
-    used = {
-        **asdict(settings),
-        # The folder's name alone: where it lies is nobody else's business.
-        "extra_data": [{**asdict(e), "source": e.source.name} for e in options.extra_data],
-        "begins_with_hubert": not options.cold,
-    }
-    (options.out / SETTINGS_FILE).write_text(json.dumps(used, indent=1) + "\n")
-    run = Run(options.out, settings, read_tokens(options.out), warm=not options.cold)
-    train(run, sets, scored)
+    train(Run(options.out, settings, read_tokens(options.out), warm=not options.cold), sets, scored)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,23 @@ import soundfile
 import torch
 
 from speechquant.core.manifests import LabelledClip
-from speechquant.zoo import train as training
 from speechquant.zoo.models import new_model
-from speechquant.zoo.train import (
+from speechquant.zoo.samples import (
     Extra,
-    Run,
     Sample,
+    join_short_clips,
+    load_samples,
+    split_speakers,
+)
+from speechquant.zoo.train import (
+    Run,
     Settings,
     batches,
     greedy_text,
-    join_short_clips,
     keep_layout_through_norms,
-    learning_rate,
-    split_speakers,
     train,
 )
+from speechquant.zoo.training_run import SETTINGS_FILE, learning_rate
 
 RATE_HZ = 16_000
 SETTINGS = Settings(
@@ -46,7 +48,7 @@ def weights_after(
     folder: Path, settings: Settings, name: str = "hubert"
 ) -> dict[str, torch.Tensor]:
     folder.mkdir(exist_ok=True)
-    (folder / training.SETTINGS_FILE).write_text(json.dumps(asdict(settings)))
+    (folder / SETTINGS_FILE).write_text(json.dumps(asdict(settings)))
     run = Run(name, folder, settings, None)
     train(run, [(1.0, samples(6))], {"self": samples(1)})
     return run.model.state_dict()
@@ -146,7 +148,7 @@ def test_clips_outside_the_alphabet_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(4_000, 0.1), RATE_HZ)
     texts = ["Yes", "room 12", "", None, "café"]
-    kept = training.load_samples([LabelledClip(path, text) for text in texts])
+    kept = load_samples([LabelledClip(path, text) for text in texts])
     assert [sample.text for sample in kept] == ["yes"]
 
 

@@ -13,7 +13,7 @@ from transformers import WhisperFeatureExtractor
 from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.exporter.whisper import export_whisper
 from speechquant.zoo import train_whisper as training
-from speechquant.zoo.train import SETTINGS_FILE, Sample
+from speechquant.zoo.samples import Sample
 from speechquant.zoo.train_whisper import (
     Example,
     Run,
@@ -23,6 +23,7 @@ from speechquant.zoo.train_whisper import (
     make_example,
     train,
 )
+from speechquant.zoo.training_run import SETTINGS_FILE
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
     Tokens,

@@ -1,0 +1,134 @@
+"""What a model of the zoo is trained on: clips in memory, and what is done to them on the way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.audio import read_audio
+from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.zoo.augment import Conditions
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
+
+_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
+_INT16_FULL_SCALE = 32_767.0
+_SCORED_CLIPS = 200  # of zoo:dev
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A further data set: how much of what is trained comes from it, which speakers stay unseen."""
+
+    source: Path
+    share: float
+    hold_out_speakers: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Extra:
+        """Read PATH[,share=0.2][,hold_out=8]."""
+        path, *options = text.split(",")
+        values = dict(option.split("=") for option in options)
+        share, hold_out = float(values.pop("share", 0.2)), int(values.pop("hold_out", 0))
+        if values:
+            raise ValueError(f"{', '.join(values)}: no such option of a data set")
+        return cls(Path(path), share, hold_out)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip in memory: 16-bit samples and the text they say."""
+
+    wave: NDArray[np.int16]
+    text: str
+
+    @property
+    def floats(self) -> NDArray[np.float32]:
+        """The samples from -1 to 1."""
+        return self.wave.astype(np.float32) / np.float32(_INT16_FULL_SCALE)
+
+
+def split_speakers(
+    clips: list[LabelledClip], held_out: int
+) -> tuple[list[LabelledClip], list[LabelledClip]]:
+    """Return (seen, unseen): the last `held_out` speakers in alphabetical order stay unseen."""
+    speakers = sorted({clip.speaker or "" for clip in clips})
+    if held_out >= len(speakers):
+        raise ValueError(f"{held_out} speakers cannot be held out of {len(speakers)}")
+    unseen = set(speakers[len(speakers) - held_out :])
+    return (
+        [clip for clip in clips if (clip.speaker or "") not in unseen],
+        [clip for clip in clips if (clip.speaker or "") in unseen],
+    )
+
+
+def _sample_of(clip: LabelledClip) -> Sample | None:
+    text = " ".join((clip.text or "").lower().split())
+    if not text or not _ALPHABET.issuperset(text):
+        return None
+    wave = read_audio(clip.path, SAMPLE_RATE_HZ)
+    scaled = np.clip(wave, -1.0, 1.0) * _INT16_FULL_SCALE
+    return Sample(scaled.astype(np.int16), text)
+
+
+def load_samples(clips: list[LabelledClip]) -> list[Sample]:
+    """Return the clips whose text is in the alphabet."""
+    return [sample for clip in clips if (sample := _sample_of(clip)) is not None]
+
+
+def join_short_clips(
+    clips: list[LabelledClip], rng: random.Random, shorter_than_seconds: float = 1.0
+) -> list[Sample]:
+    """Return samples in which short clips of one speaker are strung together."""
+    samples, short_of = [], dict[str, list[Sample]]()
+    for clip in clips:
+        sample = _sample_of(clip)
+        if sample is None:
+            continue
+        if len(sample.wave) < shorter_than_seconds * SAMPLE_RATE_HZ:
+            short_of.setdefault(clip.speaker or "", []).append(sample)
+        else:
+            samples.append(sample)
+    for words in short_of.values():
+        rng.shuffle(words)
+        while words:
+            taken = [words.pop() for _ in range(min(len(words), rng.randint(1, 7)))]
+            gap = np.zeros(rng.randint(800, 4_000), np.int16)
+            pieces = [piece for word in taken for piece in (gap, word.wave)]
+            samples.append(Sample(np.concatenate(pieces), " ".join(word.text for word in taken)))
+    return samples
+
+
+LIVE_CONDITIONS = Conditions(
+    echo_probability=0.15, noise_probability=0.3, snr_db=(5.0, 30.0), peak_dbfs=(-15.0, -1.0)
+)
+
+
+def at_another_speed(sample: Sample, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the sample a little faster or slower, and so higher or lower."""
+    wave = sample.floats
+    speed = rng.uniform(0.87, 1.15)
+    positions = np.arange(0, len(wave) - 1, speed)
+    return np.asarray(np.interp(positions, np.arange(len(wave)), wave), np.float32)
+
+
+Sets = list[tuple[float, list[Sample]]]
+
+
+def training_sets(
+    extra: Sequence[Extra], synthetic_share: float, rng: random.Random
+) -> tuple[Sets, dict[str, list[Sample]]]:
+    """Return what is trained on, each set with its share, and what is scored, by name."""
+    sets = [(synthetic_share, load_samples(read_data_set(corpus_manifest("train"))))]
+    dev = read_data_set(corpus_manifest("dev"))
+    scored = {"zoo_dev": load_samples(dev)[:_SCORED_CLIPS]}
+    for further in extra:
+        seen, unseen = split_speakers(read_data_set(further.source), further.hold_out_speakers)
+        sets.append((further.share, join_short_clips(seen, rng)))
+        if unseen:
+            scored[further.source.name] = load_samples(unseen)
+    return sets, scored
