@@ -26,7 +26,7 @@ from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.onnx_files import save_graph
-from speechquant.engines.build import build_engine
+from speechquant.engines.build import build_engine, ctc_graph
 from speechquant.engines.build_options import BuildOptions
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.probe import ProbeSession
@@ -125,7 +125,8 @@ def print_targets(name: str, bundle: Bundle, work: Path) -> None:
 @contextmanager
 def session_of(bundle: Bundle, rest: str, work: Path) -> Iterator[OnnxRuntimeSession]:
     """Open the graph that TensorRT is given, with float16 rounded as float16 is."""
-    graph = tensorrt_graph(bundle, rest, strongly_typed=True)
+    asked = ctc_graph(bundle, BuildOptions(_BACKEND))
+    graph = tensorrt_graph(asked, rest, strongly_typed=True)
     if rest == "fp16":
         emulate_float16(graph.model)
     path = work / f"{rest}.onnx"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class HasLayers(Protocol):
@@ -74,6 +74,12 @@ class Model(Protocol):
 
     @property
     def spec(self) -> ModelFacts: ...
+
+    @property
+    def files(self) -> Mapping[str, str]: ...
+
+    @property
+    def made_from(self) -> Mapping[str, Any]: ...
 
     @property
     def model_sha256(self) -> str: ...

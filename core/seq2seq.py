@@ -211,7 +211,7 @@ def load_seq2seq_bundle(folder: Path) -> Seq2SeqBundle:
     """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
     document = read_description(folder, BUNDLE_KIND)
     try:
-        files, spec = dict(document["files"]), _spec_of(document["spec"])
+        files, spec = dict(document["files"]), seq2seq_spec_of(document["spec"])
         made_from = dict(document["made_from"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
@@ -222,7 +222,8 @@ def load_seq2seq_bundle(folder: Path) -> Seq2SeqBundle:
     return Seq2SeqBundle(folder, spec, files, made_from)
 
 
-def _spec_of(document: Mapping[str, Any]) -> Seq2SeqSpec:
+def seq2seq_spec_of(document: Mapping[str, Any]) -> Seq2SeqSpec:
+    """Return a spec from the plain values that `asdict` made of it."""
     generation = document["generation"]
     return Seq2SeqSpec(
         **{

@@ -6,104 +6,199 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
-from speechquant.core.bundles import ENGINE_DESCRIPTION, TEXT_FILES, Bundle, load_bundle
+from speechquant.core.bundles import ENGINE_DESCRIPTION, TEXT_FILES, Bundle
 from speechquant.core.engine_folders import (
     Engine,
     EngineManifest,
+    Seq2SeqEngine,
     make_engine,
+    make_seq2seq_engine,
     source_of,
 )
 from speechquant.core.errors import OptionError, SpeechquantError
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
 from speechquant.core.progress import OnStep
+from speechquant.core.seq2seq import (
+    DECODER_DATA,
+    PREFILL,
+    STEP,
+    TOKENIZER_FILE,
+    Seq2SeqBundle,
+    load_any_bundle,
+)
 from speechquant.engines.build_options import (
     REST_TYPES,
     BuildOptions,
     Built,
+    GraphToBuild,
     batch_of,
+    limits_of,
     samples_of,
     three_numbers,
 )
+from speechquant.engines.recognizer import trial_feeds
+from speechquant.engines.seq2seq_build import seq2seq_graphs
+from speechquant.engines.session import ONNXRUNTIME
 
-Builder = Callable[[Bundle, Path, BuildOptions, "OnStep | None"], Built]
+Builder = Callable[[GraphToBuild, Path, BuildOptions, "OnStep | None"], Built]
 
 
-def _tensorrt(bundle: Bundle, folder: Path, options: BuildOptions, on_step: OnStep | None) -> Built:
+def _tensorrt(
+    graph: GraphToBuild, folder: Path, options: BuildOptions, on_step: OnStep | None
+) -> Built:
     from speechquant.engines.tensorrt_builder import build_tensorrt
 
-    return build_tensorrt(bundle, folder, options, on_step)
+    return build_tensorrt(graph, folder, options, on_step)
 
 
 def _onnxruntime(
-    bundle: Bundle, folder: Path, options: BuildOptions, on_step: OnStep | None
+    graph: GraphToBuild, folder: Path, options: BuildOptions, on_step: OnStep | None
 ) -> Built:
     from speechquant.engines.onnxruntime_engine import build_onnxruntime
 
-    return build_onnxruntime(bundle, folder, options)
+    return build_onnxruntime(graph, folder, options)
 
 
 _BUILDERS: dict[str, Builder] = {
     "tensorrt": _tensorrt,
     "tensorrt-rtx": _tensorrt,
-    "onnxruntime": _onnxruntime,
+    ONNXRUNTIME: _onnxruntime,
 }
 
 
+@overload
 def build_engine(
-    bundle: Bundle | str | Path,
+    bundle: Bundle,
     out: str | Path,
     options: BuildOptions,
     *,
     force: bool = False,
     on_step: OnStep | None = None,
-) -> Engine:
+) -> Engine: ...
+
+
+@overload
+def build_engine(
+    bundle: Seq2SeqBundle,
+    out: str | Path,
+    options: BuildOptions,
+    *,
+    force: bool = False,
+    on_step: OnStep | None = None,
+) -> Seq2SeqEngine: ...
+
+
+@overload
+def build_engine(
+    bundle: Bundle | Seq2SeqBundle | str | Path,
+    out: str | Path,
+    options: BuildOptions,
+    *,
+    force: bool = False,
+    on_step: OnStep | None = None,
+) -> Engine | Seq2SeqEngine: ...
+
+
+def build_engine(
+    bundle: Bundle | Seq2SeqBundle | str | Path,
+    out: str | Path,
+    options: BuildOptions,
+    *,
+    force: bool = False,
+    on_step: OnStep | None = None,
+) -> Engine | Seq2SeqEngine:
     """Build the engine that `options` ask for into the folder `out`, and return it.
 
     Raises BundleError, OptionError, EngineError, OutputExistsError, StorageError and
     MissingPackageError; then nothing is written.
     """
-    bundle, out = bundle if isinstance(bundle, Bundle) else load_bundle(Path(bundle)), Path(out)
-    builder = _BUILDERS.get(options.backend)
-    if builder is None:
+    out = Path(out)
+    if isinstance(bundle, str | Path):
+        bundle = load_any_bundle(Path(bundle))
+    if options.backend not in _BUILDERS:
         raise OptionError(f"no backend {options.backend!r}; choose one of {', '.join(_BUILDERS)}")
     refuse_existing(out, ENGINE_DESCRIPTION, force=force)
     refuse_unwritable(out)
+    build = _Build(bundle, out, options, on_step)
+    if isinstance(bundle, Seq2SeqBundle):
+        graphs = seq2seq_graphs(bundle, options)
 
-    def make(folder: Path) -> EngineManifest:
-        started = time.perf_counter()
-        with storage_errors(out):
-            built = builder(bundle, folder, options, on_step)
-            for name in TEXT_FILES:
-                if name in bundle.files:
-                    shutil.copyfile(bundle.folder / name, folder / name)
-        return _manifest(bundle, options, built, time.perf_counter() - started)
+        def fill(folder: Path) -> dict[Any, EngineManifest]:
+            manifests = build.fill(folder, graphs, [TOKENIZER_FILE])
+            if options.backend == ONNXRUNTIME:
+                with storage_errors(out):
+                    _share_decoder_weights(folder, manifests)
+            return manifests
 
-    return make_engine(out, bundle.spec, make, force=force)
-
-
-def _manifest(
-    bundle: Bundle, options: BuildOptions, built: Built, seconds: float
-) -> EngineManifest:
-    return EngineManifest(
-        backend=options.backend,
-        engine_file=built.engine_file,
-        target=built.target,
-        toolchain=built.toolchain,
-        source=source_of(bundle),
-        rest=built.rest,
-        samples=built.samples,
-        batch=built.batch,
-        float32_nodes=built.float32_nodes,
-        build_seconds=round(seconds, 3),
-        settings=built.settings,
+        return make_seq2seq_engine(out, bundle.spec, fill, force=force)
+    graph = ctc_graph(bundle, options)
+    return make_engine(
+        out, bundle.spec, lambda folder: build.fill(folder, [graph], TEXT_FILES)[None], force=force
     )
 
 
+def _share_decoder_weights(folder: Path, manifests: Mapping[str, EngineManifest]) -> None:
+    from speechquant.engines.onnxruntime_engine import share_weights
+
+    files = [folder / manifests[name].engine_file for name in (PREFILL, STEP)]
+    share_weights(files, folder / DECODER_DATA)
+
+
+def ctc_graph(bundle: Bundle, options: BuildOptions) -> GraphToBuild:
+    """Return the graph of a bundle as it is built; raises OptionError for too short a clip."""
+    return GraphToBuild(
+        source=bundle,
+        name=None,
+        inputs=bundle.spec.inputs,
+        limits=limits_of(options, bundle.spec),
+        trial=lambda: trial_feeds(bundle.spec),
+    )
+
+
+@dataclass(frozen=True)
+class _Build:
+    """An engine that is on its way to `out`."""
+
+    bundle: Bundle | Seq2SeqBundle
+    out: Path
+    options: BuildOptions
+    on_step: OnStep | None
+
+    def fill(
+        self, folder: Path, graphs: Sequence[GraphToBuild], texts: Sequence[str]
+    ) -> dict[Any, EngineManifest]:
+        """Write the engine of each graph and the files of text; return the manifests by name."""
+        with storage_errors(self.out):
+            manifests = {graph.name: self._manifest(graph, folder) for graph in graphs}
+            for name in texts:
+                if name in self.bundle.files:
+                    shutil.copyfile(self.bundle.folder / name, folder / name)
+        return manifests
+
+    def _manifest(self, graph: GraphToBuild, folder: Path) -> EngineManifest:
+        started = time.perf_counter()
+        built = _BUILDERS[self.options.backend](graph, folder, self.options, self.on_step)
+        return EngineManifest(
+            backend=self.options.backend,
+            engine_file=built.engine_file,
+            target=built.target,
+            toolchain=built.toolchain,
+            source=source_of(self.bundle),
+            rest=built.rest,
+            limits=built.limits,
+            float32_nodes=built.float32_nodes,
+            build_seconds=round(time.perf_counter() - started, 3),
+            settings=built.settings,
+        )
+
+
 def options_from_text(
-    bundle: Bundle,
+    bundle: Bundle | Seq2SeqBundle,
     *,
     backend: str,
     target: str | None = None,
@@ -149,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = vars(_parser().parse_args(arguments))
     folder, out, force = asked.pop("bundle"), asked.pop("out"), asked.pop("force")
     try:
-        bundle = load_bundle(folder)
+        bundle = load_any_bundle(folder)
         engine = build_engine(bundle, out, options_from_text(bundle, **asked), force=force)
     except SpeechquantError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
@@ -157,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manifest = engine.manifest
     sys.stdout.write(
         f"{out}: {manifest.backend} for {manifest.target}, {engine.size_bytes / 1e6:.1f} MB, "
-        f"built in {manifest.build_seconds:.1f} s\n"
+        f"built in {engine.build_seconds:.1f} s\n"
     )
     return 0
 

@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, OptionError
-from speechquant.core.onnx_files import save_graph
+from speechquant.core.onnx_files import save_graph, save_graphs_together
 from speechquant.engines.backends import configure_cpu
-from speechquant.engines.build_options import BuildOptions, Built
+from speechquant.engines.build_options import BuildOptions, Built, GraphToBuild
 from speechquant.engines.cpu_graph import cpu_model
 from speechquant.engines.onnxruntime_session import session_options
 
-ENGINE_FILE = "engine.onnx"
-_WEIGHTS_FILE = "engine.onnx.data"
 _TARGETS = (None, "cpu", "current")
 
 
-def build_onnxruntime(bundle: Bundle, folder: Path, options: BuildOptions) -> Built:
-    """Write the engine of `bundle` into `folder`; raises OptionError, EngineError."""
+def build_onnxruntime(graph: GraphToBuild, folder: Path, options: BuildOptions) -> Built:
+    """Write the engine of `graph` into `folder`; raises OptionError, EngineError."""
     _refuse_other_backends_options(options)
+    engine_file = f"{graph.name or 'engine'}.onnx"
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         rewritten = Path(temporary) / "rewritten.onnx"
-        save_graph(cpu_model(bundle), rewritten)
-        _store_optimised(rewritten, folder / ENGINE_FILE)
+        save_graph(cpu_model(graph.source), rewritten)
+        _store_optimised(rewritten, folder / engine_file)
     return Built(
-        engine_file=ENGINE_FILE,
+        engine_file=engine_file,
         target="cpu",
         toolchain={"onnxruntime": version("onnxruntime")},
         rest="fp32",
     )
+
+
+def share_weights(graphs: Sequence[Path], data: Path) -> None:
+    """Move the weights of engines that lie in one folder into one file, each of them once."""
+    import onnx_ir as ir
+
+    models = {path: ir.external_data.load_to_model(ir.load(path)) for path in graphs}
+    for path in graphs:
+        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+    save_graphs_together(models, data)
 
 
 def _refuse_other_backends_options(options: BuildOptions) -> None:
@@ -71,7 +80,7 @@ def _store_optimised(graph: Path, out: Path) -> None:
     # Too large for one file before, too large after.
     if graph.with_name(f"{graph.name}.data").is_file():
         settings.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", _WEIGHTS_FILE
+            "session.optimized_model_external_initializers_file_name", f"{out.name}.data"
         )
     try:
         onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])

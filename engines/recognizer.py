@@ -17,6 +17,7 @@ from speechquant.core.engine_folders import Engine, Limits
 from speechquant.core.errors import AudioError, BundleError, EngineError
 from speechquant.core.progress import OnStep
 from speechquant.engines.backends import AUTO
+from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.ctc_decoding import CtcDecoder, SpokenWord
 from speechquant.engines.session import Session, load_source, open_session
 from speechquant.engines.transcripts import Transcript, Word
@@ -28,6 +29,7 @@ MAX_CLIP_SECONDS = 120.0
 _BATCH_SECONDS = 60.0
 # Clips of one batch are padded to the longest; beyond this ratio the padding costs too much.
 _LONGEST_TO_SHORTEST = 1.25
+_TRIAL_SECONDS = 2.0
 _VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor
 
 
@@ -76,6 +78,14 @@ def feeds_of(spec: ModelSpec, waves: Sequence[Waveform]) -> dict[str, NDArray[An
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = _normalized(wave) if spec.normalize_waveform else wave
     return {"input_values": padded, "input_lengths": lengths}
+
+
+def trial_feeds(spec: ModelSpec) -> dict[str, NDArray[Any]]:
+    """Return seeded noise on which the ranges of a graph's values can be seen."""
+    samples = round(_TRIAL_SECONDS * spec.sample_rate_hz)
+    noise = np.random.default_rng(0).standard_normal((2, samples)).astype(np.float32)
+    # The second clip is shorter, so that what masks its padding is at work too.
+    return feeds_of(spec, [noise[0], noise[1, : samples // 2]])
 
 
 class Recognizer:
@@ -185,7 +195,7 @@ def open_ctc_recognizer(
         raise BundleError(f"{source.folder}: task {source.spec.task!r}; a ctc model is needed")
     # All that decoding reads of an engine is what a bundle has too.
     described = Bundle(source.folder, source.spec, source.files)
-    limits = source.manifest.samples if isinstance(source, Engine) else None
+    limits = source.manifest.limits.get(SAMPLES) if isinstance(source, Engine) else None
     if isinstance(source, Engine):
         _refuse_least_batch(source)
     session = open_session(source, provider=provider, threads=threads, profile_to=profile_to)
@@ -193,7 +203,7 @@ def open_ctc_recognizer(
 
 
 def _refuse_least_batch(engine: Engine) -> None:
-    batch = engine.manifest.batch
+    batch = engine.manifest.limits.get(BATCH)
     if batch is not None and batch.least > 1:
         raise EngineError(
             f"{engine.folder}: takes no fewer than {batch.least} clips at once, and the last ones "

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.engine_folders import Engine
+from speechquant.core.engine_folders import Engine, Seq2SeqEngine
 from speechquant.core.errors import OptionError
-from speechquant.core.seq2seq import Seq2SeqBundle, is_seq2seq, load_seq2seq_bundle
+from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines.backends import AUTO
 from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
-from speechquant.engines.session import open_seq2seq_session
+from speechquant.engines.session import load_any_source, open_seq2seq_session
 from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
 
 AnyRecognizer = Recognizer | WhisperRecognizer
 
 
 def open_recognizer(
-    source: Bundle | Seq2SeqBundle | Engine | str | Path,
+    source: Bundle | Seq2SeqBundle | Engine | Seq2SeqEngine | str | Path,
     *,
     provider: str = AUTO,
     threads: int | None = None,
@@ -27,15 +27,14 @@ def open_recognizer(
 
     Raises BundleError, EngineError and OptionError.
     """
-    if isinstance(source, str | Path) and is_seq2seq(Path(source)):
-        source = load_seq2seq_bundle(Path(source))
-    if isinstance(source, Seq2SeqBundle):
+    if isinstance(source, str | Path):
+        source = load_any_source(Path(source))
+    if isinstance(source, Seq2SeqBundle | Seq2SeqEngine):
         session = open_seq2seq_session(source, provider=provider, threads=threads)
         return WhisperRecognizer(source, session, decoding)
     if decoding not in (None, DecodingOptions()):
-        folder = source if isinstance(source, str | Path) else source.folder
         raise OptionError(
-            f"{folder}: not a Whisper model, which alone has a language, a task and timestamps; "
-            "leave these away"
+            f"{source.folder}: not a Whisper model, which alone has a language, a task and "
+            "timestamps; leave these away"
         )
     return open_ctc_recognizer(source, provider=provider, threads=threads)

@@ -11,9 +11,16 @@ from typing import Any, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.engine_folders import Engine, is_engine, load_engine
+from speechquant.core.engine_folders import (
+    Engine,
+    EngineGraph,
+    Seq2SeqEngine,
+    is_engine,
+    load_any_engine,
+    load_engine,
+)
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError
-from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle
+from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle, load_any_bundle
 from speechquant.engines.backends import (
     AUTO,
     CPU,
@@ -28,7 +35,8 @@ from speechquant.engines.seq2seq_session import Seq2SeqSession
 
 log = logging.getLogger(__name__)
 
-ONNXRUNTIME, TENSORRT, TENSORRT_RTX = "onnxruntime", "tensorrt", "tensorrt-rtx"
+ONNXRUNTIME = "onnxruntime"
+_ON_GPUS = ("tensorrt", "tensorrt-rtx")
 Tensors = Mapping[str, NDArray[Any]]
 Opened = TypeVar("Opened", "Session", Seq2SeqSession)
 
@@ -81,10 +89,13 @@ def open_session(
 
 
 def open_seq2seq_session(
-    bundle: Seq2SeqBundle, *, provider: str = AUTO, threads: int | None = None
+    source: Seq2SeqBundle | Seq2SeqEngine, *, provider: str = AUTO, threads: int | None = None
 ) -> Seq2SeqSession:
-    """Return a session on the three graphs of a bundle, all on one provider, as `open_session`."""
+    """Return a session on three graphs, all on one provider, which is as `open_session` has it."""
     _refuse_unknown(provider, threads)
+    if isinstance(source, Seq2SeqEngine):
+        return _seq2seq_engine_session(source, provider, threads)
+    bundle = source
 
     def opened(backend: Backend) -> Seq2SeqSession:
         return Seq2SeqSession(
@@ -109,6 +120,11 @@ def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
     return load_engine(folder) if is_engine(folder) else load_bundle(folder)
 
 
+def load_any_source(folder: Path) -> Bundle | Seq2SeqBundle | Engine | Seq2SeqEngine:
+    """Return the bundle or engine in a folder, of whichever family; raises as `load_source`."""
+    return load_any_engine(folder) if is_engine(folder) else load_any_bundle(folder)
+
+
 def _first_to_open(provider: str, folder: Path, opened: Callable[[Backend], Opened]) -> Opened:
     *preferred, last = backends_of(provider)
     reasons: list[str] = []
@@ -130,18 +146,42 @@ def _first_to_open(provider: str, folder: Path, opened: Callable[[Backend], Open
 def _engine_session(
     engine: Engine, provider: str, threads: int | None, profile_to: Path | None
 ) -> Session:
+    _refuse_other_provider(engine, provider)
+    if engine.manifest.backend in _ON_GPUS:
+        from speechquant.engines.tensorrt_session import TensorRtSession
+
+        return TensorRtSession(engine)
+    return _opened_in_onnxruntime(engine, threads, profile_to)
+
+
+def _seq2seq_engine_session(
+    engine: Seq2SeqEngine, provider: str, threads: int | None
+) -> Seq2SeqSession:
+    _refuse_other_provider(engine, provider)
+    parts = {name: engine.part(name) for name in GRAPHS}
+    if engine.manifest.backend in _ON_GPUS:
+        from speechquant.engines.tensorrt_values import open_together
+
+        return Seq2SeqSession(open_together(parts))
+    return Seq2SeqSession(
+        {name: _opened_in_onnxruntime(part, threads, None) for name, part in parts.items()}
+    )
+
+
+def _refuse_other_provider(engine: Engine | Seq2SeqEngine, provider: str) -> None:
     backend = engine.manifest.backend
     if provider != AUTO and (backend, provider) != (ONNXRUNTIME, CPU):
         raise OptionError(
             f"{engine.folder}: an engine of {backend}, which runs on nothing else; "
             f"leave the provider {provider!r} out, or give the bundle it was made from"
         )
-    if backend in (TENSORRT, TENSORRT_RTX):
-        from speechquant.engines.tensorrt_session import TensorRtSession
-
-        return TensorRtSession(engine)
-    if backend != ONNXRUNTIME:
+    if backend not in (ONNXRUNTIME, *_ON_GPUS):
         raise EngineError(f"{engine.folder}: made for {backend!r}, which this version cannot run")
+
+
+def _opened_in_onnxruntime(
+    engine: EngineGraph, threads: int | None, profile_to: Path | None
+) -> OnnxRuntimeSession:
     options = session_options(threads, profile_to)
     configure_cpu(options)
     try:
@@ -149,6 +189,6 @@ def _engine_session(
     except Exception as error:  # ONNX Runtime's errors share no base class
         reason = " ".join(str(error).split())
         raise EngineError(
-            f"{engine.folder}: ONNX Runtime refuses it ({reason}); "
+            f"{engine.folder}: ONNX Runtime refuses {engine.manifest.engine_file} ({reason}); "
             'make it again with "speechquant build"'
         ) from error

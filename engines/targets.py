@@ -6,7 +6,7 @@ import ctypes
 import re
 import sys
 
-from speechquant.core.engine_folders import Engine
+from speechquant.core.engine_folders import EngineGraph
 from speechquant.core.errors import EngineError, OptionError
 
 CURRENT = "current"
@@ -78,7 +78,7 @@ def _no_gpu(reason: str) -> EngineError:
     )
 
 
-def require_runnable(engine: Engine, version: str, capability: tuple[int, int]) -> None:
+def require_runnable(engine: EngineGraph, version: str, capability: tuple[int, int]) -> None:
     """Raise EngineError where `engine` does not run in `version` of its library on such a GPU."""
     manifest, folder = engine.manifest, engine.folder
     built = manifest.toolchain.get(manifest.backend, "an unknown version")

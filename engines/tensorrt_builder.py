@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.bundles import Bundle, ModelSpec
-from speechquant.core.engine_folders import Limits
+from speechquant.core.engine_folders import Limits, file_of
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.files import new_file
 from speechquant.core.onnx_files import save_graph
 from speechquant.core.progress import OnStep
-from speechquant.engines.build_options import BuildOptions, Built, limits_of
+from speechquant.engines.build_options import BuildOptions, Built, GraphToBuild
 from speechquant.engines.targets import (
     CURRENT,
     capability_of,
@@ -34,7 +33,6 @@ from speechquant.engines.tensorrt_library import (
     monitor_of,
 )
 
-ENGINE_FILE = "model.engine"
 LOG_FILE = "build.log"
 _AMPERE = (8, 0)
 # How many of the library's own error lines one message repeats.
@@ -42,36 +40,37 @@ _SHOWN_ERRORS = 3
 
 
 def build_tensorrt(
-    bundle: Bundle, folder: Path, options: BuildOptions, on_step: OnStep | None = None
+    graph: GraphToBuild, folder: Path, options: BuildOptions, on_step: OnStep | None = None
 ) -> Built:
     """Write an engine of TensorRT or TensorRT-RTX, its build log and its layers into `folder`.
 
     Raises EngineError, with what the library said, where it refuses the graph or the target.
     """
-    samples, batch = limits_of(options, bundle.spec)
     rest = options.rest or "fp16"
     library = load_library(options.backend)
     _refuse_options(library, options)
     target = _target(library, options.target)
     _refuse_type(rest, target)
-    graph = tensorrt_graph(bundle, rest, strongly_typed=library.is_strongly_typed)
+    typed = tensorrt_graph(graph, rest, strongly_typed=library.is_strongly_typed)
+    log_file = folder / file_of(graph.name, LOG_FILE)
+    engine_file = f"{graph.name or 'model'}.engine"
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         path = Path(work) / "model.onnx"
-        save_graph(graph.model, path)
-        request = _Request(library, options, bundle.spec, samples, batch, rest, target)
-        with (folder / LOG_FILE).open("w", encoding="utf-8") as file:
-            plan = request.plan(path, graph, BuildLog(file), on_step)
-    (folder / ENGINE_FILE).write_bytes(plan)
-    with (folder / LOG_FILE).open(encoding="utf-8") as file:
-        LayerReport(layers_from_log(file), graph.products).save(folder / LAYERS_FILE)
+        save_graph(typed.model, path)
+        request = _Request(library, options, graph, rest, target)
+        with log_file.open("w", encoding="utf-8") as file:
+            plan = request.plan(path, typed, BuildLog(file), on_step)
+    (folder / engine_file).write_bytes(plan)
+    with log_file.open(encoding="utf-8") as file:
+        report = LayerReport(layers_from_log(file), typed.products)
+    report.save(folder / file_of(graph.name, LAYERS_FILE))
     return Built(
-        engine_file=ENGINE_FILE,
+        engine_file=engine_file,
         target=target,
         toolchain={library.backend: library.version},
         rest=rest,
-        samples=samples,
-        batch=batch,
-        float32_nodes=graph.float32_nodes,
+        limits=graph.limits,
+        float32_nodes=typed.float32_nodes,
         settings={
             "version_compatible": options.version_compatible,
             "hardware_compatible": options.hardware_compatible,
@@ -138,14 +137,12 @@ class _Request:
 
     library: Library
     options: BuildOptions
-    spec: ModelSpec
-    samples: Limits
-    batch: Limits
+    graph: GraphToBuild
     rest: str
     target: str
 
     def plan(
-        self, path: Path, graph: TensorRtGraph, log: BuildLog, on_step: OnStep | None
+        self, path: Path, typed: TensorRtGraph, log: BuildLog, on_step: OnStep | None
     ) -> bytes:
         """Return the engine's bytes."""
         trt, logger = self.library.module, logger_of(self.library, log)
@@ -157,7 +154,7 @@ class _Request:
             said = [str(parser.get_error(index)) for index in range(parser.num_errors)]
             raise self._refused("cannot read the graph", said or log.errors)
         with self._named("takes no such settings", log):
-            config = self._config(builder, network, graph, on_step)
+            config = self._config(builder, network, typed, on_step)
         with self._named("built no engine", log):
             plan = builder.build_serialized_network(network, config)
         if log.disk_error is not None:
@@ -189,12 +186,12 @@ class _Request:
         return sum(1 << int(getattr(members, name)) for name in names if hasattr(members, name))
 
     def _config(
-        self, builder: Any, network: Any, graph: TensorRtGraph, on_step: OnStep | None
+        self, builder: Any, network: Any, typed: TensorRtGraph, on_step: OnStep | None
     ) -> Any:
         config = builder.create_builder_config()
         config.profiling_verbosity = self.library.module.ProfilingVerbosity.DETAILED
         profile = builder.create_optimization_profile()
-        for tensor in self.spec.inputs:
+        for tensor in self.graph.inputs:
             profile.set_shape(tensor.name, *self._shapes(tensor.dims))
         config.add_optimization_profile(profile)
         if self.library.backend == RTX:
@@ -202,7 +199,7 @@ class _Request:
             capability = getattr(self.library.module.ComputeCapability, self.target.upper())
             config.set_compute_capability(capability, 0)
         if not self.library.is_strongly_typed:
-            self._tell_types(config, network, graph)
+            self._tell_types(config, network, typed)
         self._set_options(config)
         monitor = None if on_step is None else monitor_of(self.library, on_step)
         if monitor is not None:
@@ -210,23 +207,25 @@ class _Request:
         return config
 
     def _shapes(self, dims: tuple[int | str, ...]) -> list[tuple[int, ...]]:
-        named = {"samples": self.samples, "batch": self.batch}
-        limits = [Limits(dim, dim, dim) if isinstance(dim, int) else named[dim] for dim in dims]
+        limits = [
+            Limits(dim, dim, dim) if isinstance(dim, int) else self.graph.limits[dim]
+            for dim in dims
+        ]
         return [tuple(getattr(limit, end) for limit in limits) for end in ("least", "best", "most")]
 
-    def _tell_types(self, config: Any, network: Any, graph: TensorRtGraph) -> None:
+    def _tell_types(self, config: Any, network: Any, typed: TensorRtGraph) -> None:
         """Let TensorRT before 10 use narrow types, and hold it to float32 where it must be."""
         if self.rest == "bf16":
             raise OptionError(
                 f"bf16: TensorRT {self.library.version} has none, 10 has; use --rest fp16"
             )
         flags = self.library.module.BuilderFlag
-        if any(product.quantized for product in graph.products):
+        if any(product.quantized for product in typed.products):
             config.set_flag(flags.INT8)
         if self.rest == "fp16":
             config.set_flag(flags.FP16)
             config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
-            kept = frozenset(graph.float32_nodes)
+            kept = frozenset(typed.float32_nodes)
             for index in range(network.num_layers):
                 layer = network.get_layer(index)
                 if layer.name in kept:

@@ -8,13 +8,14 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.engine_folders import Engine
+from speechquant.core.engine_folders import EngineGraph
 from speechquant.core.errors import EngineError
 from speechquant.core.onnx_files import require_packages
 from speechquant.engines.targets import current_capability, require_runnable
@@ -29,6 +30,7 @@ _NUMPY_TYPES = {
     "INT32": "i4",
     "INT8": "i1",
     "BOOL": "?",
+    "BF16": "u2",  # NumPy has none: what lies in it is only moved
 }
 _THIS_THREAD_ALONE = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
@@ -50,13 +52,18 @@ class _RuntimeLog(BuildLog):
 
 
 class Buffer:
-    """Memory on the GPU, with as much pinned memory on the host; copies are queued."""
+    """Memory on the GPU; as much pinned memory on the host once it is asked for; copies queue."""
 
     def __init__(self, driver: Any, stream: Any, size: int) -> None:
-        self._driver, self._stream = driver, stream
-        self.host: NDArray[np.uint8] = driver.pagelocked_empty(size, np.uint8)
+        self._driver, self._stream, self.size = driver, stream, size
         self._memory = driver.mem_alloc(size)
         self.address = int(self._memory)
+
+    @cached_property
+    def host(self) -> NDArray[np.uint8]:
+        """What is copied from and to."""
+        pinned: NDArray[np.uint8] = self._driver.pagelocked_empty(self.size, np.uint8)
+        return pinned
 
     def upload(self, size: int) -> None:
         """Copy the first `size` bytes to the GPU."""
@@ -69,7 +76,8 @@ class Buffer:
     def free(self) -> None:
         """Give the memory back."""
         self._memory.free()
-        self.host.base.free()  # type: ignore[union-attr]
+        if "host" in self.__dict__:
+            self.host.base.free()  # type: ignore[union-attr]
 
 
 class CudaGraph:
@@ -152,9 +160,12 @@ class Execution:
 
 
 class TensorRtDevice:
-    """The first GPU with an engine on it; raises EngineError and MissingPackageError."""
+    """The first GPU with an engine on it; raises EngineError and MissingPackageError.
 
-    def __init__(self, engine: Engine) -> None:
+    What is queued on it runs in one line with what is queued on the device `beside` it.
+    """
+
+    def __init__(self, engine: EngineGraph, beside: TensorRtDevice | None = None) -> None:
         library = load_library(engine.manifest.backend)
         require_packages("running on a GPU", ("pycuda",), extra="gpu")
         require_runnable(engine, library.version, current_capability())
@@ -167,13 +178,13 @@ class TensorRtDevice:
         self._log = _RuntimeLog()
         self._logger = logger_of(library, self._log)
         with self.activated():
-            self._stream = self._driver.Stream()
+            self._stream: Any = self._driver.Stream() if beside is None else beside._stream
             self._clock = self._driver.Event(), self._driver.Event()
             self._plan = self._load(engine)
             self._scratch = self._new_scratch() if self.captures_graphs else None
         self.inputs, self.outputs = self._tensors(True), self._tensors(False)
 
-    def _load(self, engine: Engine) -> Any:
+    def _load(self, engine: EngineGraph) -> Any:
         self._runtime = self._trt.Runtime(self._logger)
         if engine.manifest.settings.get("version_compatible"):
             self._runtime.engine_host_code_allowed = True  # such an engine brings its own runtime
@@ -247,9 +258,13 @@ class TensorRtDevice:
         """Queue its end."""
         self._clock[1].record(self._stream)
 
+    def wait(self) -> None:
+        """Wait for all that is queued."""
+        self._stream.synchronize()
+
     def finish(self) -> float:
         """Wait for all that is queued; return the milliseconds between start and end."""
-        self._stream.synchronize()
+        self.wait()
         return float(self._clock[1].time_since(self._clock[0]))
 
     def close(self) -> None:

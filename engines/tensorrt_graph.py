@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from speechquant.core.bundles import FLOAT_PRECISION, Bundle
+from speechquant.core.bundles import FLOAT_PRECISION
 from speechquant.core.errors import OptionError
 from speechquant.core.onnx_files import require_packages
+from speechquant.engines.build_options import GraphToBuild
 from speechquant.engines.lookups import dequantize_lookups
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.tensorrt_layers import Product, products_of
@@ -33,15 +35,16 @@ class TensorRtGraph:
     products: tuple[Product, ...]
 
 
-def tensorrt_graph(bundle: Bundle, rest: str, *, strongly_typed: bool) -> TensorRtGraph:
-    """Return the bundle's graph with int8 around 0 and its float rest in `rest`.
+def tensorrt_graph(graph: GraphToBuild, rest: str, *, strongly_typed: bool) -> TensorRtGraph:
+    """Return the graph with int8 around 0 and its float rest in `rest`.
 
     Not strongly typed, it is in float32 and opset 17, and TensorRT is told the types. Raises
     OptionError for a bundle that TensorRT has no integers for, and MissingPackageError.
     """
-    if bundle.spec.precision not in _BUILDABLE:
+    source = graph.source
+    if source.precision not in _BUILDABLE:
         raise OptionError(
-            f"{bundle.folder}: is {bundle.spec.precision}, and TensorRT multiplies integers of 8 "
+            f"{source.folder}: is {source.precision}, and TensorRT multiplies integers of 8 "
             "bits; quantize with --bits 8"
         )
     require_packages("building an engine")
@@ -49,7 +52,7 @@ def tensorrt_graph(bundle: Bundle, rest: str, *, strongly_typed: bool) -> Tensor
 
     from speechquant.engines.respelling import respell
 
-    model = ir.load(bundle.model_path)
+    model = ir.load(source.model_path)
     products = products_of(model)
     respell(model, Spelling.TENSORRT)
     dequantize_lookups(model)
@@ -58,19 +61,20 @@ def tensorrt_graph(bundle: Bundle, rest: str, *, strongly_typed: bool) -> Tensor
     kept: tuple[str, ...] = ()
     if rest != "fp32":
         # The range of bfloat16 is that of float32.
-        kept = float32_nodes(model, largest_magnitudes(bundle) if rest == "fp16" else {})
+        largest = largest_magnitudes(source, graph.trial()) if rest == "fp16" else {}
+        kept = float32_nodes(model, largest)
         if strongly_typed:
-            _narrow(model, rest, kept)
+            _narrow(model, rest, kept, graph.caches)
     return TensorRtGraph(ir.external_data.load_to_model(model), kept, products)
 
 
-def _narrow(model: ir.Model, rest: str, kept: tuple[str, ...]) -> None:
+def _narrow(model: ir.Model, rest: str, kept: tuple[str, ...], caches: Collection[str]) -> None:
     import onnx_ir as ir
 
     if rest == "bf16":
         opsets = model.graph.opset_imports
         opsets[""] = max(opsets.get("", 0), _OPSET_OF_BFLOAT16)
         model.ir_version = max(model.ir_version, _IR_VERSION_OF_BFLOAT16)
-        cast_rest(model, ir.DataType.BFLOAT16, kept)
+        cast_rest(model, ir.DataType.BFLOAT16, kept, caches)
     else:
-        cast_rest(model, ir.DataType.FLOAT16, kept)
+        cast_rest(model, ir.DataType.FLOAT16, kept, caches)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.engine_folders import Engine
+from speechquant.core.engine_folders import EngineGraph, file_of
 from speechquant.core.errors import EngineError
 from speechquant.core.onnx_files import WEIGHT_OPERATORS
 
@@ -174,11 +174,12 @@ def _what(product: Product) -> str:
     return f"{what} with weights" if product.weighted else f"{what} of activations"
 
 
-def layer_report(engine: Engine) -> LayerReport | None:
+def layer_report(engine: EngineGraph) -> LayerReport | None:
     """Return the layers of an engine, None where its backend lists none; raises EngineError."""
-    if LAYERS_FILE not in engine.files:
+    name = file_of(engine.name, LAYERS_FILE)
+    if name not in engine.files:
         return None
-    return read_layers(engine.folder / LAYERS_FILE)
+    return read_layers(engine.folder / name)
 
 
 def read_layers(path: Path) -> LayerReport:

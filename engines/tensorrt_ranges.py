@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import GraphSource
 from speechquant.core.scales import SCALES_FILE, read_scales
 from speechquant.engines.model_file import ChangedGraph, load_graph
-from speechquant.engines.recognizer import feeds_of
+from speechquant.engines.session import Tensors
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Speech reaches farther than the noise that the graph is tried on; two bits are left for it.
 _LARGEST_TRIED = float(np.finfo(np.float16).max) / 4
-_TRIAL_SECONDS = 2.0
 # Sums over time and what is made of them: in float16 the squares overflow, and in both narrow types
 # the difference of two of them, a variance, keeps no digits.
 _STATISTICS = frozenset(
@@ -26,15 +25,16 @@ _STATISTICS = frozenset(
         "Sqrt",
     }
 )  # fmt: skip
+_LARGEST = ".speechquant.largest"
 _ELEMENTWISE = frozenset({"Add", "Clip", "Div", "Max", "Mul", "Neg", "Sub"})
 
 
-def largest_magnitudes(bundle: Bundle) -> dict[str, float]:
-    """Return the largest magnitude of each float tensor of the graph, on a seeded noise.
+def largest_magnitudes(source: GraphSource, feeds: Tensors) -> dict[str, float]:
+    """Return the largest magnitude of each float tensor of the graph on `feeds`.
 
     Of a quantized bundle the ranges that its calibration data gave count as well.
     """
-    model = load_graph(bundle, "building an engine")
+    model = load_graph(source, "building an engine")
     import onnx
 
     kept = {output.name for output in model.graph.output}
@@ -44,23 +44,26 @@ def largest_magnitudes(bundle: Bundle) -> dict[str, float]:
         if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and info.name not in kept
     ]
     for name in floats:
-        model.graph.output.append(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        # Taken in the graph: all attention scores of a chunk together are gigabytes.
+        reduced = f"{name}{_LARGEST}"
+        model.graph.node.append(onnx.helper.make_node("Abs", [name], [f"{reduced}.magnitude"]))
+        model.graph.node.append(
+            onnx.helper.make_node("ReduceMax", [f"{reduced}.magnitude"], [reduced], keepdims=0)
         )
-    with ChangedGraph(model, bundle, threads=None) as session:
-        values = session.run(_trial_feeds(bundle))
-    largest = {name: float(np.abs(value).max(initial=0.0)) for name, value in values.items()}
-    if SCALES_FILE in bundle.files:
-        for name, row in read_scales(bundle.folder / SCALES_FILE).tensors.items():
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info(reduced, onnx.TensorProto.FLOAT, [])
+        )
+    with ChangedGraph(model, source, threads=None) as session:
+        values = session.run(feeds)
+    largest = {
+        name.removesuffix(_LARGEST): float(np.abs(value).max(initial=0.0))
+        for name, value in values.items()
+    }
+    scales = source.folder / SCALES_FILE
+    if scales.is_file():
+        for name, row in read_scales(scales).tensors.items():
             largest[name] = max(row.amax, largest.get(name, 0.0))
     return largest
-
-
-def _trial_feeds(bundle: Bundle) -> dict[str, Any]:
-    samples = round(_TRIAL_SECONDS * bundle.spec.sample_rate_hz)
-    noise = np.random.default_rng(0).standard_normal((2, samples)).astype(np.float32)
-    # The second clip is shorter, so that what masks its padding is at work too.
-    return feeds_of(bundle.spec, [noise[0], noise[1, : samples // 2]])
 
 
 def float32_nodes(model: ir.Model, largest: Mapping[str, float]) -> tuple[str, ...]:

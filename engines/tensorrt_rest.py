@@ -23,9 +23,22 @@ _ALWAYS_FLOAT32 = frozenset(
 _READS_ANY = frozenset({"Shape", "Size"})
 
 
-def cast_rest(model: ir.Model, rest: ir.DataType, float32_nodes: Collection[str]) -> None:
-    """Let every node compute in `rest` except those named, and Q/DQ; inputs and outputs stay."""
+def cast_rest(
+    model: ir.Model,
+    rest: ir.DataType,
+    float32_nodes: Collection[str],
+    narrow: Collection[str] = (),
+) -> None:
+    """Let every node compute in `rest` except those named, and Q/DQ.
+
+    Inputs and outputs stay, but for those in `narrow`, which become `rest`.
+    """
+    import onnx_ir as ir
+
     casts = _Casts(model, rest)
+    for value in model.graph.inputs:
+        if value.name in narrow:
+            value.type = ir.TensorType(rest)
     kept = frozenset(float32_nodes)
     outputs = {id(value) for value in model.graph.outputs}
     for node in list(model.graph):
@@ -37,8 +50,9 @@ def cast_rest(model: ir.Model, rest: ir.DataType, float32_nodes: Collection[str]
             casts.feed(node, rest)
             _retype(node, casts.wide, rest)
     for index, value in enumerate(model.graph.outputs):
-        if value.dtype == rest and id(value) in outputs:
-            model.graph.outputs[index] = casts.output(value)
+        wanted = rest if value.name in narrow else casts.wide
+        if value.dtype in (rest, casts.wide) and value.dtype != wanted and id(value) in outputs:
+            model.graph.outputs[index] = casts.output(value, wanted)
     _forget_unread_constants(model)
 
 
@@ -77,16 +91,16 @@ class _Casts:
             if value is not None and value.dtype in (self.wide, self._rest):
                 node.replace_input_with(index, self._in(value, dtype, node))
 
-    def output(self, value: ir.Value) -> ir.Value:
-        """Return a float32 output of the graph that takes over the name of `value`."""
+    def output(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """Return an output of the graph in `dtype` that takes over the name of `value`."""
         import onnx_ir as ir
 
         name = value.name or ""
-        value.name = f"{name}_narrow"
-        wide = ir.Value(name=name, shape=value.shape, type=ir.TensorType(self.wide))
-        node = ir.node("Cast", [value], {"to": int(self.wide)}, outputs=[wide], name=f"{name}_cast")
+        value.name = f"{name}_uncast"
+        cast = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype))
+        node = ir.node("Cast", [value], {"to": int(dtype)}, outputs=[cast], name=f"{name}_cast")
         self._graph.append(node)
-        return wide
+        return cast
 
     def _in(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
         if value.dtype == dtype:

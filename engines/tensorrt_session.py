@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from speechquant.core.engine_folders import Engine, Limits
 from speechquant.core.errors import EngineError
+from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.session import Tensors
 from speechquant.engines.tensorrt_device import Buffer, Execution, TensorRtDevice
 
 log = logging.getLogger(__name__)
 
-BATCH, SAMPLES = "batch", "samples"
 # Each keeps a context of TensorRT, which takes host memory; the GPU's they share.
 _MOST_GRAPHS = 8
 _MOST_SHAPES_REMEMBERED = 256
@@ -105,14 +105,14 @@ class TensorRtSession:
     def _parts(self, feeds: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
         sizes = self._named_sizes(feeds)
         samples, batch, manifest = sizes[SAMPLES], sizes[BATCH], self._engine.manifest
-        limits = manifest.samples
+        limits = manifest.limits.get(SAMPLES)
         if limits is not None and not limits.least <= samples <= limits.most:
             raise self._refused(
                 f"a clip of {self._length(samples)}, and the engine takes "
                 f"{self._length(limits.least)} to {self._length(limits.most)}; cut or pad it, or "
                 "build the engine with other --lengths"
             )
-        rows = manifest.batch or Limits(1, 1, max(batch, 1))
+        rows = manifest.limits.get(BATCH) or Limits(1, 1, max(batch, 1))
         count = max(math.ceil(batch / rows.most), 1)
         if batch < rows.least * count:
             raise self._refused(
@@ -190,7 +190,7 @@ class TensorRtSession:
         for name, dtype in {**self._device.inputs, **self._device.outputs}.items():
             size = max(math.prod(shapes[name]) * dtype.itemsize, 1)
             old = self._buffers.get(name)
-            if old is not None and len(old.host) >= size:
+            if old is not None and old.size >= size:
                 continue
             self._drop_graphs()  # they hold the old address
             if old is not None:

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
+from speechquant.core.engine_folders import Seq2SeqEngine
 from speechquant.core.errors import AudioError, BundleError, OptionError
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import TOKENIZER_FILE, Seq2SeqBundle, Seq2SeqSpec
+from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqBundle, Seq2SeqSpec
+from speechquant.engines.build_options import BATCH
 from speechquant.engines.log_mel import Features, chunk_features, log_mel
 from speechquant.engines.segments import FRAMES_PER_POSITION, TimedTokens, cut_at_timestamps
 from speechquant.engines.seq2seq_decoding import Decoded, decode
@@ -88,15 +90,16 @@ class WhisperRecognizer:
 
     def __init__(
         self,
-        bundle: Seq2SeqBundle,
+        source: Seq2SeqBundle | Seq2SeqEngine,
         session: Seq2SeqSession,
         options: DecodingOptions | None = None,
     ) -> None:
-        self.spec: Seq2SeqSpec = bundle.spec
+        self.spec: Seq2SeqSpec = source.spec
         self.session = session
         self._options = options or DecodingOptions()
-        _require_known(self.spec, self._options, bundle.folder)
-        self._tokenizer = _tokenizer_of(bundle)
+        _require_known(self.spec, self._options, source.folder)
+        self._tokenizer = _tokenizer_of(source.folder)
+        self._most_clips = _most_clips(source)
 
     @property
     def provider(self) -> str:
@@ -179,9 +182,8 @@ class WhisperRecognizer:
 
     def _batches(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
         """Yield clips of about one length, whose chunks fit into one call."""
-        chunk_seconds = self.spec.features.chunk_samples / self.spec.sample_rate_hz
-        size = max(1, int(_BATCH_SECONDS / chunk_seconds))
         by_length = sorted(clips, key=lambda clip: clip.frames)
+        size = self._most_clips
         for _, same in groupby(by_length, key=self._has_timestamps):
             group = list(same)
             for first in range(0, len(group), size):
@@ -337,10 +339,20 @@ class WhisperRecognizer:
         return text.strip()
 
 
-def _tokenizer_of(bundle: Seq2SeqBundle) -> Any:
+def _most_clips(source: Seq2SeqBundle | Seq2SeqEngine) -> int:
+    """Return how many clips are decoded together: no more than an engine takes."""
+    chunk_seconds = source.spec.features.chunk_samples / source.spec.sample_rate_hz
+    most = max(1, int(_BATCH_SECONDS / chunk_seconds))
+    if isinstance(source, Seq2SeqEngine):
+        limits = source.part(STEP).manifest.limits.get(BATCH)
+        most = most if limits is None else min(most, limits.most)
+    return most
+
+
+def _tokenizer_of(folder: Path) -> Any:
     import tokenizers
 
-    path = bundle.folder / TOKENIZER_FILE
+    path = folder / TOKENIZER_FILE
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises plain Exception

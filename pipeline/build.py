@@ -6,16 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.bundles import load_bundle
-from speechquant.core.engine_folders import Engine
+from speechquant.core.engine_folders import Engine, EngineGraph, Seq2SeqEngine
+from speechquant.core.seq2seq import GRAPHS, load_any_bundle
 from speechquant.engines.build import build_engine, options_from_text
 from speechquant.engines.tensorrt_layers import LayerReport, layer_report
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 
+# What is the same for all graphs of an engine.
+_SHARED_FACTS = ("backend", "target", "toolchain", "source", "rest", "settings")
+
 
 def run_build(bundle: Path, out: Path, *, force: bool, as_json: bool, **asked: Any) -> None:
     """Build what is asked for, and show what its products run in."""
-    source = load_bundle(bundle)
+    source = load_any_bundle(bundle)
     options = options_from_text(source, **asked)
     with progress("building") as on_step:
         engine = build_engine(source, out, options, force=force, on_step=on_step)
@@ -25,28 +28,56 @@ def run_build(bundle: Path, out: Path, *, force: bool, as_json: bool, **asked: A
     manifest = engine.manifest
     print(
         f"{out}: {manifest.backend} for {manifest.target}, {megabytes(engine_bytes(engine))}, "
-        f"rest in {manifest.rest}, built in {manifest.build_seconds:.1f} s"
+        f"rest in {manifest.rest}, built in {engine.build_seconds:.1f} s"
     )
-    report = layer_report(engine)
-    if report is not None:
-        print_products(report)
+    for graph in graphs_of(engine):
+        report = layer_report(graph)
+        if report is not None:
+            print_heading(graph)
+            print_products(report)
 
 
-def engine_bytes(engine: Engine) -> int:
+def graphs_of(engine: Engine | Seq2SeqEngine) -> list[EngineGraph]:
+    """Return the graphs of an engine, one or several."""
+    if isinstance(engine, Seq2SeqEngine):
+        return [engine.part(name) for name in GRAPHS]
+    return [engine]
+
+
+def print_heading(graph: EngineGraph) -> None:
+    """Show which of several graphs follows."""
+    if graph.name is not None:
+        print(f"\n{graph.name}")
+
+
+def engine_bytes(engine: Engine | Seq2SeqEngine) -> int:
     """Return the size of what the backend loads, without logs and texts."""
-    return engine.engine_path.stat().st_size
+    loaded = [graph.manifest.engine_file for graph in graphs_of(engine)]
+    weights = [name for name in engine.files if name.endswith(".data")]
+    return sum((engine.folder / name).stat().st_size for name in (*loaded, *weights))
 
 
-def engine_facts(engine: Engine) -> dict[str, Any]:
+def engine_facts(engine: Engine | Seq2SeqEngine) -> dict[str, Any]:
     """Return what there is to say about an engine."""
-    manifest = asdict(engine.manifest)
-    report = layer_report(engine)
     facts: dict[str, Any] = {
         "engine": str(engine.folder),
         "architecture": engine.spec.architecture,
         "engine_bytes": engine_bytes(engine),
-        **manifest,
     }
+    if isinstance(engine, Engine):
+        return facts | _graph_facts(engine)
+    graphs = {graph.name: _graph_facts(graph) for graph in graphs_of(engine)}
+    manifest = asdict(engine.manifest)
+    shared = {name: manifest[name] for name in _SHARED_FACTS}
+    own = {
+        name: {key: value for key, value in row.items() if key not in _SHARED_FACTS}
+        for name, row in graphs.items()
+    }
+    return {**facts, **shared, "build_seconds": engine.build_seconds, "graphs": own}
+
+
+def _graph_facts(graph: EngineGraph) -> dict[str, Any]:
+    facts, report = asdict(graph.manifest), layer_report(graph)
     if report is not None:
         facts["layers"] = report.precisions()
         facts["products"] = report.counts()

@@ -19,7 +19,7 @@ from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.engine_folders import Engine, is_engine, load_engine
+from speechquant.core.engine_folders import Engine, Seq2SeqEngine, is_engine, load_any_engine
 from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.scales import SCALES_FILE, ScaleTable, quantizes_attention, read_scales
@@ -32,7 +32,7 @@ from speechquant.engines.tensorrt_layers import (
     LayerReport,
     layer_report,
 )
-from speechquant.pipeline.build import engine_facts, print_products
+from speechquant.pipeline.build import engine_facts, graphs_of, print_heading, print_products
 from speechquant.pipeline.console import print_json, print_table
 from speechquant.pipeline.quantization import summary_of, table_facts
 from speechquant.pipeline.steps import bundle_facts
@@ -50,7 +50,7 @@ def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
     if is_engine(source):
         if pictures is not None:
             raise OptionError(f"{source}: pictures need the bundle that it was built from")
-        _show_engine(load_engine(source), as_json=as_json)
+        _show_engine(load_any_engine(source), as_json=as_json)
         return
     if is_seq2seq(source):
         if pictures is not None:
@@ -84,21 +84,39 @@ def _show_seq2seq(bundle: Seq2SeqBundle, *, as_json: bool) -> None:
         _print_facts(facts)
 
 
-def _show_engine(engine: Engine, *, as_json: bool) -> None:
-    facts, report = engine_facts(engine), layer_report(engine)
+def _show_engine(engine: Engine | Seq2SeqEngine, *, as_json: bool) -> None:
+    facts = engine_facts(engine)
+    reports = [
+        (graph, report)
+        for graph in graphs_of(engine)
+        if (report := layer_report(graph)) is not None
+    ]
     if as_json:
-        if report is not None:
-            facts["engine_layers"] = [
+        for graph, report in reports:
+            own = facts if graph.name is None else facts["graphs"][graph.name]
+            own["engine_layers"] = [
                 {**asdict(layer), "precision": layer.precision} for layer in report.layers
             ]
         print_json(facts)
         return
-    counts = facts.pop("products", None)
+    facts.pop("products", None)
+    graphs = facts.pop("graphs", {})
     source = engine.manifest.source
     facts["source"] = f"{source['precision']} {source['model_sha256'][:12]}"
+    facts.update({name: _brief(row) for name, row in graphs.items()})
     _print_facts({key: value for key, value in facts.items() if value not in (None, {})})
-    if report is None or counts is None:
-        return
+    for graph, report in reports:
+        print_heading(graph)
+        _print_report(report)
+
+
+def _brief(graph: dict[str, Any]) -> dict[str, Any]:
+    """Return what one line may say of a graph."""
+    kept = {key: graph[key] for key in ("engine_file", "limits", "layers") if graph.get(key)}
+    return {**kept, "float32 nodes": len(graph["float32_nodes"])}
+
+
+def _print_report(report: LayerReport) -> None:
     print()
     _print_layers(report)
     print()

@@ -359,6 +359,20 @@ def _engine(at: Workspace, *options: object) -> Path:
     return engine
 
 
+def _whisper_engine(at: Workspace) -> Path:
+    engine = at.path("engine")
+    done = run(["build", at.whisper, engine, "--backend", "onnxruntime"])
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    return engine
+
+
+def _whisper_engine_without_tokens(at: Workspace) -> list[object]:
+    engine = _whisper_engine(at)
+    (engine / "tokenizer.json").unlink()
+    return ["inspect", engine]
+
+
 def _truncated_engine(at: Workspace) -> list[object]:
     plan = _engine(at) / "engine.onnx"
     plan.write_bytes(plan.read_bytes()[:-1000])
@@ -614,9 +628,20 @@ CASES = (
     Case("a language for a model that has none",
          lambda at: ["transcribe", at.bundle, at.wav("a.wav", np.zeros(RATE_HZ)), "--language", "en"],
          "not a Whisper model"),
-    Case("an engine of a Whisper bundle",
-         lambda at: ["build", at.whisper, at.path("out"), "--backend", "onnxruntime"],
-         "a bundle of task seq2seq, which this step does not take yet", "out"),
+    Case("lengths for an engine of a Whisper model",
+         lambda at: ["build", at.whisper, at.path("out"), "--backend", "tensorrt-rtx", "--target",
+                     "sm86", "--lengths", "1,2,3"],
+         "a Whisper model is given whole chunks of 2 s; leave them out", "out"),
+    Case("an engine of a Whisper model that takes no single clip",
+         lambda at: ["build", at.whisper, at.path("out"), "--backend", "tensorrt-rtx", "--target",
+                     "sm86", "--batch", "2,4,8"],
+         "give --batch 1,4,8", "out"),
+    Case("a Whisper engine that lacks its tokenizer", _whisper_engine_without_tokens,
+         "tokenizer.json: missing"),
+    Case("a bench of a Whisper engine",
+         lambda at: ["bench", _whisper_engine(at), "--data", at.data_set("data", ["one"]), "--out",
+                     at.path("report")],
+         "an engine of a Whisper model, which this step does not take yet"),
     Case("attention of a Whisper model in integers",
          lambda at: ["calibrate", at.whisper, "--data", at.data_set("data", ["yes"]), "--out",
                      at.path("out"), "--quantize-attention"],

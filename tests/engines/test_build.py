@@ -84,7 +84,7 @@ def test_the_engine_and_what_lies_beside_it(quantized: Bundle, tmp_path: Path) -
     manifest = engine.manifest
     assert (manifest.backend, manifest.target, manifest.rest) == ("tensorrt-rtx", "sm86", "fp16")
     assert manifest.source["model_sha256"] == quantized.model_sha256
-    assert (manifest.samples, manifest.batch) == (SM86.samples, SM86.batch)
+    assert manifest.limits == {"samples": SM86.samples, "batch": SM86.batch}
     assert list(manifest.toolchain) == ["tensorrt-rtx"]
     assert engine.spec == quantized.spec
     assert steps and all(0 < done <= total for done, total in steps)
@@ -196,8 +196,7 @@ def test_the_script(quantized: Bundle, tmp_path: Path, rtx: Any) -> None:
     assert done.returncode == 0, done.stderr
     assert "tensorrt-rtx for sm89" in done.stdout
     manifest = load_engine(tmp_path / "engine").manifest
-    assert manifest.samples == Limits(1600, 16_000, 32_000)
-    assert manifest.batch == Limits(2, 2, 2)
+    assert manifest.limits == {"samples": Limits(1600, 16_000, 32_000), "batch": Limits(2, 2, 2)}
     assert manifest.toolchain == {"tensorrt-rtx": rtx.__version__}
 
 
@@ -364,9 +363,8 @@ def test_a_truncated_plan_and_an_altered_manifest(quantized: Bundle, tmp_path: P
 
 
 def test_defaults_are_a_tenth_of_a_second_to_thirty(tiny_bundle: Bundle) -> None:
-    samples, batch = limits_of(BuildOptions("tensorrt"), tiny_bundle.spec)
-    assert samples == Limits(1600, 160_000, 480_000)
-    assert batch == Limits(1, 1, 4)
+    limits = limits_of(BuildOptions("tensorrt"), tiny_bundle.spec)
+    assert limits == {"samples": Limits(1600, 160_000, 480_000), "batch": Limits(1, 1, 4)}
 
 
 def test_numbers_of_a_command_line() -> None:

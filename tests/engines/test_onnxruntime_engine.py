@@ -61,7 +61,7 @@ def test_the_manifest_says_what_it_was_made_of(quantized: Bundle, tmp_path: Path
     manifest = build_engine(quantized, tmp_path / "engine", ENGINE).manifest
     assert manifest.source["model_sha256"] == quantized.model_sha256
     assert manifest.toolchain == {"onnxruntime": onnxruntime.__version__}
-    assert (manifest.target, manifest.rest, manifest.samples) == ("cpu", "fp32", None)
+    assert (manifest.target, manifest.rest, manifest.limits) == ("cpu", "fp32", {})
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,13 @@ def with_limits(bundle: Bundle, out: Path, samples: Limits, batch: Limits) -> En
         shutil.copyfile(bundle.model_path, folder / "engine.onnx")
         shutil.copyfile(bundle.folder / "vocab.json", folder / "vocab.json")
         return EngineManifest(
-            "onnxruntime", "engine.onnx", "cpu", {}, {}, "fp32", samples=samples, batch=batch
+            "onnxruntime",
+            "engine.onnx",
+            "cpu",
+            {},
+            {},
+            "fp32",
+            {"samples": samples, "batch": batch},
         )
 
     return make_engine(out, bundle.spec, fill)

@@ -14,6 +14,8 @@ from tiny import save_tiny_checkpoint
 
 from speechquant.benchmarks.narrow_rest import emulate_float16
 from speechquant.core.bundles import Bundle
+from speechquant.engines.build import ctc_graph
+from speechquant.engines.build_options import BuildOptions, GraphToBuild
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.tensorrt_graph import tensorrt_graph
@@ -33,6 +35,10 @@ def quantized(
     return w8a8(floats, tmp_path_factory.mktemp("group") / "w8a8", request.param)
 
 
+def to_build(bundle: Bundle) -> GraphToBuild:
+    return ctc_graph(bundle, BuildOptions("tensorrt-rtx"))
+
+
 def logits(graph: Path | ir.Model) -> NDArray[np.float32]:
     noise = np.random.default_rng(2).standard_normal((2, 8000)).astype(np.float32)
     feeds = {"input_values": noise, "input_lengths": np.array([8000, 5000], np.int64)}
@@ -42,14 +48,14 @@ def logits(graph: Path | ir.Model) -> NDArray[np.float32]:
 
 
 def test_with_a_rest_in_float32_the_numbers_are_those_of_the_bundle(quantized: Bundle) -> None:
-    graph = tensorrt_graph(quantized, "fp32", strongly_typed=True)
+    graph = tensorrt_graph(to_build(quantized), "fp32", strongly_typed=True)
     assert graph.float32_nodes == ()
     # The integers are the same; kernels for uint8 and for int8 round their sums differently.
     assert np.abs(logits(graph.model) - logits(quantized.model_path)).max() < 1e-3
 
 
 def test_all_integers_are_int8_around_zero(quantized: Bundle) -> None:
-    model = tensorrt_graph(quantized, "fp16", strongly_typed=True).model
+    model = tensorrt_graph(to_build(quantized), "fp16", strongly_typed=True).model
     points = [
         node.inputs[2]
         for node in model.graph
@@ -64,7 +70,7 @@ def test_all_integers_are_int8_around_zero(quantized: Bundle) -> None:
 
 @pytest.mark.parametrize("rest", ["fp16", "bf16"])
 def test_a_narrow_graph_is_valid_onnx(floats: Bundle, rest: str) -> None:
-    graph = tensorrt_graph(floats, rest, strongly_typed=True)
+    graph = tensorrt_graph(to_build(floats), rest, strongly_typed=True)
     proto = ir.to_proto(graph.model)
     onnx.checker.check_model(proto, full_check=True)
     kinds = {
@@ -79,7 +85,7 @@ def test_a_narrow_graph_is_valid_onnx(floats: Bundle, rest: str) -> None:
 
 
 def test_the_statistics_of_a_group_norm_stay_in_float32(floats: Bundle) -> None:
-    graph = tensorrt_graph(floats, "fp16", strongly_typed=True)
+    graph = tensorrt_graph(to_build(floats), "fp16", strongly_typed=True)
     kept = set(graph.float32_nodes)
     operators = [node.op_type for node in graph.model.graph if node.name in kept]
     # Mean, mean of squares, their difference, its root, and the scale and shift made of them.
@@ -91,7 +97,7 @@ def test_the_statistics_of_a_group_norm_stay_in_float32(floats: Bundle) -> None:
 
 
 def test_in_float16_the_logits_are_those_of_float32_to_its_digits(floats: Bundle) -> None:
-    graph = tensorrt_graph(floats, "fp16", strongly_typed=True)
+    graph = tensorrt_graph(to_build(floats), "fp16", strongly_typed=True)
     emulate_float16(graph.model)
     expected = logits(floats.model_path)
     difference = np.abs(logits(graph.model) - expected).max() / np.abs(expected).max()
@@ -100,7 +106,7 @@ def test_in_float16_the_logits_are_those_of_float32_to_its_digits(floats: Bundle
 
 
 def test_for_tensorrt_before_10(floats: Bundle) -> None:
-    graph = tensorrt_graph(floats, "fp16", strongly_typed=False)
+    graph = tensorrt_graph(to_build(floats), "fp16", strongly_typed=False)
     proto = ir.to_proto(graph.model)
     assert proto.opset_import[0].version == 17
     onnx.checker.check_model(proto, full_check=True)

@@ -13,6 +13,7 @@ from quantized import table_from_noise
 from speechquant.core.bundles import Bundle
 from speechquant.engines import open_session
 from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.recognizer import trial_feeds
 from speechquant.engines.tensorrt_ranges import float32_nodes, largest_magnitudes
 
 FLOAT = ir.TensorType(ir.DataType.FLOAT)
@@ -47,7 +48,7 @@ def test_nothing_else_stays() -> None:
 
 
 def test_magnitudes_are_those_of_the_graph(tiny_bundle: Bundle) -> None:
-    largest = largest_magnitudes(tiny_bundle)
+    largest = largest_magnitudes(tiny_bundle, trial_feeds(tiny_bundle.spec))
     noise = np.random.default_rng(0).standard_normal((2, 32_000)).astype(np.float32)
     noise[1, 16_000:] = 0
     rows = [noise[0], noise[1, :16_000]]
@@ -66,7 +67,7 @@ def test_calibrated_ranges_count_too(tiny_bundle: Bundle, tmp_path: Path) -> Non
     table = table_from_noise(tiny_bundle)
     rows = {**table.tensors, "head.input": replace(table.tensors["head.input"], amax=20_000.0)}
     bundle = quantize_bundle(tiny_bundle, tmp_path / "out", replace(table, tensors=rows))
-    largest = largest_magnitudes(bundle)
+    largest = largest_magnitudes(bundle, trial_feeds(bundle.spec))
     assert largest["head.input"] == 20_000.0
     model = ir.load(bundle.model_path)
     maker = next(node for node in model.graph if node.outputs[0].name == "head.input")

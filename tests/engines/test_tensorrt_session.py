@@ -16,13 +16,13 @@ from unittest.mock import MagicMock, create_autospec
 
 import numpy as np
 import pytest
+from gpus import LIBRARIES, installed_backend, require_gpu
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import CtcDecoding, ModelSpec, TensorSpec
 from speechquant.core.engine_folders import Engine, EngineManifest, Limits
 from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.engines import tensorrt_device, tensorrt_session
-from speechquant.engines.targets import current_capability
 from speechquant.engines.tensorrt_device import TensorRtDevice
 from speechquant.engines.tensorrt_session import TensorRtSession
 
@@ -52,8 +52,7 @@ MANIFEST = EngineManifest(
     toolchain={"tensorrt-rtx": "1.7.1.116"},
     source={},
     rest="fp16",
-    samples=Limits(8, 100, 400),
-    batch=Limits(1, 1, 3),
+    limits={"samples": Limits(8, 100, 400), "batch": Limits(1, 1, 3)},
 )
 ENGINE = Engine(Path("an-engine"), SPEC, {}, MANIFEST)
 Arrays = dict[str, NDArray[Any]]
@@ -134,7 +133,7 @@ class FakeGpu:
 
 class FakeBuffer:
     def __init__(self, gpu: FakeGpu, size: int) -> None:
-        self.gpu, self.address = gpu, gpu.next_address
+        self.gpu, self.size, self.address = gpu, size, gpu.next_address
         gpu.next_address += size + 4096
         self.host = np.full(size, 255, np.uint8)
         gpu.memory[self.address] = bytearray(b"\xee" * size)
@@ -329,7 +328,7 @@ def test_a_batch_above_the_limit_is_split_and_joined(batch: int, parts: int) -> 
 
 def test_an_engine_without_limits_takes_any_batch() -> None:
     gpu = FakeGpu()
-    engine = replace(ENGINE, manifest=replace(MANIFEST, samples=None, batch=None))
+    engine = replace(ENGINE, manifest=replace(MANIFEST, limits={}))
     with session_on(gpu, engine) as session:
         check(session, clips(50, 4))
         with pytest.raises(EngineError, match="a batch of 0"):
@@ -362,7 +361,9 @@ def test_what_the_engine_cannot_take_is_refused(feeds: Arrays, message: str) -> 
 
 
 def test_a_batch_that_cannot_be_divided() -> None:
-    engine = replace(ENGINE, manifest=replace(MANIFEST, batch=Limits(4, 4, 4)))
+    engine = replace(
+        ENGINE, manifest=replace(MANIFEST, limits={**MANIFEST.limits, "batch": Limits(4, 4, 4)})
+    )
     with session_on(FakeGpu(), engine) as session:
         check(session, clips(8, 40))
         with pytest.raises(
@@ -392,15 +393,6 @@ def test_two_threads_get_what_each_asked_for() -> None:
 
 
 # The real library's classes, without a GPU: what is called on them must be there.
-
-LIBRARIES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
-
-
-def installed_backend() -> str:
-    for backend, name in LIBRARIES.items():
-        if find_spec(name) is not None:
-            return backend
-    pytest.skip("neither tensorrt nor tensorrt_rtx is installed")
 
 
 class FakePlan:
@@ -616,16 +608,6 @@ def test_a_graph_is_recorded_launched_and_freed(monkeypatch: pytest.MonkeyPatch)
     graph.free()
     assert cuda.calls[-3:] == ["cuGraphDestroy", "cuGraphLaunch", "cuGraphExecDestroy"]
     assert not tensorrt_device.CudaGraph(77).record(lambda: False)
-
-
-def require_gpu() -> str:
-    backend = installed_backend()
-    pytest.importorskip("pycuda", reason="pycuda is not installed")
-    try:
-        current_capability()
-    except EngineError as error:
-        pytest.skip(str(error))
-    return backend
 
 
 @pytest.mark.gpu

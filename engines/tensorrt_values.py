@@ -1,0 +1,248 @@
+"""Engines of TensorRT or TensorRT-RTX that hand values to each other in the memory of one GPU."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.engine_folders import EngineGraph, Limits
+from speechquant.core.errors import EngineError
+from speechquant.engines.session import Tensors
+from speechquant.engines.tensorrt_device import Buffer, TensorRtDevice
+
+Entered = TypeVar("Entered", bound="TensorRtValues")
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceValue:
+    """A tensor on the GPU; its memory is another's once nobody holds it any more."""
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class DeviceMemory:
+    """The memory that several engines share, and the lock around the GPU's one line of work."""
+
+    def __init__(self, device: TensorRtDevice) -> None:
+        self._device = device
+        self._lock = threading.Lock()
+        self._buffers: list[Buffer] = []
+        self._unused: defaultdict[int, list[Buffer]] = defaultdict(list)
+        self._is_open = True
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Let this thread alone use the GPU; raises EngineError once the session is closed."""
+        with self._lock:
+            if not self._is_open:
+                raise EngineError("this session is closed; open another")
+            with self._device.activated():
+                yield
+
+    def new_value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceValue:
+        """Return a value with no content yet; within `in_use`."""
+        # To the next power of two: a cache that grows by a token seldom asks for another size.
+        size = 1 << max(math.prod(shape) * dtype.itemsize - 1, 0).bit_length()
+        unused = self._unused[size]
+        if unused:
+            buffer = unused.pop()
+        else:
+            buffer = self._device.new_buffer(size)
+            self._buffers.append(buffer)
+        value = DeviceValue(buffer, shape, dtype)
+        # What is queued next runs after what is queued now, so the memory can be written at once.
+        weakref.finalize(value, unused.append, buffer).atexit = False
+        return value
+
+    def upload(self, array: NDArray[Any]) -> DeviceValue:
+        """Return a value with a copy of an array; within `in_use`."""
+        value = self.new_value(array.shape, array.dtype)
+        value.buffer.host[: value.size] = np.frombuffer(array.tobytes(), np.uint8)
+        value.buffer.upload(value.size)
+        # The memory on the host may be written again as soon as nobody holds the value.
+        self._device.wait()
+        return value
+
+    def download(self, value: DeviceValue) -> NDArray[Any]:
+        """Return an array with a copy of a value; within `in_use`."""
+        value.buffer.download(value.size)
+        self._device.wait()
+        host = value.buffer.host[: value.size]
+        return host.view(value.dtype).reshape(value.shape).copy()
+
+    def close(self) -> None:
+        """Give all memory back, that of values which somebody holds as well."""
+        with self._lock:
+            if not self._is_open:
+                return
+            self._is_open = False
+            with self._device.activated():
+                for buffer in self._buffers:
+                    buffer.free()
+
+
+class TensorRtValues:
+    """A session on the engine of one graph, which runs on values in `memory`; a context manager.
+
+    Shapes change with every token, so no CUDA graph is captured; TensorRT-RTX captures its own.
+    """
+
+    def __init__(self, engine: EngineGraph, device: TensorRtDevice, memory: DeviceMemory) -> None:
+        self._engine, self._device, self._memory = engine, device, memory
+        self._dims = {tensor.name: tensor.dims for tensor in engine.inputs}
+        self.provider = engine.manifest.backend
+        self._is_open = True
+        self._placed: dict[str, tuple[int, tuple[int, ...]]] = {}
+        with memory.in_use():
+            self._execution = device.new_execution()
+
+    def __enter__(self: Entered) -> Entered:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._memory.close()
+        with self._device.activated():
+            self._execution.free()
+        self._device.close()
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Return every output by name; raises EngineError for what the engine cannot take."""
+        runs = self.new_runs()
+        for name, array in feeds.items():
+            runs.bind(name, self.value_of(array))
+        return {name: self.array_of(value) for name, value in runs.run().items()}
+
+    def value_of(self, array: NDArray[Any]) -> DeviceValue:
+        """Return a value with a copy of an array."""
+        with self._memory.in_use():
+            return self._memory.upload(np.asarray(array))
+
+    def array_of(self, value: DeviceValue) -> NDArray[Any]:
+        """Return an array with a copy of a value."""
+        with self._memory.in_use():
+            return self._memory.download(value)
+
+    def new_runs(self) -> TensorRtRuns:
+        """Return runs of their own inputs."""
+        return TensorRtRuns(self)
+
+    def fitting(self, name: str, value: DeviceValue) -> DeviceValue:
+        """Return a value in the type that an input has; raises EngineError where it has none."""
+        dtype = self._device.inputs.get(name)
+        if dtype is None:
+            raise self._refused(f"has no input {name}, but {', '.join(self._device.inputs)}")
+        if value.dtype == dtype:
+            return value
+        if not np.can_cast(value.dtype, dtype, "same_kind"):
+            raise self._refused(f"{name} is {value.dtype}, the engine takes {dtype}")
+        return self.value_of(self.array_of(value).astype(dtype))
+
+    def execute(self, inputs: Mapping[str, DeviceValue]) -> dict[str, DeviceValue]:
+        """Queue the network on values and return those of its outputs."""
+        self._check(inputs)
+        with self._memory.in_use():
+            for name, value in inputs.items():
+                self._place(name, value, is_input=True)
+            outputs = {}
+            for name, dtype in self._device.outputs.items():
+                shape = self._execution.shape_of(name)
+                outputs[name] = self._memory.new_value(shape, dtype)
+                self._place(name, outputs[name], is_input=False)
+            self._execution.enqueue()
+        return outputs
+
+    def _place(self, name: str, value: DeviceValue, *, is_input: bool) -> None:
+        # The keys and values of the encoder are where they were at the token before.
+        place = (value.buffer.address, value.shape)
+        if self._placed.get(name) == place:
+            return
+        if is_input:
+            self._execution.set_shape(name, value.shape)
+        self._execution.place(name, value.buffer.address)
+        self._placed[name] = place
+
+    def _check(self, inputs: Mapping[str, DeviceValue]) -> None:
+        missing = sorted(set(self._device.inputs) - set(inputs))
+        if missing:
+            raise self._refused(f"is not given its input {missing[0]}")
+        sizes: dict[int | str, int] = {}
+        for name, value in inputs.items():
+            dims = self._dims[name]
+            known = tuple(
+                sizes.setdefault(dim, size) if isinstance(dim, str) else dim
+                for dim, size in zip(dims, value.shape, strict=False)
+            )
+            if known != value.shape or len(dims) != len(value.shape):
+                described = ", ".join(map(str, dims))
+                raise self._refused(f"{name} is {value.shape}, which does not fit ({described})")
+        for dim, limits in self._engine.manifest.limits.items():
+            if dim in sizes:
+                self._check_size(dim, sizes[dim], limits)
+
+    def _check_size(self, dim: str, size: int, limits: Limits) -> None:
+        if not limits.least <= size <= limits.most:
+            raise self._refused(f"{dim} is {size}, and it takes {limits.least} to {limits.most}")
+
+    def _refused(self, reason: str) -> EngineError:
+        return EngineError(f"{self._engine.folder}: {self._engine.manifest.engine_file}: {reason}")
+
+
+class TensorRtRuns:
+    """Runs of an engine on values; an output's memory is free once nobody holds the value."""
+
+    def __init__(self, session: TensorRtValues) -> None:
+        self._session = session
+        self._bound: dict[str, DeviceValue] = {}
+
+    def bind(self, name: str, value: DeviceValue) -> None:
+        """Give an input its value."""
+        self._bound[name] = self._session.fitting(name, value)
+
+    def run(self) -> dict[str, DeviceValue]:
+        """Return the value of every output by name."""
+        return self._session.execute(self._bound)
+
+
+NewDevice = Callable[[EngineGraph, "TensorRtDevice | None"], TensorRtDevice]
+
+
+def open_together(
+    engines: Mapping[str, EngineGraph], new_device: NewDevice = TensorRtDevice
+) -> dict[str, TensorRtValues]:
+    """Return sessions on engines that share a GPU's memory; raises as TensorRtDevice does."""
+    devices: dict[str, TensorRtDevice] = {}
+    with ExitStack() as opened:  # closes what is open where a later one cannot be loaded
+        for name, engine in engines.items():
+            devices[name] = new_device(engine, next(iter(devices.values()), None))
+            opened.callback(devices[name].close)
+        memory = DeviceMemory(next(iter(devices.values())))
+        sessions = {
+            name: TensorRtValues(engine, devices[name], memory) for name, engine in engines.items()
+        }
+        opened.pop_all()
+    return sessions
