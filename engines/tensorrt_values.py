@@ -36,6 +36,11 @@ class DeviceValue:
         """Its bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def host(self) -> NDArray[Any]:
+        """What is copied from and to, as an array."""
+        return self.buffer.host[: self.size].view(self.dtype).reshape(self.shape)
+
 
 class DeviceMemory:
     """The memory that several engines share, and the lock around the GPU's one line of work."""
@@ -74,7 +79,7 @@ class DeviceMemory:
     def upload(self, array: NDArray[Any]) -> DeviceValue:
         """Return a value with a copy of an array; within `in_use`."""
         value = self.new_value(array.shape, array.dtype)
-        value.buffer.host[: value.size] = np.frombuffer(array.tobytes(), np.uint8)
+        np.copyto(value.host, array)
         value.buffer.upload(value.size)
         # The memory on the host may be written again as soon as nobody holds the value.
         self._device.wait()
@@ -84,8 +89,7 @@ class DeviceMemory:
         """Return an array with a copy of a value; within `in_use`."""
         value.buffer.download(value.size)
         self._device.wait()
-        host = value.buffer.host[: value.size]
-        return host.view(value.dtype).reshape(value.shape).copy()
+        return value.host.copy()
 
     def close(self) -> None:
         """Give all memory back, that of values which somebody holds as well."""

@@ -342,11 +342,11 @@ def build(
     ] = None,
     lengths: Annotated[
         str | None,
-        typer.Option(help="MIN,OPT,MAX of a clip in seconds; 0.1,10,30 by default on a GPU."),
+        typer.Option(help="MIN,OPT,MAX seconds of a clip; on a GPU 0.1,10,30; not for Whisper."),
     ] = None,
     batch: Annotated[
         str | None,
-        typer.Option(help="MIN,OPT,MAX of the clips in one call; 1,1,4 by default on a GPU."),
+        typer.Option(help="MIN,OPT,MAX clips in one call; on a GPU 1,1,4; Whisper 1,1,8."),
     ] = None,
     rest: Annotated[
         str | None,

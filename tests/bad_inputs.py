@@ -637,7 +637,7 @@ CASES = (
                      "sm86", "--batch", "2,4,8"],
          "give --batch 1,4,8", "out"),
     Case("a Whisper engine that lacks its tokenizer", _whisper_engine_without_tokens,
-         "tokenizer.json: missing"),
+         "tokenizer.json is missing"),
     Case("a bench of a Whisper engine",
          lambda at: ["bench", _whisper_engine(at), "--data", at.data_set("data", ["one"]), "--out",
                      at.path("report")],

@@ -64,6 +64,21 @@ def test_products_are_narrow_and_quantization_is_not() -> None:
     assert [(put.name, put.dtype) for put in graph.graph.inputs] == [("x", FLOAT)]
 
 
+@pytest.mark.parametrize("kept", [(), ("mul", "add")])
+def test_inputs_and_outputs_that_are_to_be_narrow(kept: tuple[str, ...]) -> None:
+    graph = model(step=1e-2)
+    cast_rest(graph, HALF, kept, {"x", "y"})
+    assert [(output.name, output.dtype) for output in graph.graph.outputs] == [("y", HALF)]
+    assert [(put.name, put.dtype) for put in graph.graph.inputs] == [("x", HALF)]
+    types = {node.name: node.outputs[0].dtype for node in graph.graph}
+    assert types["add"] == (FLOAT if kept else HALF), "what is kept computes in float32 still"
+    x = np.float16([0.125, -0.375])
+    # 0.125 is 12 steps of 0.01 after the half is rounded to even, -0.375 is -38 of them.
+    got = run(graph, x)  # type: ignore[arg-type]
+    assert got.dtype == np.float16
+    assert got == pytest.approx(3 * np.array([0.12, -0.38]) + x, abs=2e-3)
+
+
 def test_numbers_are_those_of_numpy_in_float16() -> None:
     graph = model()
     cast_rest(graph, HALF, ())

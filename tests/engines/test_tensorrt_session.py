@@ -524,6 +524,39 @@ def test_what_the_library_refuses_is_an_engine_error(
     assert driver.context.push.call_count == driver.Context.pop.call_count
 
 
+def test_a_device_beside_another_queues_in_its_line(
+    device: tuple[TensorRtDevice, FakePlan, FakePycuda, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_gpu, _, driver, trt = device
+    monkeypatch.setattr(driver, "Stream", lambda: MagicMock(spec=["synchronize"]))
+    backend = installed_backend()
+    manifest = replace(MANIFEST, backend=backend, toolchain={backend: trt.__version__})
+    beside = TensorRtDevice(Engine(tmp_path, SPEC, {}, manifest), on_gpu)
+    with beside.activated():
+        beside.wait()
+    driver.stream.synchronize.assert_called_once_with()
+
+
+def test_memory_on_the_host_is_there_once_it_is_asked_for() -> None:
+    driver = MagicMock(spec=["mem_alloc", "pagelocked_empty", "memcpy_dtoh_async"])
+    driver.mem_alloc.return_value.__int__.return_value = 4096
+    pinned = np.zeros(64, np.uint8)
+    owner = MagicMock(spec=["free"])
+    driver.pagelocked_empty.return_value = types.SimpleNamespace(
+        base=owner, __getitem__=pinned.__getitem__
+    )
+    kept, copied = (tensorrt_device.Buffer(driver, "stream", 64) for _ in range(2))
+    kept.free()
+    driver.pagelocked_empty.assert_not_called()
+    assert copied.host.base is owner
+    copied.free()
+    driver.pagelocked_empty.assert_called_once_with(64, np.uint8)
+    owner.free.assert_called_once_with()
+    assert driver.mem_alloc.return_value.free.call_count == 2
+
+
 def test_a_plan_that_cannot_be_loaded(
     device: tuple[TensorRtDevice, FakePlan, FakePycuda, Any], tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ def test_build_and_inspect_as_json(
     assert built(quantized, tmp_path / "engine", "sm86", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["target"] == "sm86"
-    assert document["samples"] == {"least": 1600, "best": 16_000, "most": 80_000}
+    assert document["limits"]["samples"] == {"least": 1600, "best": 16_000, "most": 80_000}
     assert document["engine_bytes"] == (tmp_path / "engine" / "model.engine").stat().st_size
     convolutions = document["products"][0]
     assert (convolutions["what"], convolutions["runs"]) == (

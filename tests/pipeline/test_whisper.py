@@ -141,3 +141,48 @@ def test_long_files_are_not_all_in_memory_together() -> None:
     assert failures == ["2: no audio"]
     # The file that could not be read counts as done; it was met while the second was looked for.
     assert steps == [0.5, 2, 3.5, 5, 5.5, 6]
+
+
+def test_an_engine_is_built_shown_and_transcribes(
+    whisper_bundle: Seq2SeqBundle,
+    files: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = tmp_path / "engine"
+    made = output(["build", whisper_bundle.folder, engine, "--backend", "onnxruntime"], capsys)
+    assert "onnxruntime for cpu" in made
+    asked = ["transcribe", *files, "--temperatures", "0", "--provider", "cpu"]
+    heard = [
+        output([asked[0], source, *asked[1:]], capsys) for source in (whisper_bundle.folder, engine)
+    ]
+    assert heard[0] == heard[1]
+    facts = json.loads(output(["inspect", engine, "--json"], capsys))
+    assert list(facts["graphs"]) == ["encoder", "decoder_prefill", "decoder_step"]
+    assert facts["graphs"]["decoder_step"]["engine_file"] == "decoder_step.onnx"
+    loaded = [path for path in engine.iterdir() if ".onnx" in path.name]
+    assert facts["engine_bytes"] == sum(path.stat().st_size for path in loaded)
+    assert facts["source"]["model_sha256"] == whisper_bundle.model_sha256
+    shown = output(["inspect", engine], capsys)
+    assert "engine_file decoder_step.onnx" in shown
+
+
+def test_what_an_engine_of_a_gpu_runs_in_is_shown_by_graph(
+    whisper_bundle: Seq2SeqBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs speechquant[tensorrt-rtx]")
+    engine = tmp_path / "engine"
+    options = ["--backend", "tensorrt-rtx", "--target", "sm86", "--batch", "1,1,2"]
+    made = output(["build", whisper_bundle.folder, engine, *options], capsys)
+    parts = made.split("\n\n")
+    assert [part.splitlines()[0] for part in parts[1:]] == [
+        "encoder", "decoder_prefill", "decoder_step",
+    ]  # fmt: skip
+    # 2 blocks: Q and out of both attentions, K and V of their own, 2 of the feed forward; the head.
+    assert "FP16 x FP16" in parts[3] and f"{2 * 8 + 1}" in parts[3]
+    facts = json.loads(output(["inspect", engine, "--json"], capsys))
+    step = facts["graphs"]["decoder_step"]
+    assert step["limits"]["batch"] == {"least": 1, "best": 1, "most": 2}
+    assert step["products"][0]["nodes"] == 2 * 8 + 1 and step["engine_layers"]
+    shown = output(["inspect", engine], capsys)
+    assert "\ndecoder_step\n" in shown and "limits batch least 1, best 1, most 2" in shown
