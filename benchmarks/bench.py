@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from speechquant.benchmarks.candidate_process import (
@@ -24,14 +23,9 @@ from speechquant.benchmarks.candidate_process import (
 )
 from speechquant.benchmarks.candidates import Candidate
 from speechquant.benchmarks.journal import Journal
-from speechquant.benchmarks.latency import (
-    PAUSE_SECONDS,
-    REPEATS,
-    WARM_UP_RULE,
-    Runs,
-    time_interleaved,
-)
+from speechquant.benchmarks.latency import WARM_UP_RULE, Runs, time_interleaved
 from speechquant.benchmarks.machine import this_machine
+from speechquant.benchmarks.plan import Plan
 from speechquant.benchmarks.report import (
     QUIET_SHARE,
     Accuracy,
@@ -47,86 +41,14 @@ from speechquant.benchmarks.report import (
 )
 from speechquant.benchmarks.speech_reel import SpeechReel
 from speechquant.core.audio import Waveform, audio_seconds
-from speechquant.core.errors import OptionError
-from speechquant.core.manifests import LabelledClip, clip_key, data_key
+from speechquant.core.manifests import clip_key, data_key
 from speechquant.core.progress import OnStep
-from speechquant.core.text import normalizer
-from speechquant.engines.recognizer import MAX_CLIP_SECONDS
 
 log = logging.getLogger(__name__)
 
-LENGTHS_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0)
-BATCHES = (1, 4, 8)
-# What a recognizer puts into one call: larger batches are never run.
-LARGEST_CALL_SECONDS = 60.0
-LEAST_REPEATS = 3
 LOADS = 3
 PROFILED_SECONDS = 10.0
 JOURNAL_FILE = "measured.jsonl"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be measured and how; `work` holds what is done until the report is there.
-
-    With `counts_errors` false, or clips without texts, only speed and size are measured.
-    """
-
-    candidates: tuple[Candidate, ...]
-    clips: tuple[LabelledClip, ...]
-    data: str
-    work: Path
-    lengths_seconds: tuple[float, ...] = LENGTHS_SECONDS
-    batches: tuple[int, ...] = BATCHES
-    repeats: int = REPEATS
-    threads: int | None = None
-    normalizer: str = "basic"
-    counts_errors: bool = True
-    pause_seconds: float = PAUSE_SECONDS
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len({candidate.sample_rate_hz for candidate in self.candidates}) != 1:
-            raise OptionError("the models take different sample rates; bench them one by one")
-        for seconds in self.lengths_seconds:
-            if not 0 < seconds <= MAX_CLIP_SECONDS:
-                raise OptionError(
-                    f"a length of {seconds:g} s; give lengths above 0 and up to "
-                    f"{MAX_CLIP_SECONDS:g} s, the longest that a model is run on"
-                )
-        if min(self.batches, default=0) < 1 or not self.lengths_seconds:
-            raise OptionError("lengths and batches are needed, batches of at least 1")
-        if not self.shapes:
-            raise OptionError(
-                f"every batch holds more than {LARGEST_CALL_SECONDS:g} s of audio, which is never "
-                "run; give a smaller batch or shorter lengths"
-            )
-        normalizer(self.normalizer)
-        if self.repeats < LEAST_REPEATS:
-            raise OptionError(
-                f"{self.repeats} repeats say nothing about spread; give at least {LEAST_REPEATS}"
-            )
-
-    @property
-    def shapes(self) -> list[tuple[float, int]]:
-        """The lengths and batches that are run, the least memory first."""
-        return [
-            (seconds, batch)
-            for batch in sorted(self.batches)
-            for seconds in sorted(self.lengths_seconds)
-            if batch == 1 or seconds * batch <= LARGEST_CALL_SECONDS
-        ]
-
-    @property
-    def has_text(self) -> bool:
-        """Whether every clip says what is said in it, and any says a word."""
-        words = normalizer(self.normalizer)
-        texts = [clip.text for clip in self.clips]
-        return None not in texts and any(words(text or "").split() for text in texts)
-
-    def with_candidates(self, candidates: Sequence[Candidate], notes: Sequence[str]) -> Plan:
-        """Return the plan for other candidates, `notes` added."""
-        return replace(self, candidates=tuple(candidates), notes=(*self.notes, *notes))
 
 
 def run_bench(plan: Plan, on_step: OnStep | None = None) -> Report:
@@ -160,6 +82,7 @@ def run_bench(plan: Plan, on_step: OnStep | None = None) -> Report:
             WARM_UP_RULE,
             plan.pause_seconds,
             plan.normalizer,
+            plan.decoding,
         ),
         data=DataFacts(
             name=plan.data,
@@ -190,6 +113,7 @@ def _key_of(plan: Plan, clip_keys: Sequence[str]) -> str:
     """Return a hash of all that what is measured depends on."""
     facts = {
         "candidates": [[one.name, one.sha256, one.provider] for one in plan.candidates],
+        "decoding": plan.decoding,
         "clips": list(clip_keys),
         "method": [plan.repeats, plan.threads, plan.normalizer, plan.pause_seconds],
         "errors": plan.counts_errors,
@@ -205,7 +129,7 @@ def _notes(plan: Plan) -> Iterator[str]:
         yield f"Latency only: {plan.data} does not say what is said, so errors cannot be counted."
     if len(plan.shapes) < len(plan.batches) * len(plan.lengths_seconds):
         yield (
-            f"A batch is run where it holds at most {LARGEST_CALL_SECONDS:g} s of audio; a "
+            f"A batch is run where it holds at most {plan.largest_call_seconds:g} s of audio; a "
             "recognizer puts no more into one call."
         )
 
@@ -373,6 +297,8 @@ class _Timing:
 def _outcome_of(
     name: str, shape: tuple[float, int], found: Runs, process: CandidateProcess
 ) -> _Outcome:
+    if isinstance(found.failure, UnsuitableError):
+        return _Outcome(skipped=Skipped(*shape, str(found.failure)))
     if found.failure is not None:
         return _failed(name, shape, found.failure)
     try:

@@ -31,7 +31,7 @@ from speechquant.core.errors import AudioError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
-from speechquant.engines.recognizer import Recognizer
+from speechquant.engines.recognizers import AnyRecognizer
 
 _PROFILED_RUNS = 3
 # Modules are found where the parent finds them: with -c the working folder would come first.
@@ -64,11 +64,11 @@ class Worker:
 
     def __init__(self, candidate: Candidate, threads: int | None) -> None:
         self._candidate, self._threads = candidate, threads
-        self._recognizer: Recognizer | None = None
+        self._recognizer: AnyRecognizer | None = None
         self._waves: Sequence[Waveform] = ()
 
     @property
-    def recognizer(self) -> Recognizer:
+    def recognizer(self) -> AnyRecognizer:
         """The candidate, which `open` has opened."""
         if self._recognizer is None:
             raise RuntimeError("open the candidate first")
@@ -88,7 +88,7 @@ class Worker:
         self._waves = waves
 
     def run(self) -> Sample:
-        """Run the batch once."""
+        """Run the batch once; raises AudioError where there is nothing to run on in it."""
         return run_once(self.recognizer, self._waves)
 
     def peak_bytes(self) -> int | None:
@@ -110,6 +110,8 @@ class Worker:
 
     def profile(self, waves: Sequence[Waveform]) -> Profile | None:
         """Return where the time of one run goes, None where the backend does not tell."""
+        if self._candidate.decoding is not None:  # three graphs, which are not traced yet
+            return self._candidate.built_profile
         with tempfile.TemporaryDirectory() as folder:
             recognizer = self._candidate.open(self._threads, profile_to=Path(folder) / "trace")
             with recognizer:
@@ -123,7 +125,7 @@ class Worker:
                 seconds = len(waves[0]) / recognizer.spec.sample_rate_hz
                 return profile_from_trace(session.end_profiling(), seconds)
 
-    def _check(self, recognizer: Recognizer, waves: Sequence[Waveform]) -> None:
+    def _check(self, recognizer: AnyRecognizer, waves: Sequence[Waveform]) -> None:
         for index, wave in enumerate(waves):
             recognizer.check(wave, f"piece {index}")
 
@@ -181,7 +183,7 @@ class CandidateProcess:
         self._call("take", waves)
 
     def run(self) -> Sample:
-        """Run the batch once."""
+        """Run the batch once; raises UnsuitableError where there is nothing to run on in it."""
         sample: Sample = self._call("run")
         return sample
 

@@ -12,18 +12,21 @@ from typing import Any
 from speechquant.benchmarks.peers import Peer, open_peer
 from speechquant.benchmarks.report import FLOAT, OURS, PEER, Profile
 from speechquant.benchmarks.search_findings import Search, read_search
-from speechquant.core.bundles import FLOAT_PRECISION, MODEL_FILE, Bundle, load_bundle
+from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
 from speechquant.core.described_folders import digest_of
-from speechquant.core.engine_folders import Engine
+from speechquant.core.engine_folders import Engine, is_engine, load_engine
 from speechquant.core.errors import EngineError, OptionError
+from speechquant.core.seq2seq import TASK, Seq2SeqBundle, is_graph_file, load_any_bundle
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
 from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
-from speechquant.engines.session import load_source
+from speechquant.engines.recognizers import AnyRecognizer, open_recognizer
 from speechquant.engines.tensorrt_layers import layer_report
+from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
 
 # Which OpenVINO it is shows when it is opened.
 _HOW = {CPU: "ONNX Runtime's CPU provider", OPENVINO: "OpenVINO"}
 _SHORT_HASH = 8
+AnyBundle = Bundle | Seq2SeqBundle
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Candidate:
 
     `model` is shared by all that come from one float bundle. `products` are those of an engine
     whose build listed them. Of a peer, `source` is the float bundle that it was made from.
+    `decoding` is how a model is asked that writes token by token, None for one that does not.
     """
 
     name: str
@@ -47,28 +51,45 @@ class Candidate:
     search: Search | None = None
     products: Mapping[str, int] | None = None
     peer: Peer | None = None
+    decoding: DecodingOptions | None = None
 
-    def open(self, threads: int | None, profile_to: Path | None = None) -> Recognizer:
+    @property
+    def longest_seconds(self) -> float:
+        """The longest clip that such a model is run on."""
+        kind = Recognizer if self.decoding is None else WhisperRecognizer
+        return kind.max_clip_seconds
+
+    def open(self, threads: int | None, profile_to: Path | None = None) -> AnyRecognizer:
         """Return a recognizer that runs on what the candidate says, and on nothing else.
 
-        Raises what `open_ctc_recognizer` does, and EngineError where there is no such provider.
+        `profile_to` is for those of one graph alone. Raises what `open_recognizer` does, and
+        EngineError where there is no such provider.
         """
         if self.peer is not None:
             bundle = load_bundle(self.source)
             return Recognizer(bundle, open_peer(self.peer, bundle, threads, profile_to))
         with _Warnings() as heard:
-            recognizer = open_ctc_recognizer(
-                self.source, provider=self.provider, threads=threads, profile_to=profile_to
-            )
+            recognizer = self._opened(threads, profile_to)
         if self.provider != AUTO and recognizer.provider != self.provider:
             reason = heard[-1].partition("; running on")[0] if heard else "it is not to be had here"
             raise EngineError(f"{self.provider}: {reason}")
         return recognizer
 
-    def how_opened(self, recognizer: Recognizer) -> str:
+    def _opened(self, threads: int | None, profile_to: Path | None) -> AnyRecognizer:
+        if self.decoding is None:
+            return open_ctc_recognizer(
+                self.source, provider=self.provider, threads=threads, profile_to=profile_to
+            )
+        return open_recognizer(
+            self.source, provider=self.provider, threads=threads, decoding=self.decoding
+        )
+
+    def how_opened(self, recognizer: AnyRecognizer) -> str:
         """Return `how`, with what is known of a bundle's provider once it is open."""
         is_bundle = self.peer is None and self.provider != AUTO
-        return how_it_runs(recognizer.session) if is_bundle else self.how
+        if not is_bundle or isinstance(recognizer, WhisperRecognizer):
+            return self.how
+        return how_it_runs(recognizer.session)
 
     @property
     def built_profile(self) -> Profile | None:
@@ -94,35 +115,54 @@ class _Warnings(logging.Handler):
         logging.getLogger("speechquant").removeHandler(self)
 
 
-def candidates_of(folders: Sequence[Path], providers: Sequence[str]) -> list[Candidate]:
+def candidates_of(
+    folders: Sequence[Path], providers: Sequence[str], decoding: DecodingOptions | None = None
+) -> list[Candidate]:
     """Return a candidate for each engine, and for each bundle on each of the providers.
 
-    Those of one model follow each other, its float bundle first. Raises BundleError or EngineError
-    for a folder that is damaged, OptionError for a provider that there is not.
+    Those of one model follow each other, its float bundle first. `decoding` is how Whisper models
+    are asked. Raises BundleError or EngineError for a folder that is damaged, OptionError for a
+    provider that there is not, or where no model is there to be asked.
     """
     for provider in providers:
         if provider not in PROVIDERS or provider == AUTO:
             raise OptionError(f"no provider {provider!r} to bench; choose of {CPU}, {OPENVINO}")
     if not folders:
         raise OptionError("nothing to bench; give a bundle or an engine")
-    places = dict.fromkeys(folder.resolve() for folder in folders)
-    sources = [load_source(folder) for folder in places]
+    sources = [_load(folder) for folder in dict.fromkeys(path.resolve() for path in folders)]
+    asked = decoding or DecodingOptions()
+    if asked != DecodingOptions():
+        _require_whisper(sources)
     names = _names([source.folder for source in sources])
-    models = _models(sources)
     found: list[Candidate] = []
-    for source, name, model in zip(sources, names, models, strict=True):
+    for source, name, model in zip(sources, names, _models(sources), strict=True):
+        own = asked if source.spec.task == TASK else None
         if isinstance(source, Engine):
-            found.append(_engine_candidate(source, name, model))
+            found.append(_engine_candidate(source, name, model, own))
         else:
             found += [
-                _bundle_candidate(source, name, model, provider)
+                _bundle_candidate(source, name, model, provider, own)
                 for provider in dict.fromkeys(providers)
             ]
     order = list(dict.fromkeys(candidate.model for candidate in found))
     return sorted(found, key=lambda one: (order.index(one.model), one.role != FLOAT))
 
 
-def _bundle_candidate(bundle: Bundle, name: str, model: str, provider: str) -> Candidate:
+def _require_whisper(sources: Sequence[AnyBundle | Engine]) -> None:
+    if not any(source.spec.task == TASK for source in sources):
+        raise OptionError(
+            "no Whisper model among these, which alone has a language, a task and temperatures; "
+            "leave these away"
+        )
+
+
+def _load(folder: Path) -> AnyBundle | Engine:
+    return load_engine(folder) if is_engine(folder) else load_any_bundle(folder)
+
+
+def _bundle_candidate(
+    bundle: AnyBundle, name: str, model: str, provider: str, decoding: DecodingOptions | None
+) -> Candidate:
     return Candidate(
         name=f"{name} ({provider})",
         model=model,
@@ -131,14 +171,19 @@ def _bundle_candidate(bundle: Bundle, name: str, model: str, provider: str) -> C
         how=_HOW[provider],
         provider=provider,
         precision=bundle.spec.precision,
-        size_bytes=_bytes_of(bundle.folder, MODEL_FILE),
+        size_bytes=sum(
+            (bundle.folder / file).stat().st_size for file in bundle.files if is_graph_file(file)
+        ),
         sha256=bundle.model_sha256,
         sample_rate_hz=bundle.spec.sample_rate_hz,
-        search=read_search(bundle),
+        search=read_search(bundle.folder),
+        decoding=decoding,
     )
 
 
-def _engine_candidate(engine: Engine, name: str, model: str) -> Candidate:
+def _engine_candidate(
+    engine: Engine, name: str, model: str, decoding: DecodingOptions | None
+) -> Candidate:
     manifest = engine.manifest
     return Candidate(
         name=name,
@@ -153,6 +198,7 @@ def _engine_candidate(engine: Engine, name: str, model: str) -> Candidate:
         sha256=digest_of(dict(engine.files)),
         sample_rate_hz=engine.spec.sample_rate_hz,
         products=_built_products(engine),
+        decoding=decoding,
     )
 
 
@@ -204,7 +250,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _models(sources: Sequence[Bundle | Engine]) -> list[str]:
+def _models(sources: Sequence[AnyBundle | Engine]) -> list[str]:
     """Return for each the name of the checkpoint it goes back to, told apart by the float graph."""
     roots = [_root(source) for source in sources]
     graphs: dict[str, list[str]] = {}
@@ -216,7 +262,7 @@ def _models(sources: Sequence[Bundle | Engine]) -> list[str]:
     ]
 
 
-def _root(source: Bundle | Engine) -> tuple[str, str]:
+def _root(source: AnyBundle | Engine) -> tuple[str, str]:
     """Return the checkpoint and the hash of the float graph that `source` goes back to."""
     facts: Mapping[str, Any]
     if isinstance(source, Engine):

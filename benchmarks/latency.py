@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from speechquant.benchmarks.machine import processor_ticks
-from speechquant.benchmarks.report import Cell
+from speechquant.benchmarks.report import Cell, TokenCell
+from speechquant.benchmarks.seq2seq_latency import Parts, Written, time_own_run, time_parts
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import OptionError
 from speechquant.engines.recognizer import Recognizer, feeds_of
+from speechquant.engines.recognizers import AnyRecognizer
+from speechquant.engines.whisper_recognizer import WhisperRecognizer
 
 REPEATS = 15
 # The threads of the one that ran before spin on for a moment, in case there is more to do.
@@ -25,6 +28,14 @@ _NS_PER_MS = 1e6
 
 
 @dataclass(frozen=True)
+class TokenSample:
+    """What else is measured of a model that writes token by token."""
+
+    written: Written
+    parts: Parts
+
+
+@dataclass(frozen=True)
 class Sample:
     """The nanoseconds of one run, by part; `device` is the network by the GPU's own events."""
 
@@ -32,6 +43,7 @@ class Sample:
     network: int
     text: int
     device: int | None = None
+    tokens: TokenSample | None = None
 
     @property
     def whole(self) -> int:
@@ -75,11 +87,35 @@ class Runs:
             device=tuple(device) if len(device) == len(self.samples) else None,
             peak_bytes=peak_bytes,
             others_share=self.others_share,
+            tokens=_token_cell([one.tokens for one in self.samples if one.tokens is not None]),
         )
 
 
-def run_once(recognizer: Recognizer, waves: Sequence[Waveform]) -> Sample:
+def _token_cell(samples: Sequence[TokenSample]) -> TokenCell | None:
+    if not samples:
+        return None
+    parts = [sample.parts for sample in samples]
+    written = [sample.written for sample in samples]
+    return TokenCell(
+        features=tuple(one.features for one in parts),
+        encoder=tuple(one.encoder for one in parts),
+        prefill=tuple(one.prefill for one in parts),
+        later=tuple(one.later for one in parts),
+        chunks=tuple(one.chunks for one in written),
+        starts=tuple(one.starts for one in written),
+        later_tokens=tuple(one.tokens for one in written),
+    )
+
+
+def run_once(recognizer: AnyRecognizer, waves: Sequence[Waveform]) -> Sample:
     """Turn one batch into texts and return how long its parts took."""
+    if isinstance(recognizer, WhisperRecognizer):
+        own, parts = time_own_run(recognizer, waves), time_parts(recognizer, waves)
+        return Sample(own.prepare, own.network, own.text, tokens=TokenSample(own.written, parts))
+    return _run_ctc_once(recognizer, waves)
+
+
+def _run_ctc_once(recognizer: Recognizer, waves: Sequence[Waveform]) -> Sample:
     session = recognizer.session
     started = time.perf_counter_ns()
     feeds = feeds_of(recognizer.spec, waves)
@@ -135,7 +171,7 @@ def _warm_up(run: Callable[[], Sample], runs: Runs) -> None:
 
 
 def measure_latency(
-    recognizers: Mapping[str, Recognizer],
+    recognizers: Mapping[str, AnyRecognizer],
     waves: Sequence[Waveform],
     *,
     repeats: int = REPEATS,

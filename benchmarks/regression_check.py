@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from speechquant.benchmarks.bench import Plan, run_bench
+from speechquant.benchmarks.bench import run_bench
 from speechquant.benchmarks.candidates import candidates_of
 from speechquant.benchmarks.comparison import REGRESSION, compare_reports
 from speechquant.benchmarks.float_tables import print_heading, print_row
 from speechquant.benchmarks.latency_stats import LatencyStats
 from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.plan import Plan
 from speechquant.benchmarks.report import Report
 from speechquant.benchmarks.workbench import Workbench
 from speechquant.core.bundles import TEXT_FILES

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from speechquant.benchmarks.pictures import LayerEffect, PercentilePoint
@@ -41,7 +42,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Method:
-    """How it was measured; `threads` is None where each candidate took what it wanted."""
+    """How it was measured; `threads` is None where each candidate took what it wanted.
+
+    `decoding` is how models that write token by token were asked, None where there are none.
+    """
 
     threads: int | None
     lengths_seconds: tuple[float, ...]
@@ -50,6 +54,7 @@ class Method:
     warm_up: str
     pause_seconds: float
     normalizer: str
+    decoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,35 @@ class DataFacts:
     clips: int
     seconds: float
     has_text: bool
+
+
+@dataclass(frozen=True)
+class TokenCell:
+    """What else is told of a model that writes token by token, run by run.
+
+    `features`, `encoder`, `prefill` and `later`, each token after the first, are nanoseconds on the
+    first chunk of each clip, with as many given tokens for every candidate. The counts are those of
+    the cell's own runs, whose tokens the model chose: chunks encoded, how often the decoder was
+    started (for each chunk at each temperature, and to detect a language), and tokens after these.
+    """
+
+    features: tuple[int, ...]
+    encoder: tuple[int, ...]
+    prefill: tuple[int, ...]
+    later: tuple[tuple[int, ...], ...]
+    chunks: tuple[int, ...]
+    starts: tuple[int, ...]
+    later_tokens: tuple[int, ...]
+
+    @property
+    def first_token(self) -> tuple[int, ...]:
+        """Waveforms to the first token, by run."""
+        return tuple(map(sum, zip(self.features, self.encoder, self.prefill, strict=True)))
+
+    @property
+    def later_token(self) -> tuple[int, ...]:
+        """One token after the first, the median of each run."""
+        return tuple(round(median(row)) for row in self.later)
 
 
 @dataclass(frozen=True)
@@ -82,6 +116,7 @@ class Cell:
     device: tuple[int, ...] | None = None
     peak_bytes: int | None = None
     others_share: float | None = None
+    tokens: TokenCell | None = None
 
     @property
     def whole(self) -> tuple[int, ...]:
@@ -205,7 +240,11 @@ class Report:
 
 def write_report(report: Report, path: Path) -> None:
     """Write the record as JSON, in place of one that is there."""
-    document = {**asdict(report), "results": [plain_result(result) for result in report.results]}
+    document = {
+        **asdict(report),
+        "method": _without_absent(asdict(report.method)),
+        "results": [plain_result(result) for result in report.results],
+    }
     with new_file(path, force=True) as partial:
         partial.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -213,11 +252,26 @@ def write_report(report: Report, path: Path) -> None:
 def plain_result(result: Result) -> dict[str, Any]:
     """Return a result as the plain values that JSON holds."""
     row = asdict(result)
+    row["cells"] = [_plain_cell(cell) for cell in result.cells]
     if result.accuracy is not None:
         # Four numbers a clip in place of four names and four numbers.
         for unit in ("words", "characters"):
             row["accuracy"][unit] = _rows_of(getattr(result.accuracy, unit))
     return row
+
+
+def _plain_cell(cell: Cell) -> dict[str, Any]:
+    """Return a cell as the plain values that JSON holds."""
+    return _without_absent(asdict(cell))
+
+
+def _without_absent(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what only models have that write token by token: CTC reports stay as they were."""
+    return {
+        key: value
+        for key, value in row.items()
+        if not (key in ("tokens", "decoding") and value is None)
+    }
 
 
 def _rows_of(rate: ErrorRate) -> list[list[int]]:
@@ -280,10 +334,16 @@ def result_of(row: Mapping[str, Any]) -> Result:
 
 def cell_of(row: Mapping[str, Any]) -> Cell:
     """Return a cell from the plain values that JSON holds of it."""
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
-    }
+    values = _with_tuples(row)
+    tokens = values.get("tokens")
+    if tokens is not None:
+        later = tuple(map(tuple, tokens["later"]))
+        values["tokens"] = TokenCell(**{**_with_tuples(tokens), "later": later})
     return Cell(**values)
+
+
+def _with_tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
 
 
 def _accuracy_of(row: Mapping[str, Any] | None) -> Accuracy | None:

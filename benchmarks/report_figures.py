@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -15,6 +15,7 @@ from speechquant.benchmarks.report import (
     Report,
     Result,
     Skipped,
+    TokenCell,
 )
 from speechquant.benchmarks.search_findings import Search
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
@@ -36,13 +37,42 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class TokenTimes:
+    """The parts of a model that writes token by token, with tokens that are given to all alike.
+
+    `first_token` is features, encoder and prefill; `given` are the tokens after it. The counts are
+    of each whole run, whose tokens were the model's own: `TokenCell` says what they count.
+    """
+
+    clips: int
+    given: int
+    features: Timed
+    encoder: Timed
+    prefill: Timed
+    first_token: Timed
+    later_token: Timed
+    chunks: tuple[int, ...]
+    starts: tuple[int, ...]
+    own_tokens: tuple[int, ...]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The tokens, of all clips, that are written in a second once each has its first."""
+        return self.clips / self.later_token.stats.p50
+
+
+@dataclass(frozen=True)
 class Latency:
-    """A candidate on one shape: waveform to text, the network alone, that by the GPU's events."""
+    """A candidate on one shape: waveform to text, the network alone, that by the GPU's events.
+
+    `tokens` is None of a model that does not write token by token.
+    """
 
     shape: Shape
     whole: Timed
     network: Timed
     device: Timed | None
+    tokens: TokenTimes | None = None
 
     @property
     def audio_seconds(self) -> float:
@@ -141,6 +171,11 @@ class ModelFigures:
     def baseline(self) -> Candidate | None:
         """The float result that the others are compared with."""
         return next((one for one in self.candidates if one.is_baseline), None)
+
+    @property
+    def writes_tokens(self) -> bool:
+        """Whether any candidate was timed that writes token by token."""
+        return any(latency.tokens for one in self.candidates for latency in one.latencies)
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -275,6 +310,29 @@ def _latency(cell: Cell, baseline: Result | None) -> Latency:
         _timed(cell.whole, other.whole if other else None),
         _timed(cell.network, other.network if other else None),
         _timed(cell.device, other.device if other else None) if cell.device else None,
+        _token_times(cell, other.tokens if other else None),
+    )
+
+
+def _token_times(cell: Cell, other: TokenCell | None) -> TokenTimes | None:
+    own = cell.tokens
+    if own is None:
+        return None
+
+    def timed(of: Callable[[TokenCell], tuple[int, ...]]) -> Timed:
+        return _timed(of(own), None if other is None else of(other))
+
+    return TokenTimes(
+        clips=cell.batch,
+        given=len(own.later[0]),
+        features=timed(lambda tokens: tokens.features),
+        encoder=timed(lambda tokens: tokens.encoder),
+        prefill=timed(lambda tokens: tokens.prefill),
+        first_token=timed(lambda tokens: tokens.first_token),
+        later_token=timed(lambda tokens: tokens.later_token),
+        chunks=own.chunks,
+        starts=own.starts,
+        own_tokens=own.later_tokens,
     )
 
 

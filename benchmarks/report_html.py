@@ -9,14 +9,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from speechquant.benchmarks.picture_files import inline_svg_of
-from speechquant.benchmarks.report_page import (
-    MISSING_TITLE,
-    Block,
-    Heading,
-    Page,
-    Paragraph,
-    Picture,
-)
+from speechquant.benchmarks.report_blocks import Block, Heading, Page, Paragraph, Picture
+from speechquant.benchmarks.report_page import MISSING_TITLE
 from speechquant.benchmarks.report_tables import FAILED, SKIPPED, Mark, Table
 from speechquant.core.errors import MissingPackageError
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from speechquant.benchmarks.report_page import (
-    MISSING_TITLE,
-    Block,
-    Heading,
-    Page,
-    Paragraph,
-    Picture,
-)
+from speechquant.benchmarks.report_blocks import Block, Heading, Page, Paragraph, Picture
+from speechquant.benchmarks.report_page import MISSING_TITLE
 from speechquant.benchmarks.report_tables import Entry, Figure, Mark, Table
 
 PICTURE_SUFFIX = ".png"

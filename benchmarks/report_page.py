@@ -6,22 +6,30 @@ The HTML page and the Markdown page are two ways to write the same `Page`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from speechquant.benchmarks import report_plots as plots
 from speechquant.benchmarks import report_rows as rows
 from speechquant.benchmarks import report_tables as tables
+from speechquant.benchmarks import report_tokens as tokens
 from speechquant.benchmarks import report_words as words
 from speechquant.benchmarks.pictures import figure_of_layer_effects, figure_of_percentiles
+from speechquant.benchmarks.report_blocks import (
+    Block,
+    Heading,
+    Page,
+    Paragraph,
+    Picture,
+    Section,
+    marks_of,
+)
 from speechquant.benchmarks.report_figures import (
     Candidate,
     ModelFigures,
     ReportFigures,
     plain,
 )
-from speechquant.benchmarks.report_tables import Mark, Table
 from speechquant.benchmarks.search_findings import Search
 
 if TYPE_CHECKING:
@@ -41,66 +49,12 @@ _READING = (
 )
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture; `draw` is told whether it must name its candidates itself."""
-
-    name: str
-    alt: str
-    caption: str
-    draw: Callable[[bool], Figure]
-    legend: tuple[Mark, ...] = ()
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Plain text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Heading:
-    """Of a part of a section."""
-
-    text: str
-
-
-Block = Paragraph | Heading | Table | Picture
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section and the name that links point to."""
-
-    anchor: str
-    title: str
-    blocks: tuple[Block, ...]
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page: what it is of, what it concludes, what is wrong with it, and all the rest."""
-
-    title: str
-    byline: str
-    conclusions: tuple[str, ...]
-    warning: str | None
-    opening: tuple[Block, ...]
-    sections: tuple[Section, ...]
-
-    @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """All pictures, in order."""
-        parts = (self.opening, *(section.blocks for section in self.sections))
-        return tuple(block for blocks in parts for block in blocks if isinstance(block, Picture))
-
-
 def page_of(figures: ReportFigures) -> Page:
     """Return the page of a report."""
     report = figures.report
     parts: tuple[tuple[str, str, Callable[[ModelFigures], Iterable[Block]]], ...] = (
         ("latency", "Latency against audio length", _latency),
+        ("tokens", "First and later tokens", tokens.token_blocks),
         ("throughput", "Throughput in batches", _throughput),
         ("accuracy", "Words and characters", _accuracy),
         ("size", "Size and memory", _size),
@@ -169,10 +123,6 @@ def _section(
     return Section(anchor, title, tuple(blocks))
 
 
-def _marks(model: ModelFigures) -> tuple[Mark, ...]:
-    return tuple(tables.mark(one) for one in model.candidates if one.latencies)
-
-
 def _opening(model: ModelFigures) -> Iterable[Block]:
     yield tables.headline_table(model)
 
@@ -187,7 +137,7 @@ def _latency(model: ModelFigures) -> Iterable[Block]:
         f"Latency of {model.name} against the length of the audio, a line for each candidate.",
         "Median from waveform to text; the band is from quartile to quartile.",
         lambda legend: plots.figure_of_latency(model, batch, legend=legend),
-        _marks(model),
+        marks_of(model),
     )
     if plots.has_speed_up(model, batch):
         yield Picture(
@@ -195,7 +145,7 @@ def _latency(model: ModelFigures) -> Iterable[Block]:
             f"How many times as fast as float each candidate of {model.name} is, by length.",
             "Float's median divided by the candidate's; the band is the 95 % interval.",
             lambda legend: plots.figure_of_speed_up(model, batch, legend=legend),
-            _marks(model),
+            marks_of(model),
         )
     yield tables.median_table(model, batch)
     if model.baseline and len(model.candidates) > 1:
@@ -231,7 +181,7 @@ def _throughput(model: ModelFigures) -> Iterable[Block]:
         f"Seconds of audio in a second against the batch size, for {model.name}.",
         f"Clips of {words.length(seconds)} run together; the band is from quartile to quartile.",
         lambda legend: plots.figure_of_throughput(model, seconds, legend=legend),
-        _marks(model),
+        marks_of(model),
     )
     yield tables.throughput_table(model, seconds)
     yield tables.all_throughputs_table(model)
@@ -362,6 +312,7 @@ def _method(figures: ReportFigures) -> Iterable[Block]:
         ("threads", threads),
         ("rounds", str(method.repeats)),
         ("warm-up", method.warm_up),
+        *((("decoding", method.decoding),) if method.decoding else ()),
         ("pause before a run", f"{method.pause_seconds:g} s"),
         ("lengths", ", ".join(f"{each:g}" for each in method.lengths_seconds) + " s"),
         ("batch sizes", ", ".join(map(str, method.batches))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,13 @@ import numpy as np
 from speechquant.benchmarks import report_words as words
 from speechquant.benchmarks.latency_stats import outliers_of
 from speechquant.benchmarks.pictures import BLACK, GREY, VERMILION, new_figure
-from speechquant.benchmarks.report_figures import Candidate, Errors, ModelFigures, Timed
+from speechquant.benchmarks.report_figures import (
+    Candidate,
+    Errors,
+    ModelFigures,
+    Timed,
+    TokenTimes,
+)
 from speechquant.benchmarks.report_plots import (
     GRID,
     WIDTH_INCHES,
@@ -31,7 +37,7 @@ _BAR, _STRIP = 0.3, 0.34
 _MOST_MEDIANS, _LEAST_POINTS = 4.0, 1.0
 _KERNELS, _OTHERS = 7, "all others"
 # Apart from each other, from the colours of the roles, and seen on white and on black.
-_KERNEL_COLOURS = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#B3A100", "#7B5EA7", "#A0522D")
+_STACK_COLOURS = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#B3A100", "#7B5EA7", "#A0522D")
 
 
 def figure_of_bars(rows: Sequence[Row], values: Sequence[float], label: str) -> Figure:
@@ -152,22 +158,67 @@ def _draw_span(
 def figure_of_kernels(model: ModelFigures) -> Figure:
     """Return the time of one run of each candidate, split by kind of kernel."""
     profiled = [one for one in model.candidates if one.kernels]
-    totals = [1e3 * sum(kernel.seconds for kernel in one.kernels) for one in profiled]
-    rows = [
-        (one, f"{words.milliseconds(total / 1e3)} ms")
-        for one, total in zip(profiled, totals, strict=True)
-    ]
     names = main_kernels(profiled)
-    figure, axes = _rows(rows, "kernels in one run (ms)", legend_rows=len(names) // 2 + 1)
-    for row, one in enumerate(profiled):
-        _stack(axes, row + _DRAWN_AT, one, names)
-    axes.set_xlim(0, 1.02 * max(totals))
+    stacks = [_kernel_stack(one, names) for one in profiled]
+    rows = [
+        (one, f"{words.milliseconds(sum(stack.values()))} ms")
+        for one, stack in zip(profiled, stacks, strict=True)
+    ]
+    return _figure_of_stacks(rows, stacks, "kernels in one run (ms)", legend_columns=2)
+
+
+def _kernel_stack(one: Candidate, names: Sequence[str]) -> dict[str, float]:
+    """Return the seconds of each of `names`, and of all other kernels together."""
+    found = dict.fromkeys((*names, _OTHERS), 0.0)
+    for kernel in one.kernels:
+        found[kernel.name if kernel.name in names else _OTHERS] += kernel.seconds
+    return found
+
+
+def figure_of_first_token(model: ModelFigures) -> Figure:
+    """Return the time to the first token on the headline shape, split into its parts."""
+    timed = _with_tokens(model)
+    stacks = [
+        {
+            "features": tokens.features.stats.p50,
+            "encoder": tokens.encoder.stats.p50,
+            "prefill": tokens.prefill.stats.p50,
+        }
+        for _, tokens in timed
+    ]
+    rows = [
+        (one, f"{words.milliseconds(tokens.first_token.stats.p50)} ms") for one, tokens in timed
+    ]
+    return _figure_of_stacks(rows, stacks, "to the first token (ms)", legend_columns=3)
+
+
+def figure_of_later_token(model: ModelFigures) -> Figure:
+    """Return the time of each token after the first on the headline shape."""
+    timed = [(one, tokens.later_token.stats.p50) for one, tokens in _with_tokens(model)]
+    rows = [(one, f"{words.milliseconds(seconds)} ms") for one, seconds in timed]
+    return figure_of_bars(rows, [1e3 * seconds for _, seconds in timed], "each later token (ms)")
+
+
+def _with_tokens(model: ModelFigures) -> list[tuple[Candidate, TokenTimes]]:
+    found = ((one, one.latency(model.headline)) for one in model.candidates)
+    return [(one, latency.tokens) for one, latency in found if latency and latency.tokens]
+
+
+def _figure_of_stacks(
+    rows: Sequence[Row], stacks: Sequence[Mapping[str, float]], label: str, *, legend_columns: int
+) -> Figure:
+    """Return a bar for each row, made of seconds by name, and a legend; all have the same names."""
+    names = tuple(stacks[0])
+    figure, axes = _rows(rows, label, legend_rows=-(-len(names) // legend_columns))
+    for row, stack in enumerate(stacks):
+        _draw_stack(axes, row + _DRAWN_AT, stack)
+    axes.set_xlim(0, 1.02e3 * max(sum(stack.values()) for stack in stacks))
     handles, labels = axes.get_legend_handles_labels()
     found = dict(zip(labels, handles, strict=True))
-    unique = {label: found[label] for label in sorted(found, key=lambda label: label == _OTHERS)}
+    shown = [shortened(name, 30) for name in names if shortened(name, 30) in found]
     figure.legend(
-        unique.values(), unique.keys(), loc="outside lower left", ncols=2, frameon=False,
-        handlelength=1, columnspacing=1.4,
+        [found[name] for name in shown], shown, loc="outside lower left", ncols=legend_columns,
+        frameon=False, handlelength=1, columnspacing=1.4,
     )  # fmt: skip
     return figure
 
@@ -181,21 +232,17 @@ def main_kernels(candidates: Sequence[Candidate]) -> list[str]:
     return sorted(sorted(largest, key=lambda name: (-largest[name], name))[:_KERNELS])
 
 
-def _stack(axes: Axes, row: float, one: Candidate, names: Sequence[str]) -> None:
-    left, rest = 0.0, 1e3 * sum(kernel.seconds for kernel in one.kernels)
-    for name, colour in zip(names, _KERNEL_COLOURS, strict=False):
-        width = 1e3 * sum(kernel.seconds for kernel in one.kernels if kernel.name == name)
-        if width:
+def _draw_stack(axes: Axes, row: float, stack: Mapping[str, float]) -> None:
+    colours = {**dict(zip(stack, _STACK_COLOURS, strict=False)), _OTHERS: GREY}
+    left = 0.0
+    for name, seconds in stack.items():
+        width = 1e3 * seconds
+        if width > 1e-6:
             axes.barh(
-                row, width, _BAR, left, color=colour, edgecolor="white", linewidth=0.5, zorder=3,
-                label=shortened(name, 30),
+                row, width, _BAR, left, color=colours[name], edgecolor="white", linewidth=0.5,
+                zorder=3, label=shortened(name, 30),
             )  # fmt: skip
-        left, rest = left + width, rest - width
-    if rest > 1e-6:
-        axes.barh(
-            row, rest, _BAR, left, color=GREY, edgecolor="white", linewidth=0.5, zorder=3,
-            label=_OTHERS,
-        )  # fmt: skip
+        left += width
 
 
 def _rows(rows: Sequence[Row], label: str, *, legend_rows: int = 0) -> tuple[Figure, Axes]:

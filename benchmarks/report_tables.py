@@ -94,7 +94,7 @@ def _headline_row(one: Candidate, model: ModelFigures) -> tuple[Entry, ...]:
     return (
         mark(one),
         words.duration(latency.whole.stats.p50) if latency else absence(one, model.headline),
-        _speed_up(one, latency.whole if latency else None),
+        speed_up_entry(one, latency.whole if latency else None),
         words.percent(one.words.rate.rate) if one.words else NONE,
         _difference(one, one.words),
         _size(one),
@@ -135,7 +135,8 @@ def absence(one: Candidate, shape: Shape | None) -> str:
     return FAILED if one.failure is not None else NONE
 
 
-def _speed_up(one: Candidate, timed: Timed | None) -> Entry:
+def speed_up_entry(one: Candidate, timed: Timed | None) -> Entry:
+    """Return how many times as fast as float's a part is, with its interval."""
     if one.is_baseline and timed:
         return "1"
     found = timed.speed_up if timed else None
@@ -146,31 +147,33 @@ def _speed_up(one: Candidate, timed: Timed | None) -> Entry:
 
 def median_table(model: ModelFigures, batch: int) -> Table:
     """Return the medians, a column for each length."""
-    return _by_length(
+    return by_length(
         model,
         batch,
-        f"Median in ms, waveform to text{_in_batches(batch)}",
+        f"Median in ms, waveform to text{in_batches(batch)}",
         lambda _, latency: words.milliseconds(latency.whole.stats.p50),
     )
 
 
 def speed_up_table(model: ModelFigures, batch: int) -> Table:
     """Return how many times as fast as float each candidate is, a column for each length."""
-    return _by_length(
+    return by_length(
         model,
         batch,
-        f"Times as fast as float, with 95 % intervals{_in_batches(batch)}",
-        lambda one, latency: _speed_up(one, latency.whole),
+        f"Times as fast as float, with 95 % intervals{in_batches(batch)}",
+        lambda one, latency: speed_up_entry(one, latency.whole),
     )
 
 
-def _in_batches(batch: int) -> str:
+def in_batches(batch: int) -> str:
+    """Return what a caption says of a batch size."""
     return f", in batches of {batch}" if batch > 1 else ""
 
 
-def _by_length(
+def by_length(
     model: ModelFigures, batch: int, caption: str, text: Callable[[Candidate, Latency], Entry]
 ) -> Table:
+    """Return a row for each candidate with a column for each length."""
     lengths = model.lengths(batch)
     rows = []
     for one in model.candidates:
@@ -217,7 +220,7 @@ def _spread_row(one: Candidate, latency: Latency, timed: Timed, part: Part) -> t
         str(stats.runs),
         str(stats.outliers),
         *factor,
-        _speed_up(one, timed),
+        speed_up_entry(one, timed),
     )
 
 

@@ -11,6 +11,8 @@ from speechquant.benchmarks.report_figures import (
     ModelFigures,
     ReportFigures,
     Shape,
+    Timed,
+    TokenTimes,
     fastest,
 )
 from speechquant.core.wer import DifferenceInterval
@@ -83,6 +85,12 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def spanned(counts: Sequence[int]) -> str:
+    """Return what was counted in every run, or the least and the most."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def listed(words: Sequence[str], joint: str = "and") -> str:
     """Return words as a sentence lists them."""
     if len(words) < 2:
@@ -120,7 +128,37 @@ def _of_model(model: ModelFigures) -> list[str]:
         sentences.append(f"The fastest peer, {peer.name}, {_verdict(peer, model)}.")
     if not ours and not peer and model.baseline:
         sentences.append(f"{model.baseline.name} {_verdict(model.baseline, model)}.")
+    if shown := ours or peer or model.baseline:
+        sentences += _of_tokens(shown, model)
     return sentences
+
+
+def _of_tokens(one: Candidate, model: ModelFigures) -> list[str]:
+    """Return what is to be said of a candidate that writes token by token, else nothing."""
+    tokens = _tokens_of(one, model)
+    if tokens is None:
+        return []
+    first, later = tokens.first_token, tokens.later_token
+    sentences = [
+        f"Its first token is there after {duration(first.stats.p50)}{_as_fast(first)}, each later "
+        f"one after {duration(later.stats.p50)}{_as_fast(later)}."
+    ]
+    other = _tokens_of(model.baseline, model) if model.baseline else None
+    if other and set(other.own_tokens) != set(tokens.own_tokens):
+        sentences.append(
+            f"From waveform to text it wrote {spanned(tokens.own_tokens)} later tokens, float "
+            f"{spanned(other.own_tokens)}, so these times are not of the same work."
+        )
+    return sentences
+
+
+def _tokens_of(one: Candidate, model: ModelFigures) -> TokenTimes | None:
+    latency = one.latency(model.headline)
+    return latency.tokens if latency else None
+
+
+def _as_fast(timed: Timed) -> str:
+    return f" ({timed.speed_up.value:.2f} times as fast as float)" if timed.speed_up else ""
 
 
 def _why_nothing(model: ModelFigures) -> str:

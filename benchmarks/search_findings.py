@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from speechquant.benchmarks.pictures import LayerEffect, PercentilePoint
-from speechquant.core.bundles import QUANTIZATION_FILE, Bundle
+from speechquant.core.bundles import QUANTIZATION_FILE
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Search:
     points: tuple[PercentilePoint, ...]
 
 
-def read_search(bundle: Bundle) -> Search | None:
-    """Return what was found on the way to `bundle`, None where nothing was searched."""
-    path = bundle.folder / QUANTIZATION_FILE
+def read_search(folder: Path) -> Search | None:
+    """Return what was found on the way to a bundle, None where nothing was searched."""
+    path = folder / QUANTIZATION_FILE
     document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "search" not in document:
         return None

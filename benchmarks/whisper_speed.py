@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from speechquant.benchmarks.float_tables import print_heading, print_row
 from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.seq2seq_latency import LATER_TOKENS, TEXT_TOKEN, prompt_of
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.manifests import LabelledClip
@@ -40,10 +41,8 @@ from speechquant.exporter.whisper import export_whisper
 
 THREADS = 2
 REPEATS = 7
-LATER_TOKENS = 60
 _PAUSE_SECONDS = 0.2  # the threads of the one that ran before spin on for a moment
 _SAMPLE_RATE_HZ = 16_000
-_TEXT_TOKEN = 100  # which one is said does not matter to the time
 
 
 class Decoder(Protocol):
@@ -71,7 +70,7 @@ class _Ours:
     def decode(self, later_tokens: int) -> None:
         run = self._session.start(self._session.encode(self._features), self._prompt)
         for _ in range(later_tokens):
-            run.advance([_TEXT_TOKEN])
+            run.advance([TEXT_TOKEN])
 
 
 class _Torch:
@@ -82,7 +81,7 @@ class _Torch:
         model.set_attn_implementation("sdpa")
         self._model, self._features = model, torch.from_numpy(features)
         self._prompt = torch.tensor([prompt])
-        self._token = torch.tensor([[_TEXT_TOKEN]])
+        self._token = torch.tensor([[TEXT_TOKEN]])
 
     def encode(self) -> None:
         import torch
@@ -178,8 +177,7 @@ def make_decoders(name: str, folder: Path) -> tuple[dict[str, Decoder], list[str
     spec, generation = bundle.spec.features, bundle.spec.generation
     shape = (1, spec.mel_bins, spec.chunk_frames)
     features = np.random.default_rng(0).normal(0.0, 0.7, shape).astype(np.float32)
-    prompt = [generation.start, generation.languages["en"], generation.tasks["transcribe"]]
-    prompt.append(generation.no_timestamps or 0)
+    prompt = prompt_of(generation)
     found: dict[str, Decoder] = {
         "float, ONNX Runtime": _Ours(bundle, features, prompt),
         "W8A8, ONNX Runtime": _Ours(quantized, features, prompt),

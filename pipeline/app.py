@@ -414,6 +414,9 @@ def bench(
         str | None, typer.Option(help="Audio that the peers are calibrated on.")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each shape.")] = 15,
+    language: Language = None,
+    task: Task = "transcribe",
+    temperatures: Temperatures = None,
     no_wer: Annotated[bool, typer.Option("--no-wer", help="Time only, count no errors.")] = False,
     normalizer: Normalizer = "basic",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first clips.")] = None,
@@ -436,6 +439,7 @@ def bench(
 ) -> None:
     """Measure latency, WER, size and memory, and write a report; or compare two reports."""
     from speechquant.pipeline.bench import BenchOptions, bench_or_compare
+    from speechquant.pipeline.transcription import decoding_options
 
     bench_or_compare(
         bundles or [],
@@ -451,6 +455,7 @@ def bench(
             only_peers=only_peers,
             calibration=calibration,
             repeats=repeats,
+            decoding=decoding_options(language, task, temperatures),
             counts_errors=not no_wer,
             normalizer=normalizer,
             limit=limit,

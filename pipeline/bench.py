@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.benchmarks.bench import JOURNAL_FILE, Plan, run_bench
+from speechquant.benchmarks.bench import JOURNAL_FILE, run_bench
 from speechquant.benchmarks.candidates import Candidate, candidates_of, peer_candidates
 from speechquant.benchmarks.comparison import (
     SAME,
@@ -19,6 +19,7 @@ from speechquant.benchmarks.comparison import (
 )
 from speechquant.benchmarks.pages import HTML_FILE, require_page_packages, write_figures
 from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers, require_peers
+from speechquant.benchmarks.plan import Plan
 from speechquant.benchmarks.report import FLOAT, REPORT_FILE, read_report
 from speechquant.benchmarks.report_figures import Candidate as Measured
 from speechquant.benchmarks.report_figures import ModelFigures, ReportFigures, figures_of
@@ -29,6 +30,7 @@ from speechquant.core.errors import OptionError, RegressionError, ReportError
 from speechquant.core.files import new_folder, only_process, refuse_existing, refuse_unwritable
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.backends import AUTO, backends_of
+from speechquant.engines.whisper_recognizer import DecodingOptions
 from speechquant.pipeline.calibration import work_folder
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import data_set_of, numbers_of, whole_numbers_of
@@ -49,6 +51,7 @@ class BenchOptions:
     only_peers: str | None
     calibration: str | None
     repeats: int
+    decoding: DecodingOptions
     counts_errors: bool
     normalizer: str
     limit: int | None
@@ -107,7 +110,9 @@ def run_bench_command(
     refuse_existing(out, REPORT_FILE, force=options.force)
     refuse_unwritable(out)
     require_page_packages()
-    candidates = candidates_of(folders, options.provider_names)
+    candidates = candidates_of(folders, options.provider_names, options.decoding)
+    if options.peers:
+        _refuse_peers_of_whisper(candidates)
     with _work_on(out) as work:
         plan = _plan(candidates, data, work, options)
         with progress("benching") as on_step:
@@ -161,6 +166,16 @@ def _plan(candidates: Sequence[Candidate], data: str, work: Path, options: Bench
     with progress("rendering") as on_step:
         calibration = data_set_of(options.calibration, require_text=False, on_step=on_step)
     return plan.with_candidates(*_with_peers(plan, calibration[:PEER_CALIBRATION_CLIPS], options))
+
+
+def _refuse_peers_of_whisper(candidates: Sequence[Candidate]) -> None:
+    for candidate in candidates:
+        if candidate.decoding is not None:
+            raise OptionError(
+                f"{candidate.source}: --peers makes versions of CTC models; leave it away, and see "
+                'how fast other tools run a Whisper model with "python -m '
+                'speechquant.benchmarks.whisper_speed"'
+            )
 
 
 def _with_peers(

@@ -14,6 +14,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
 from speechquant.engines.recognizers import open_recognizer
+from speechquant.engines.whisper_recognizer import DecodingOptions
 from speechquant.exporter.ctc import export
 from speechquant.pipeline.bench import BenchOptions, run_bench_command
 from speechquant.pipeline.quantization import QuantizeOptions, new_request, run_quantize
@@ -99,6 +100,7 @@ def _bench_options() -> BenchOptions:
         only_peers=None,
         calibration=None,
         repeats=_REPEATS,
+        decoding=DecodingOptions(),
         counts_errors=True,
         normalizer="basic",
         limit=_SCORED_CLIPS,

@@ -197,7 +197,7 @@ def draw_pictures(bundle: Bundle, folder: Path) -> list[Path]:
     table = read_scales(bundle.folder / SCALES_FILE)
     seen = ActivationStatistics.load(statistics)
     draw_distributions([*_activation_rows(bundle, table, seen), *_weight_rows(bundle)], drawn[0])
-    search = read_search(bundle)
+    search = read_search(bundle.folder)
     if search is not None:
         drawn += _draw_search(search, folder)
     return drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from speechquant.benchmarks.report import (
     Report,
     Result,
     Skipped,
+    TokenCell,
 )
 from speechquant.benchmarks.search_findings import Search
 from speechquant.core.wer import EditCounts, ErrorRate
@@ -105,4 +107,59 @@ def report() -> Report:
         data=DataFacts("zoo:test", "ab" * 32, 60, 180.0, has_text=True),
         results=results,
         notes=("OpenVINO: not installed: pip install 'speechquant[openvino]'",),
+    )
+
+
+def token_cell(
+    seconds: float, batch: int, parts_ms: tuple[int, int, int, int], own_tokens: int
+) -> Cell:
+    """Three runs of features, encoder, prefill and later tokens, 10 % apart, the median as given.
+
+    Of the five tokens that are given to it, one takes twice as long as the others.
+    """
+    factors = (0.9, 1.0, 1.1)
+    features, encoder, prefill, token = (
+        tuple(round(factor * part * MS) for factor in factors) for part in parts_ms
+    )
+    own = zip(encoder, prefill, token, strict=True)
+    return Cell(
+        seconds,
+        batch,
+        prepare=features,
+        network=tuple(first + second + own_tokens * each for first, second, each in own),
+        text=(MS,) * 3,
+        tokens=TokenCell(
+            features,
+            encoder,
+            prefill,
+            later=tuple((each, each, 2 * each, each, each) for each in token),
+            chunks=(batch,) * 3,
+            starts=(1,) * 3,
+            later_tokens=(own_tokens,) * 3,
+        ),
+    )
+
+
+def whisper_report() -> Report:
+    """The report of a bench of two Whisper bundles, quantized ones four times as fast a token."""
+    results = tuple(
+        Result(
+            f"{name} (cpu)", "random:tiny", role, name, "ONNX Runtime", "cpu", precision, size,
+            cells=tuple(
+                token_cell(seconds, batch, parts, own)
+                for batch in (1, 2)
+                for seconds, own in ((1.0, 20), (10.0, last))
+            ),
+        )
+        for name, role, precision, size, parts, last in (
+            ("tiny", FLOAT, "fp32", 200, (10, 300, 90, 8), 40),
+            ("tiny-w8a8", OURS, "w8a8", 110, (10, 150, 40, 2), 60),
+        )
+    )  # fmt: skip
+    decoding = "transcribe; language en; temperatures 0"
+    return replace(
+        report(),
+        method=Method(2, (1.0, 10.0), (1, 2), 3, "until steady", 0.1, "basic", decoding),
+        results=results,
+        notes=(),
     )

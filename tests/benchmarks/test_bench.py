@@ -15,7 +15,7 @@ import soundfile
 from quantized import w8a8
 
 from speechquant.benchmarks import bench, candidate_process, latency
-from speechquant.benchmarks.bench import JOURNAL_FILE, Plan, run_bench
+from speechquant.benchmarks.bench import JOURNAL_FILE, run_bench
 from speechquant.benchmarks.candidate_process import (
     CandidateError,
     CandidateProcess,
@@ -23,13 +23,16 @@ from speechquant.benchmarks.candidate_process import (
 )
 from speechquant.benchmarks.candidates import Candidate, candidates_of
 from speechquant.benchmarks.evaluation import evaluate
+from speechquant.benchmarks.plan import Plan
 from speechquant.benchmarks.report import FLOAT
+from speechquant.benchmarks.report_blocks import Paragraph
 from speechquant.benchmarks.report_figures import figures_of
-from speechquant.benchmarks.report_page import Paragraph, page_of
+from speechquant.benchmarks.report_page import page_of
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
-from speechquant.engines import open_recognizer
+from speechquant.core.seq2seq import DECODER_DATA, GRAPHS, Seq2SeqBundle
+from speechquant.engines import DecodingOptions, open_recognizer
 
 RATE = 16_000
 
@@ -226,7 +229,8 @@ def test_a_killed_bench_goes_on(
     # No guard around what runs: a candidate's process does not run the script again.
     script.write_text(f"""
 from pathlib import Path
-from speechquant.benchmarks.bench import Plan, run_bench
+from speechquant.benchmarks.bench import run_bench
+from speechquant.benchmarks.plan import Plan
 from speechquant.benchmarks.candidates import candidates_of
 from speechquant.core.manifests import LabelledClip
 clips = tuple(LabelledClip(Path(path), "one two") for path in {[str(c.path) for c in clips]})
@@ -324,3 +328,57 @@ def test_an_error_inside_is_told_on_one_line(folders: list[Path]) -> None:
         pytest.raises(CandidateError, match="open the candidate first"),
     ):
         process.run()
+
+
+GREEDY = DecodingOptions(language="en", temperatures=(0.0,))
+
+
+def test_a_bench_of_both_families(
+    whisper_bundle: Seq2SeqBundle,
+    folders: list[Path],
+    clips: tuple[LabelledClip, ...],
+    tmp_path: Path,
+) -> None:
+    candidates = candidates_of([whisper_bundle.folder, folders[0]], ["cpu"], GREEDY)
+    asked = replace(plan(folders[:1], clips, tmp_path), candidates=tuple(candidates))
+    report = run_bench(replace(asked, lengths_seconds=(0.5, 3.0), batches=(1, 2)))
+    whisper, other = report.results
+    assert (whisper.failure, other.failure) == (None, None)
+    assert (whisper.role, whisper.precision, whisper.provider) == (FLOAT, "fp32", "cpu")
+    assert report.method.decoding == "transcribe; language en; temperatures 0"
+    for cell in whisper.cells:
+        assert cell.tokens is not None
+        assert len(cell.tokens.encoder) == 3
+        # A chunk lasts two seconds.
+        most = cell.batch * (1 if cell.seconds < 2 else 2)
+        assert min(cell.tokens.chunks) >= most
+    assert all(cell.tokens is None for cell in other.cells)
+    with open_recognizer(whisper_bundle, decoding=GREEDY) as recognizer:
+        expected = evaluate(recognizer, clips)
+    assert whisper.accuracy is not None
+    assert whisper.accuracy.words == expected.words
+    files = [whisper_bundle.graph_path(name) for name in GRAPHS]
+    files.append(whisper_bundle.folder / DECODER_DATA)
+    assert whisper.size_bytes == sum(file.stat().st_size for file in files)
+    # What is done is not done again, tokens and all.
+    again = run_bench(replace(asked, lengths_seconds=(0.5, 3.0), batches=(1, 2)))
+    assert again.results == report.results
+
+
+def test_shapes_of_whisper_alone(
+    whisper_bundle: Seq2SeqBundle, clips: tuple[LabelledClip, ...], tmp_path: Path
+) -> None:
+    asked = plan([whisper_bundle.folder], clips, tmp_path)
+    long = replace(asked, lengths_seconds=(30.0, 3600.0), batches=(1, 8))
+    assert long.shapes == [(30.0, 1), (3600.0, 1), (30.0, 8)]
+    with pytest.raises(OptionError, match="up to 14400 s"):
+        replace(asked, lengths_seconds=(15_000.0,))
+
+
+def test_silence_is_skipped_with_its_reason(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(RATE), RATE)
+    asked = plan([whisper_bundle.folder], (LabelledClip(path, None),), tmp_path / "work")
+    (result,) = run_bench(replace(asked, lengths_seconds=(0.5,), batches=(1,))).results
+    assert (result.failure, result.cells) == (None, ())
+    assert "the audio is silence" in result.skipped[0].reason

@@ -10,7 +10,7 @@ from speechquant.benchmarks.candidates import candidates_of
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
-from speechquant.engines import BuildOptions, build_engine, openvino_session
+from speechquant.engines import BuildOptions, DecodingOptions, build_engine, openvino_session
 from speechquant.engines.processor import read_processor
 
 
@@ -83,3 +83,5 @@ def test_what_cannot_be_benched(tiny_bundle: Bundle, tmp_path: Path) -> None:
         candidates_of([], ["cpu"])
     with pytest.raises(BundleError):
         candidates_of([tmp_path], ["cpu"])
+    with pytest.raises(OptionError, match="no Whisper model among these"):
+        candidates_of([tiny_bundle.folder], ["cpu"], DecodingOptions(language="en"))

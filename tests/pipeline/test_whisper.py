@@ -102,6 +102,27 @@ def test_calibrate_and_quantize(
     assert (tmp_path / "s" / "search.jsonl").is_file()
 
 
+def test_bench(
+    whisper_bundle: Seq2SeqBundle,
+    files: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifest = tmp_path / "data.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": files[0].name, "text": "one two"}))
+    asked = [
+        "bench", whisper_bundle.folder, "--data", manifest, "--out", tmp_path / "report",
+        "--lengths", "1", "--batch", "1", "--repeats", "3", "--providers", "cpu",
+        "--temperatures", "0", "--language", "haw",
+    ]  # fmt: skip
+    text = output(asked, capsys)
+    assert "Its first token is there after" in text
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert document["method"]["decoding"] == "transcribe; language haw; temperatures 0"
+    (cell,) = document["results"][0]["cells"]
+    assert cell["tokens"]["chunks"] == [1, 1, 1]
+
+
 def test_export(tiny_whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(output(["export", tiny_whisper, tmp_path / "out", "--json"], capsys))
     assert {row["graph"] for row in document["parity"]} == set(document["graphs"])
