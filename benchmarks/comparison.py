@@ -14,6 +14,16 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.benchmarks.quantities import (
+    WHOLE,
+    Quantity,
+    Shape,
+    is_other_work,
+    quantities_of,
+    runs_of,
+    shapes_of,
+    shared_shapes,
+)
 from speechquant.benchmarks.report import FLOAT, QUIET_SHARE, Report, Result
 from speechquant.core.errors import OptionError, ReportError
 from speechquant.core.wer import difference_interval
@@ -28,7 +38,6 @@ _PERCENT = 100.0
 _BYTES_PER_MB = 1e6
 
 Floats = NDArray[np.float64]
-Shape = tuple[float, int]  # seconds of each clip, clips
 
 
 @dataclass(frozen=True)
@@ -86,17 +95,23 @@ def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> C
             f"the old report is of {names[0]}, the new one of {names[1]}: nothing is in both; "
             "bench folders of the same names"
         )
-    tests = sum(len(_shared_shapes(*pair)) + 1 for pair in pairs)
+    tests = sum(
+        len(shared_shapes(*pair, quantity)) + 1
+        for pair in pairs
+        for quantity in quantities_of(*pair)
+    )
     false_alarms = _FALSE_ALARMS / max(tests, 1)
     changes: list[Change] = []
     for before, after in pairs:
         changes += _failures(before, after)
-        changes += _latencies(old, new, (before, after), bounds, false_alarms)
+        for quantity in quantities_of(before, after):
+            changes += _latencies(old, new, (before, after), quantity, bounds, false_alarms)
         changes += _sizes(before, after, bounds)
         if old.data.sha256 == new.data.sha256 and old.method.normalizer == new.method.normalizer:
             changes += _errors(before, after, bounds)
     notes = [*_notes(old, new), *(note for pair in pairs for note in _missing(*pair))]
     notes += _unjudged(old, new, pairs)
+    notes += (note for pair in pairs for note in _other_work(old, new, pair))
     if _chance_apart(old.method.repeats, new.method.repeats) > false_alarms:
         notes.append(
             f"{old.method.repeats} and {new.method.repeats} runs of a shape are too few to judge "
@@ -118,6 +133,8 @@ def _notes(old: Report, new: Report) -> Iterator[str]:
         yield f"{name} is in the new report only"
     if (old.machine.processor, old.machine.cores) != (new.machine.processor, new.machine.cores):
         yield f"other machines: {old.machine.processor}, then {new.machine.processor}"
+    if old.method.decoding != new.method.decoding:
+        yield f"other decoding: {old.method.decoding}, then {new.method.decoding}"
     if old.method.threads != new.method.threads:
         yield f"other threads: {old.method.threads}, then {new.method.threads}"
     for package in sorted({*old.machine.packages, *new.machine.packages}):
@@ -133,7 +150,9 @@ def _notes(old: Report, new: Report) -> Iterator[str]:
 def _missing(before: Result, after: Result) -> Iterator[str]:
     """Return what of a candidate is in one of the reports only."""
     for which, one, other in (("old", before, after), ("new", after, before)):
-        alone = [f"{shape[0]:g} s x {shape[1]}" for shape in _shapes(one) if not other.cell(*shape)]
+        alone = [
+            f"{shape[0]:g} s x {shape[1]}" for shape in shapes_of(one) if not other.cell(*shape)
+        ]
         if alone:
             yield f"{one.name} was timed at {', '.join(alone)} in the {which} report only"
         if one.accuracy is not None and other.accuracy is None:
@@ -145,13 +164,24 @@ def _is_quiet(old: Report, new: Report, shape: Shape) -> bool:
 
 
 def _unjudged(old: Report, new: Report, pairs: list[tuple[Result, Result]]) -> Iterator[str]:
-    shapes = dict.fromkeys(shape for pair in pairs for shape in _shared_shapes(*pair))
+    shapes = dict.fromkeys(shape for pair in pairs for shape in shared_shapes(*pair))
     loud = [f"{shape[0]:g} s x {shape[1]}" for shape in shapes if not _is_quiet(old, new, shape)]
     if loud:
         which = "every shape was" if len(loud) == len(shapes) else f"{', '.join(loud)} were"
         yield (
             f"{which} timed while other programs took more than {QUIET_SHARE:.0%} of the "
             "processors, so no time is judged there; bench again on a quiet machine"
+        )
+
+
+def _other_work(old: Report, new: Report, pair: tuple[Result, Result]) -> Iterator[str]:
+    yardsticks = _yardsticks(old, new, pair)
+    shapes = [shape for shape in shared_shapes(*pair) if is_other_work(pair, yardsticks, shape)]
+    if shapes:
+        where = ", ".join(f"{seconds:g} s x {batch}" for seconds, batch in shapes)
+        yield (
+            f"{pair[0].name}, or float, wrote other numbers of tokens at {where}: latency is not "
+            "judged there, first and later tokens are"
         )
 
 
@@ -163,16 +193,13 @@ def _failures(before: Result, after: Result) -> Iterator[Change]:
 # --- time ---------------------------------------------------------------------------------------
 
 
-def _shapes(result: Result) -> list[Shape]:
-    return [(cell.seconds, cell.batch) for cell in result.cells]
-
-
-def _shared_shapes(before: Result, after: Result) -> list[Shape]:
-    return [shape for shape in _shapes(before) if after.cell(*shape) is not None]
-
-
 def _latencies(
-    old: Report, new: Report, pair: tuple[Result, Result], bounds: Bounds, false_alarms: float
+    old: Report,
+    new: Report,
+    pair: tuple[Result, Result],
+    quantity: Quantity,
+    bounds: Bounds,
+    false_alarms: float,
 ) -> Iterator[Change]:
     before, after = pair
     yardsticks = _yardsticks(old, new, pair)
@@ -181,22 +208,27 @@ def _latencies(
     logs: list[float] = []
     rng = np.random.default_rng(0)
     unit = "s"
-    for shape in _shared_shapes(before, after):
-        rows = _times(before, yardsticks[0], shape), _times(after, yardsticks[1], shape)
+    for shape in shared_shapes(before, after, quantity):
+        rows = [
+            _times(result, yardstick, shape, quantity)
+            for result, yardstick in zip(pair, yardsticks, strict=True)
+        ]
         unit = "of float's time" if rows[0].is_relative and rows[1].is_relative else "s"
         first, second = (row.relative if unit != "s" else row.seconds for row in rows)
         medians = float(np.median(first)), float(np.median(second))
         drawn = _drawn_medians(second, rng) / _drawn_medians(first, rng)
-        is_quiet = _is_quiet(old, new, shape)
-        if is_quiet:
+        is_fair = _is_quiet(old, new, shape) and not (
+            quantity is WHOLE and is_other_work(pair, yardsticks, shape)
+        )
+        if is_fair:
             draws.append(np.log(drawn))
             logs.append(math.log(medians[1] / medians[0]))
         low, high = _interval(drawn, false_alarms)
         verdict = _verdict(medians[1] / medians[0], low, high, bounds.slowdown)
         is_enough = _chance_apart(len(first), len(second)) <= false_alarms
-        is_judged = not is_yardstick and is_enough and is_quiet
+        is_judged = not is_yardstick and is_enough and is_fair
         yield Change(
-            after.name, f"latency at {shape[0]:g} s x {shape[1]}", unit, *medians,
+            after.name, f"{quantity.name} at {shape[0]:g} s x {shape[1]}", unit, *medians,
             medians[1] / medians[0], low, high, verdict if is_judged else SAME,
         )  # fmt: skip
     if len(logs) > 1:
@@ -205,7 +237,7 @@ def _latencies(
         low, high = _interval(np.exp(np.mean(draws, axis=0)), false_alarms)
         verdict = _verdict(whole, low, high, bounds.slowdown)
         yield Change(
-            after.name, "latency, mean of all shapes", unit, 1.0, whole, whole, low, high,
+            after.name, f"{quantity.name}, mean of all shapes", unit, 1.0, whole, whole, low, high,
             SAME if is_yardstick else verdict,
         )  # fmt: skip
 
@@ -233,13 +265,13 @@ def _yardsticks(
     return first, next(floats, None)
 
 
-def _times(result: Result, yardstick: Result | None, shape: Shape) -> _Times:
-    cell = result.cell(*shape)
-    seconds = np.asarray(cell.whole if cell else (), np.float64) / 1e9
-    base = None if yardstick is None or yardstick is result else yardstick.cell(*shape)
-    if base is None or len(base.whole) != len(seconds):
+def _times(result: Result, yardstick: Result | None, shape: Shape, quantity: Quantity) -> _Times:
+    seconds = np.asarray(runs_of(result, shape, quantity) or (), np.float64) / 1e9
+    other = None if yardstick is result else yardstick
+    base = None if other is None else runs_of(other, shape, quantity)
+    if base is None or len(base) != len(seconds):
         return _Times(seconds, seconds, is_relative=False)
-    return _Times(seconds, seconds / (np.asarray(base.whole) / 1e9), is_relative=True)
+    return _Times(seconds, seconds / (np.asarray(base) / 1e9), is_relative=True)
 
 
 def _drawn_medians(values: Floats, rng: np.random.Generator) -> Floats:
@@ -275,7 +307,7 @@ def _verdict(change: float, low: float, high: float, bound: float) -> str:
 def _sizes(before: Result, after: Result, bounds: Bounds) -> Iterator[Change]:
     yield from _bytes(after.name, "size", before.size_bytes, after.size_bytes, bounds, noise=0.0)
     # A process keeps what its largest run took, so peaks are of all shapes that it ran.
-    if _shapes(before) == _shapes(after):
+    if shapes_of(before) == shapes_of(after):
         peaks = _peak(before), _peak(after)
         yield from _bytes(after.name, "peak memory", *peaks, bounds, noise=_MEMORY_NOISE)
 
