@@ -118,7 +118,7 @@ def _of_model(model: ModelFigures) -> list[str]:
     if model.baseline is None:
         sentences.append(f"{model.name} has no float result to compare with.")
     if ours:
-        sentences.append(f"{ours.name} {_verdict(ours, model)}.")
+        sentences += [f"{ours.name} {_verdict(ours, model)}.", *_of_tokens(ours, model)]
     elif any(one.role == OURS for one in model.candidates):
         where = shape(model.headline)
         sentences.append(
@@ -126,10 +126,10 @@ def _of_model(model: ModelFigures) -> list[str]:
         )
     if peer:
         sentences.append(f"The fastest peer, {peer.name}, {_verdict(peer, model)}.")
+        sentences += _of_tokens(peer, model)
     if not ours and not peer and model.baseline:
         sentences.append(f"{model.baseline.name} {_verdict(model.baseline, model)}.")
-    if shown := ours or peer or model.baseline:
-        sentences += _of_tokens(shown, model)
+        sentences += _of_tokens(model.baseline, model)
     return sentences
 
 
@@ -138,17 +138,18 @@ def _of_tokens(one: Candidate, model: ModelFigures) -> list[str]:
     tokens = _tokens_of(one, model)
     if tokens is None:
         return []
-    first, later = tokens.first_token, tokens.later_token
-    sentences = [
-        f"Its first token is there after {duration(first.stats.p50)}{_as_fast(first)}, each later "
-        f"one after {duration(later.stats.p50)}{_as_fast(later)}."
-    ]
+    sentences = []
     other = _tokens_of(model.baseline, model) if model.baseline else None
     if other and set(other.own_tokens) != set(tokens.own_tokens):
         sentences.append(
-            f"From waveform to text it wrote {spanned(tokens.own_tokens)} later tokens, float "
-            f"{spanned(other.own_tokens)}, so these times are not of the same work."
+            f"These are not times of the same work: it wrote {spanned(tokens.own_tokens)} later "
+            f"tokens, float {spanned(other.own_tokens)}."
         )
+    first, later = tokens.first_token, tokens.later_token
+    sentences.append(
+        f"Its first token is there after {duration(first.stats.p50)}{_as_fast(first)}, each later "
+        f"one after {duration(later.stats.p50)}{_as_fast(later)}."
+    )
     return sentences
 
 
