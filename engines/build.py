@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from speechquant.core.bundles import ENGINE_DESCRIPTION, TEXT_FILES, Bundle
 from speechquant.core.engine_folders import (
@@ -127,26 +127,11 @@ def build_engine(
     build = _Build(bundle, out, options, on_step)
     if isinstance(bundle, Seq2SeqBundle):
         graphs = seq2seq_graphs(bundle, options)
-
-        def fill(folder: Path) -> dict[Any, EngineManifest]:
-            manifests = build.fill(folder, graphs, [TOKENIZER_FILE])
-            if options.backend == ONNXRUNTIME:
-                with storage_errors(out):
-                    _share_decoder_weights(folder, manifests)
-            return manifests
-
-        return make_seq2seq_engine(out, bundle.spec, fill, force=force)
+        return make_seq2seq_engine(
+            out, bundle.spec, lambda folder: build.of_several(graphs, folder), force=force
+        )
     graph = ctc_graph(bundle, options)
-    return make_engine(
-        out, bundle.spec, lambda folder: build.fill(folder, [graph], TEXT_FILES)[None], force=force
-    )
-
-
-def _share_decoder_weights(folder: Path, manifests: Mapping[str, EngineManifest]) -> None:
-    from speechquant.engines.onnxruntime_engine import share_weights
-
-    files = [folder / manifests[name].engine_file for name in (PREFILL, STEP)]
-    share_weights(files, folder / DECODER_DATA)
+    return make_engine(out, bundle.spec, lambda folder: build.of_one(graph, folder), force=force)
 
 
 def ctc_graph(bundle: Bundle, options: BuildOptions) -> GraphToBuild:
@@ -169,16 +154,28 @@ class _Build:
     options: BuildOptions
     on_step: OnStep | None
 
-    def fill(
-        self, folder: Path, graphs: Sequence[GraphToBuild], texts: Sequence[str]
-    ) -> dict[Any, EngineManifest]:
-        """Write the engine of each graph and the files of text; return the manifests by name."""
+    def of_one(self, graph: GraphToBuild, folder: Path) -> EngineManifest:
+        """Write the engine of a CTC model's graph, and what turns labels into text."""
         with storage_errors(self.out):
-            manifests = {graph.name: self._manifest(graph, folder) for graph in graphs}
-            for name in texts:
-                if name in self.bundle.files:
-                    shutil.copyfile(self.bundle.folder / name, folder / name)
+            manifest = self._manifest(graph, folder)
+            self._copy(TEXT_FILES, folder)
+        return manifest
+
+    def of_several(
+        self, graphs: Mapping[str, GraphToBuild], folder: Path
+    ) -> dict[str, EngineManifest]:
+        """Write the engine of each graph of an encoder-decoder model, and its tokenizer."""
+        with storage_errors(self.out):
+            manifests = {name: self._manifest(graph, folder) for name, graph in graphs.items()}
+            if self.options.backend == ONNXRUNTIME:
+                _share_decoder_weights(folder, manifests)
+            self._copy([TOKENIZER_FILE], folder)
         return manifests
+
+    def _copy(self, names: Sequence[str], folder: Path) -> None:
+        for name in names:
+            if name in self.bundle.files:
+                shutil.copyfile(self.bundle.folder / name, folder / name)
 
     def _manifest(self, graph: GraphToBuild, folder: Path) -> EngineManifest:
         started = time.perf_counter()
@@ -195,6 +192,13 @@ class _Build:
             build_seconds=round(time.perf_counter() - started, 3),
             settings=built.settings,
         )
+
+
+def _share_decoder_weights(folder: Path, manifests: Mapping[str, EngineManifest]) -> None:
+    from speechquant.engines.onnxruntime_engine import share_weights
+
+    files = [folder / manifests[name].engine_file for name in (PREFILL, STEP)]
+    share_weights(files, folder / DECODER_DATA)
 
 
 def options_from_text(

@@ -24,11 +24,11 @@ _TRIAL_TOKENS = 8
 _OTHERS = frozenset({"features", "hidden", "tokens", "logits"})
 
 
-def seq2seq_graphs(bundle: Seq2SeqBundle, options: BuildOptions) -> list[GraphToBuild]:
-    """Return the graphs to be built; raises OptionError for limits that they cannot have."""
+def seq2seq_graphs(bundle: Seq2SeqBundle, options: BuildOptions) -> dict[str, GraphToBuild]:
+    """Return the graphs to be built by name; raises OptionError for impossible limits."""
     limits = _limits_of(bundle.spec, options)
     trials = cache(lambda: _trial_feeds(bundle))  # one for all, and only where ranges are asked for
-    graphs = []
+    graphs = {}
     for name in GRAPHS:
         spec = bundle.spec.graphs[name]
         dims = {dim for tensor in spec.inputs for dim in tensor.dims if isinstance(dim, str)}
@@ -36,15 +36,13 @@ def seq2seq_graphs(bundle: Seq2SeqBundle, options: BuildOptions) -> list[GraphTo
         if name == ENCODER:
             own[BATCH] = Limits(1, 1, 1)  # a session encodes clips one by one
         caches = frozenset(tensor.name for tensor in (*spec.inputs, *spec.outputs)) - _OTHERS
-        graphs.append(
-            GraphToBuild(
-                source=bundle.part(name),
-                name=name,
-                inputs=spec.inputs,
-                limits=own,
-                trial=lambda name=name: trials()[name],  # type: ignore[misc]
-                caches=caches,
-            )
+        graphs[name] = GraphToBuild(
+            source=bundle.part(name),
+            name=name,
+            inputs=spec.inputs,
+            limits=own,
+            trial=lambda name=name: trials()[name],  # type: ignore[misc]
+            caches=caches,
         )
     return graphs
 

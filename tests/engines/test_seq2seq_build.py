@@ -151,7 +151,7 @@ def test_what_takes_engines_of_ctc_models_says_so(stored: Seq2SeqEngine) -> None
 
 def test_limits_are_those_of_the_model(whisper_bundle: Seq2SeqBundle) -> None:
     one = Limits(1, 1, 1)
-    encoder, prefill, step = seq2seq_graphs(whisper_bundle, BuildOptions("tensorrt"))
+    encoder, prefill, step = seq2seq_graphs(whisper_bundle, BuildOptions("tensorrt")).values()
     # 2 s are 200 frames and 100 positions; there are 24 tokens at the most.
     assert encoder.limits == {"batch": one, "frames": Limits(200, 200, 200)}
     batch, positions = Limits(1, 1, 8), Limits(100, 100, 100)
@@ -160,7 +160,7 @@ def test_limits_are_those_of_the_model(whisper_bundle: Seq2SeqBundle) -> None:
     assert len(step.caches) == 2 * 4 + 2 * 2 and "cross_keys.1" in step.caches
     assert "new_self_values.0" in step.caches
     asked = options_from_text(whisper_bundle, backend="tensorrt", batch="1,2,3")
-    assert seq2seq_graphs(whisper_bundle, asked)[1].limits["batch"] == Limits(1, 2, 3)
+    assert seq2seq_graphs(whisper_bundle, asked)[PREFILL].limits["batch"] == Limits(1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_refused_options(
 
 
 def test_ranges_are_seen_on_feeds_that_follow_from_each_other(quantized: Seq2SeqBundle) -> None:
-    graphs = {graph.name: graph for graph in seq2seq_graphs(quantized, SM86)}
+    graphs = seq2seq_graphs(quantized, SM86)
     feeds = {name: graphs[name].trial() for name in GRAPHS}
     with open_seq2seq_session(quantized, provider="cpu", threads=1) as session:
         hidden = session.encode(np.asarray(feeds[ENCODER]["features"]))
@@ -205,7 +205,7 @@ def test_ranges_are_seen_on_feeds_that_follow_from_each_other(quantized: Seq2Seq
 def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
     whisper_bundle: Seq2SeqBundle, rest: str, cache: type
 ) -> None:
-    graphs = {graph.name: graph for graph in seq2seq_graphs(whisper_bundle, SM86)}
+    graphs = seq2seq_graphs(whisper_bundle, SM86)
     values: dict[str, Any] = {}
     for name in (PREFILL, STEP):
         model = tensorrt_graph(graphs[name], rest, strongly_typed=True).model
@@ -225,6 +225,20 @@ def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
             assert value.dtype == (cache if key in graphs[name].caches else np.float32), key
             reach = 1e-5 if rest == "fp32" else 1e-2
             assert np.abs(value - expected[key]).max() <= reach * np.abs(expected[key]).max()
+
+
+def test_the_graphs_for_tensorrt_before_10_do_too(whisper_bundle: Seq2SeqBundle) -> None:
+    for graph in seq2seq_graphs(whisper_bundle, SM86).values():
+        model = tensorrt_graph(graph, "fp16", strongly_typed=False).model
+        assert model.graph.opset_imports[""] == 17
+        assert {value.dtype for value in model.graph.outputs} == {ir.DataType.FLOAT}
+        feeds, found = graph.trial(), []
+        for source in (graph.source.model_path, ir.to_proto(model).SerializeToString()):
+            with OnnxRuntimeSession(source, session_options(1)) as session:
+                found.append(session.run(feeds))
+        for name, expected in found[0].items():
+            reach = 1e-4 * np.abs(expected).max()
+            np.testing.assert_allclose(found[1][name], expected, rtol=0, atol=reach)
 
 
 @pytest.mark.usefixtures("rtx")

@@ -80,6 +80,25 @@ def test_it_computes_what_the_cpu_provider_does(
     assert not caplog.records, "nothing is missing"
 
 
+def test_the_plugin_computes_it_too(
+    whisper_bundle: Seq2SeqBundle, quantized: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        openvino._cpu_device()
+    except (EngineError, MissingPackageError) as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(backends, "OPENVINO_PACKAGE", Backend("package", failing(EngineError(""))))
+    in_float = outputs_of(whisper_bundle, "cpu")
+    for mine, expected in zip(outputs_of(whisper_bundle, "openvino"), in_float, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
+    rows = zip(
+        outputs_of(quantized, "openvino"), outputs_of(quantized, "cpu"), in_float, strict=True
+    )
+    for mine, expected, plain in rows:
+        # Rounded values that tip, and bfloat16 between them, cost as much as quantizing at most.
+        assert np.abs(mine - expected).mean() < np.abs(plain - expected).mean()
+
+
 @needs_openvino
 @pytest.mark.usefixtures("in_package")
 def test_runs_that_are_under_way_together_do_not_disturb_each_other(
