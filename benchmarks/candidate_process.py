@@ -32,6 +32,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
 from speechquant.engines.recognizers import AnyRecognizer
+from speechquant.engines.whisper_recognizer import WhisperRecognizer
 
 _PROFILED_RUNS = 3
 # Modules are found where the parent finds them: with -c the working folder would come first.
@@ -128,6 +129,10 @@ class Worker:
     def _check(self, recognizer: AnyRecognizer, waves: Sequence[Waveform]) -> None:
         for index, wave in enumerate(waves):
             recognizer.check(wave, f"piece {index}")
+        if isinstance(recognizer, WhisperRecognizer) and len(waves) > recognizer.most_clips:
+            raise AudioError(
+                f"{len(waves)} clips, and it decodes {recognizer.most_clips} together at most"
+            )
 
 
 class CandidateProcess:

@@ -14,12 +14,13 @@ from speechquant.benchmarks.report import FLOAT, OURS, PEER, Profile
 from speechquant.benchmarks.search_findings import Search, read_search
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
 from speechquant.core.described_folders import digest_of
-from speechquant.core.engine_folders import Engine, is_engine, load_engine
+from speechquant.core.engine_folders import Engine, Seq2SeqEngine, engine_bytes, graphs_of
 from speechquant.core.errors import EngineError, OptionError
-from speechquant.core.seq2seq import TASK, Seq2SeqBundle, is_graph_file, load_any_bundle
+from speechquant.core.seq2seq import TASK, Seq2SeqBundle, is_graph_file
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
 from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
 from speechquant.engines.recognizers import AnyRecognizer, open_recognizer
+from speechquant.engines.session import load_any_source
 from speechquant.engines.tensorrt_layers import layer_report
 from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
 
@@ -27,6 +28,7 @@ from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecog
 _HOW = {CPU: "ONNX Runtime's CPU provider", OPENVINO: "OpenVINO"}
 _SHORT_HASH = 8
 AnyBundle = Bundle | Seq2SeqBundle
+AnyEngine = Engine | Seq2SeqEngine
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,7 @@ class Candidate:
     def how_opened(self, recognizer: AnyRecognizer) -> str:
         """Return `how`, with what is known of a bundle's provider once it is open."""
         is_bundle = self.peer is None and self.provider != AUTO
-        if not is_bundle or isinstance(recognizer, WhisperRecognizer):
-            return self.how
-        return how_it_runs(recognizer.session)
+        return how_it_runs(recognizer.session) if is_bundle else self.how
 
     @property
     def built_profile(self) -> Profile | None:
@@ -129,7 +129,9 @@ def candidates_of(
             raise OptionError(f"no provider {provider!r} to bench; choose of {CPU}, {OPENVINO}")
     if not folders:
         raise OptionError("nothing to bench; give a bundle or an engine")
-    sources = [_load(folder) for folder in dict.fromkeys(path.resolve() for path in folders)]
+    sources = [
+        load_any_source(folder) for folder in dict.fromkeys(path.resolve() for path in folders)
+    ]
     asked = decoding or DecodingOptions()
     if asked != DecodingOptions():
         _require_whisper(sources)
@@ -137,7 +139,7 @@ def candidates_of(
     found: list[Candidate] = []
     for source, name, model in zip(sources, names, _models(sources), strict=True):
         own = asked if source.spec.task == TASK else None
-        if isinstance(source, Engine):
+        if isinstance(source, AnyEngine):
             found.append(_engine_candidate(source, name, model, own))
         else:
             found += [
@@ -148,16 +150,12 @@ def candidates_of(
     return sorted(found, key=lambda one: (order.index(one.model), one.role != FLOAT))
 
 
-def _require_whisper(sources: Sequence[AnyBundle | Engine]) -> None:
+def _require_whisper(sources: Sequence[AnyBundle | AnyEngine]) -> None:
     if not any(source.spec.task == TASK for source in sources):
         raise OptionError(
             "no Whisper model among these, which alone has a language, a task and temperatures; "
             "leave these away"
         )
-
-
-def _load(folder: Path) -> AnyBundle | Engine:
-    return load_engine(folder) if is_engine(folder) else load_any_bundle(folder)
 
 
 def _bundle_candidate(
@@ -182,7 +180,7 @@ def _bundle_candidate(
 
 
 def _engine_candidate(
-    engine: Engine, name: str, model: str, decoding: DecodingOptions | None
+    engine: AnyEngine, name: str, model: str, decoding: DecodingOptions | None
 ) -> Candidate:
     manifest = engine.manifest
     return Candidate(
@@ -194,17 +192,12 @@ def _engine_candidate(
         how=f"engine of {manifest.backend} for {manifest.target}, rest in {manifest.rest}",
         provider=AUTO,
         precision=manifest.source["precision"],
-        size_bytes=_bytes_of(engine.folder, manifest.engine_file),
+        size_bytes=engine_bytes(engine),
         sha256=digest_of(dict(engine.files)),
         sample_rate_hz=engine.spec.sample_rate_hz,
         products=_built_products(engine),
         decoding=decoding,
     )
-
-
-def _bytes_of(folder: Path, graph: str) -> int:
-    """Return the bytes of a graph and of the weights beside it, where they are too large for it."""
-    return sum(path.stat().st_size for path in folder.glob(f"{graph}*"))
 
 
 def peer_candidates(
@@ -232,12 +225,11 @@ def peer_candidates(
     ]
 
 
-def _built_products(engine: Engine) -> dict[str, int] | None:
-    report = layer_report(engine)
-    if report is None:
-        return None
-    placed = [item for item in report.placed() if item.product.weighted and item.layer is not None]
-    return dict(Counter(item.layer.precision for item in placed if item.layer is not None))
+def _built_products(engine: AnyEngine) -> dict[str, int] | None:
+    reports = [layer_report(graph) for graph in graphs_of(engine)]
+    placed = [item for report in reports if report is not None for item in report.placed()]
+    layers = [item.layer for item in placed if item.product.weighted and item.layer is not None]
+    return None if None in reports else dict(Counter(layer.precision for layer in layers))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -250,7 +242,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _models(sources: Sequence[AnyBundle | Engine]) -> list[str]:
+def _models(sources: Sequence[AnyBundle | AnyEngine]) -> list[str]:
     """Return for each the name of the checkpoint it goes back to, told apart by the float graph."""
     roots = [_root(source) for source in sources]
     graphs: dict[str, list[str]] = {}
@@ -262,10 +254,10 @@ def _models(sources: Sequence[AnyBundle | Engine]) -> list[str]:
     ]
 
 
-def _root(source: AnyBundle | Engine) -> tuple[str, str]:
+def _root(source: AnyBundle | AnyEngine) -> tuple[str, str]:
     """Return the checkpoint and the hash of the float graph that `source` goes back to."""
     facts: Mapping[str, Any]
-    if isinstance(source, Engine):
+    if isinstance(source, AnyEngine):
         facts = source.manifest.source
     else:
         facts = {"model_sha256": source.model_sha256, "made_from": source.made_from}

@@ -175,6 +175,20 @@ class Seq2SeqEngine:
         return sum(manifest.build_seconds for manifest in self.manifests.values())
 
 
+def graphs_of(engine: Engine | Seq2SeqEngine) -> list[EngineGraph]:
+    """Return the graphs of an engine, one or several."""
+    if isinstance(engine, Seq2SeqEngine):
+        return [engine.part(name) for name in GRAPHS]
+    return [engine]
+
+
+def engine_bytes(engine: Engine | Seq2SeqEngine) -> int:
+    """Return the size of what the backend loads, without logs and texts."""
+    loaded = [graph.manifest.engine_file for graph in graphs_of(engine)]
+    weights = [name for name in engine.files if name.endswith(".data")]
+    return sum((engine.folder / name).stat().st_size for name in (*loaded, *weights))
+
+
 def source_of(bundle: Model) -> dict[str, Any]:
     """Return what a manifest says of the bundle that an engine is made from."""
     return {

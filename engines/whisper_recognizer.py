@@ -99,7 +99,7 @@ class WhisperRecognizer:
         self._options = options or DecodingOptions()
         _require_known(self.spec, self._options, source.folder)
         self._tokenizer = _tokenizer_of(source.folder)
-        self._most_clips = _most_clips(source)
+        self.most_clips = _most_clips(source)
 
     @property
     def provider(self) -> str:
@@ -183,7 +183,7 @@ class WhisperRecognizer:
     def _batches(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
         """Yield clips of about one length, whose chunks fit into one call."""
         by_length = sorted(clips, key=lambda clip: clip.frames)
-        size = self._most_clips
+        size = self.most_clips
         for _, same in groupby(by_length, key=self._has_timestamps):
             group = list(same)
             for first in range(0, len(group), size):

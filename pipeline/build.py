@@ -6,8 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.engine_folders import Engine, EngineGraph, Seq2SeqEngine
-from speechquant.core.seq2seq import GRAPHS, load_any_bundle
+from speechquant.core.engine_folders import (
+    Engine,
+    EngineGraph,
+    Seq2SeqEngine,
+    engine_bytes,
+    graphs_of,
+)
+from speechquant.core.seq2seq import load_any_bundle
 from speechquant.engines.build import build_engine, options_from_text
 from speechquant.engines.tensorrt_layers import LayerReport, layer_report
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
@@ -37,24 +43,10 @@ def run_build(bundle: Path, out: Path, *, force: bool, as_json: bool, **asked: A
             print_products(report)
 
 
-def graphs_of(engine: Engine | Seq2SeqEngine) -> list[EngineGraph]:
-    """Return the graphs of an engine, one or several."""
-    if isinstance(engine, Seq2SeqEngine):
-        return [engine.part(name) for name in GRAPHS]
-    return [engine]
-
-
 def print_heading(graph: EngineGraph) -> None:
     """Show which of several graphs follows."""
     if graph.name is not None:
         print(f"\n{graph.name}")
-
-
-def engine_bytes(engine: Engine | Seq2SeqEngine) -> int:
-    """Return the size of what the backend loads, without logs and texts."""
-    loaded = [graph.manifest.engine_file for graph in graphs_of(engine)]
-    weights = [name for name in engine.files if name.endswith(".data")]
-    return sum((engine.folder / name).stat().st_size for name in (*loaded, *weights))
 
 
 def engine_facts(engine: Engine | Seq2SeqEngine) -> dict[str, Any]:

@@ -19,7 +19,13 @@ from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.engine_folders import Engine, Seq2SeqEngine, is_engine, load_any_engine
+from speechquant.core.engine_folders import (
+    Engine,
+    Seq2SeqEngine,
+    graphs_of,
+    is_engine,
+    load_any_engine,
+)
 from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.scales import SCALES_FILE, ScaleTable, quantizes_attention, read_scales
@@ -32,7 +38,7 @@ from speechquant.engines.tensorrt_layers import (
     LayerReport,
     layer_report,
 )
-from speechquant.pipeline.build import engine_facts, graphs_of, print_heading, print_products
+from speechquant.pipeline.build import engine_facts, print_heading, print_products
 from speechquant.pipeline.console import print_json, print_table
 from speechquant.pipeline.quantization import summary_of, table_facts
 from speechquant.pipeline.steps import bundle_facts

@@ -3,13 +3,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from quantized import w8a8
 
+from speechquant.benchmarks.candidate_process import CandidateProcess, UnsuitableError
 from speechquant.benchmarks.candidates import candidates_of
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
+from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, openvino_session
 from speechquant.engines.processor import read_processor
 
@@ -37,6 +40,28 @@ def test_all_that_comes_from_one_float_bundle_is_one_model(
     assert len({one.sha256 for one in found}) == 3
     with found[1].open(threads=1) as recognizer:
         assert recognizer.provider == "cpu"
+
+
+def test_an_engine_of_whisper_is_of_its_bundles_model(
+    whisper_bundle: Seq2SeqBundle, tmp_path: Path
+) -> None:
+    engine = build_engine(whisper_bundle, tmp_path / "engine", BuildOptions("onnxruntime"))
+    greedy = DecodingOptions(temperatures=(0.0,))
+    whole, built = candidates_of([whisper_bundle.folder, engine.folder], ["cpu"], greedy)
+    assert [(one.name, one.role) for one in (whole, built)] == [
+        ("bundle (cpu)", "float"), ("engine", "ours"),
+    ]  # fmt: skip
+    assert whole.model == built.model
+    texts = {path.name for path in whisper_bundle.folder.iterdir() if ".onnx" not in path.name}
+    loaded = [path for path in engine.folder.iterdir() if path.name not in texts | {"engine.json"}]
+    assert built.size_bytes == sum(path.stat().st_size for path in loaded)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    with CandidateProcess(built, 1) as process:
+        assert process.open().provider == "cpu"
+        with pytest.raises(UnsuitableError, match="200 clips, and it decodes 120 together at most"):
+            process.take([noise] * 200)
+        process.take([noise])
+        assert process.run().tokens is not None
 
 
 def test_weights_beside_an_engine_are_a_part_of_it(
