@@ -22,16 +22,20 @@ from typing import Any, TypeVar
 
 from speechquant.benchmarks.candidates import Candidate
 from speechquant.benchmarks.evaluation import evaluate
-from speechquant.benchmarks.kernel_profile import profile_from_trace
+from speechquant.benchmarks.kernel_profile import joined_profile, profile_from_trace
 from speechquant.benchmarks.latency import Sample, run_once
 from speechquant.benchmarks.machine import peak_bytes
 from speechquant.benchmarks.report import Accuracy, Profile
+from speechquant.benchmarks.seq2seq_latency import time_parts
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import AudioError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
+from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
+from speechquant.engines.backends import CPU
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
 from speechquant.engines.recognizers import AnyRecognizer
+from speechquant.engines.session import Session
 from speechquant.engines.whisper_recognizer import WhisperRecognizer
 
 _PROFILED_RUNS = 3
@@ -111,20 +115,13 @@ class Worker:
 
     def profile(self, waves: Sequence[Waveform]) -> Profile | None:
         """Return where the time of one run goes, None where the backend does not tell."""
-        if self._candidate.decoding is not None:  # three graphs, which are not traced yet
-            return self._candidate.built_profile
         with tempfile.TemporaryDirectory() as folder:
             recognizer = self._candidate.open(self._threads, profile_to=Path(folder) / "trace")
             with recognizer:
-                session = recognizer.session
-                if not isinstance(session, OnnxRuntimeSession) or recognizer.provider != "cpu":
+                if recognizer.provider != CPU:
                     return self._candidate.built_profile
                 self._check(recognizer, waves)
-                run_once(recognizer, waves)
-                for _ in range(_PROFILED_RUNS):
-                    run_once(recognizer, waves)
-                seconds = len(waves[0]) / recognizer.spec.sample_rate_hz
-                return profile_from_trace(session.end_profiling(), seconds)
+                return _traced(recognizer, waves) or self._candidate.built_profile
 
     def _check(self, recognizer: AnyRecognizer, waves: Sequence[Waveform]) -> None:
         for index, wave in enumerate(waves):
@@ -133,6 +130,27 @@ class Worker:
             raise AudioError(
                 f"{len(waves)} clips, and it decodes {recognizer.most_clips} together at most"
             )
+
+
+def _traced(recognizer: AnyRecognizer, waves: Sequence[Waveform]) -> Profile | None:
+    """Return where the time of a run goes, or of the parts with tokens that are given."""
+    graphs: list[tuple[Session, int]]
+    if isinstance(recognizer, WhisperRecognizer):
+        for _ in range(1 + _PROFILED_RUNS):
+            parts = time_parts(recognizer, waves)
+        runs = {ENCODER: len(waves), PREFILL: 1, STEP: len(parts.later)}
+        graphs = [(recognizer.session.graphs[name], count) for name, count in runs.items()]
+    else:
+        for _ in range(1 + _PROFILED_RUNS):
+            run_once(recognizer, waves)
+        graphs = [(recognizer.session, 1)]
+    seconds = len(waves[0]) / recognizer.spec.sample_rate_hz
+    profiles = [
+        (profile_from_trace(graph.end_profiling(), seconds), count)
+        for graph, count in graphs
+        if isinstance(graph, OnnxRuntimeSession)
+    ]
+    return joined_profile(profiles) if profiles else None
 
 
 class CandidateProcess:

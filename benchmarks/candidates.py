@@ -18,7 +18,7 @@ from speechquant.core.engine_folders import Engine, Seq2SeqEngine, engine_bytes,
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.seq2seq import TASK, Seq2SeqBundle, is_graph_file
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
-from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
+from speechquant.engines.recognizer import Recognizer
 from speechquant.engines.recognizers import AnyRecognizer, open_recognizer
 from speechquant.engines.session import load_any_source
 from speechquant.engines.tensorrt_layers import layer_report
@@ -64,27 +64,23 @@ class Candidate:
     def open(self, threads: int | None, profile_to: Path | None = None) -> AnyRecognizer:
         """Return a recognizer that runs on what the candidate says, and on nothing else.
 
-        `profile_to` is for those of one graph alone. Raises what `open_recognizer` does, and
-        EngineError where there is no such provider.
+        Raises what `open_recognizer` does, and EngineError where there is no such provider.
         """
         if self.peer is not None:
             bundle = load_bundle(self.source)
             return Recognizer(bundle, open_peer(self.peer, bundle, threads, profile_to))
         with _Warnings() as heard:
-            recognizer = self._opened(threads, profile_to)
+            recognizer = open_recognizer(
+                self.source,
+                provider=self.provider,
+                threads=threads,
+                decoding=self.decoding,
+                profile_to=profile_to,
+            )
         if self.provider != AUTO and recognizer.provider != self.provider:
             reason = heard[-1].partition("; running on")[0] if heard else "it is not to be had here"
             raise EngineError(f"{self.provider}: {reason}")
         return recognizer
-
-    def _opened(self, threads: int | None, profile_to: Path | None) -> AnyRecognizer:
-        if self.decoding is None:
-            return open_ctc_recognizer(
-                self.source, provider=self.provider, threads=threads, profile_to=profile_to
-            )
-        return open_recognizer(
-            self.source, provider=self.provider, threads=threads, decoding=self.decoding
-        )
 
     def how_opened(self, recognizer: AnyRecognizer) -> str:
         """Return `how`, with what is known of a bundle's provider once it is open."""

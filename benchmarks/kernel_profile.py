@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,23 @@ def profile_from_trace(path: Path, seconds: float) -> Profile:
         if name not in ("If", "Loop", "Scan")
     ]
     return Profile(seconds, tuple(kernels), _products(nodes, runs))
+
+
+def joined_profile(graphs: Sequence[tuple[Profile, int]]) -> Profile:
+    """Return one run of several graphs, each of which runs so many times in it.
+
+    Products are counted once for each graph.
+    """
+    calls: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    products: Counter[str] = Counter()
+    for profile, runs in graphs:
+        products.update(profile.products)
+        for kernel in profile.kernels:
+            calls[kernel.name] += runs * kernel.calls
+            spent[kernel.name] += runs * kernel.nanoseconds
+    kernels = tuple(Kernel(name, calls[name], total) for name, total in spent.most_common())
+    return Profile(graphs[0][0].seconds, kernels, dict(sorted(products.items())))
 
 
 def _products(nodes: Iterable[Mapping[str, Any]], runs: int) -> dict[str, int]:

@@ -225,10 +225,13 @@ def _kernels(model: ModelFigures) -> Iterable[Block]:
     profiled = [one for one in model.candidates if one.kernels]
     if profiled:
         lengths = sorted({one.profile_seconds or 0.0 for one in profiled})
+        what = "One run"
+        if model.writes_tokens:
+            what = f"The first chunk with {words.count(tokens.given_tokens(model), 'later token')}"
         yield Picture(
             f"kernels-{model.slug}",
             f"Time of one run of each candidate of {model.name}, split by kind of kernel.",
-            f"One run at {words.listed([words.length(each) for each in lengths])}, by kind of "
+            f"{what} at {words.listed([words.length(each) for each in lengths])}, by kind of "
             "kernel, where the backend gives it.",
             lambda _: rows.figure_of_kernels(model),
         )

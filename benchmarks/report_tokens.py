@@ -41,7 +41,7 @@ def token_blocks(model: ModelFigures) -> Iterable[Block]:
     """Return the section's part of a model, nothing where it does not write token by token."""
     if not model.writes_tokens or model.headline is None:
         return
-    where, given = words.shape(model.headline), _given(model)
+    where, given = words.shape(model.headline), given_tokens(model)
     yield Paragraph(
         f"How many tokens a model writes hangs on its weights. So its parts are timed on the first "
         f"chunk of the audio with {words.count(given, 'token')} after the first that are given, "
@@ -68,7 +68,8 @@ def token_blocks(model: ModelFigures) -> Iterable[Block]:
     yield from (table for part in parts if (table := spread_table(model, part)))
 
 
-def _given(model: ModelFigures) -> int:
+def given_tokens(model: ModelFigures) -> int:
+    """Return how many tokens after the first every candidate is given."""
     timed = (latency.tokens for one in model.candidates for latency in one.latencies)
     return next(tokens.given for tokens in timed if tokens)
 

@@ -22,19 +22,23 @@ def open_recognizer(
     provider: str = AUTO,
     threads: int | None = None,
     decoding: DecodingOptions | None = None,
+    profile_to: Path | None = None,
 ) -> AnyRecognizer:
     """Return what transcribes `source`; `decoding` is for models that write token by token.
 
+    The other options are those of `open_session`.
     Raises BundleError, EngineError and OptionError.
     """
     if isinstance(source, str | Path):
         source = load_any_source(Path(source))
     if isinstance(source, Seq2SeqBundle | Seq2SeqEngine):
-        session = open_seq2seq_session(source, provider=provider, threads=threads)
+        session = open_seq2seq_session(
+            source, provider=provider, threads=threads, profile_to=profile_to
+        )
         return WhisperRecognizer(source, session, decoding)
     if decoding not in (None, DecodingOptions()):
         raise OptionError(
             f"{source.folder}: not a Whisper model, which alone has a language, a task and "
             "timestamps; leave these away"
         )
-    return open_ctc_recognizer(source, provider=provider, threads=threads)
+    return open_ctc_recognizer(source, provider=provider, threads=threads, profile_to=profile_to)

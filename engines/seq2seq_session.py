@@ -57,7 +57,7 @@ class Seq2SeqSession:
 
     def encode(self, features: NDArray[np.float32]) -> Hidden:
         """Return [clips, positions, size] of [clips, mel bins, frames]."""
-        encoder, beside = self._open[ENCODER], self._beside(ENCODER)
+        encoder, beside = self.graphs[ENCODER], self._beside(ENCODER)
         # One after the other: together they take as long, and gigabytes for attention's scores.
         rows = [encoder.run({"features": row[None], **beside})[_HIDDEN] for row in features]
         return np.concatenate(rows, dtype=np.float32)
@@ -65,10 +65,11 @@ class Seq2SeqSession:
     def start(self, hidden: Hidden, prompts: Tokens) -> DecoderRun:
         """Return a run of the decoder after `prompts` [clips, tokens]."""
         given: Tensors = {_TOKENS: prompts, _HIDDEN: hidden, **self._beside(PREFILL)}
-        return DecoderRun(self._open[PREFILL], self._open[STEP], given, self._beside(STEP))
+        return DecoderRun(self.graphs[PREFILL], self.graphs[STEP], given, self._beside(STEP))
 
     @property
-    def _open(self) -> Mapping[str, BoundSession]:
+    def graphs(self) -> Mapping[str, BoundSession]:
+        """The sessions by graph; raises EngineError once they are closed."""
         if self._graphs is None:
             raise EngineError("this session is closed; open another")
         return self._graphs

@@ -89,17 +89,26 @@ def open_session(
 
 
 def open_seq2seq_session(
-    source: Seq2SeqBundle | Seq2SeqEngine, *, provider: str = AUTO, threads: int | None = None
+    source: Seq2SeqBundle | Seq2SeqEngine,
+    *,
+    provider: str = AUTO,
+    threads: int | None = None,
+    profile_to: Path | None = None,
 ) -> Seq2SeqSession:
     """Return a session on three graphs, all on one provider, which is as `open_session` has it."""
     _refuse_unknown(provider, threads)
+    traces = {
+        # Two files of one name would be one.
+        name: None if profile_to is None else profile_to.with_name(f"{profile_to.name}-{name}")
+        for name in GRAPHS
+    }
     if isinstance(source, Seq2SeqEngine):
-        return _seq2seq_engine_session(source, provider, threads)
+        return _seq2seq_engine_session(source, provider, threads, traces)
     bundle = source
 
     def opened(backend: Backend) -> Seq2SeqSession:
         return Seq2SeqSession(
-            {name: backend.open(bundle.part(name), threads, None) for name in GRAPHS}
+            {name: backend.open(bundle.part(name), threads, traces[name]) for name in GRAPHS}
         )
 
     return _first_to_open(provider, bundle.folder, opened)
@@ -155,7 +164,7 @@ def _engine_session(
 
 
 def _seq2seq_engine_session(
-    engine: Seq2SeqEngine, provider: str, threads: int | None
+    engine: Seq2SeqEngine, provider: str, threads: int | None, traces: Mapping[str, Path | None]
 ) -> Seq2SeqSession:
     _refuse_other_provider(engine, provider)
     parts = {name: engine.part(name) for name in GRAPHS}
@@ -164,7 +173,7 @@ def _seq2seq_engine_session(
 
         return Seq2SeqSession(open_together(parts))
     return Seq2SeqSession(
-        {name: _opened_in_onnxruntime(part, threads, None) for name, part in parts.items()}
+        {name: _opened_in_onnxruntime(part, threads, traces[name]) for name, part in parts.items()}
     )
 
 

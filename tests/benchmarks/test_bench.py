@@ -353,6 +353,11 @@ def test_a_bench_of_both_families(
         most = cell.batch * (1 if cell.seconds < 2 else 2)
         assert min(cell.tokens.chunks) >= most
     assert all(cell.tokens is None for cell in other.cells)
+    assert whisper.profile is not None
+    # A convolution (the other's 3072 weights are too few to be told from arithmetic); six products
+    # a block of the encoder, eight of the decoder at a step, two more at its start, and the head.
+    products = 1 + 2 * 6 + (2 * 10 + 1) + (2 * 8 + 1)
+    assert whisper.profile.products == {"FP32": products}
     with open_recognizer(whisper_bundle, decoding=GREEDY) as recognizer:
         expected = evaluate(recognizer, clips)
     assert whisper.accuracy is not None

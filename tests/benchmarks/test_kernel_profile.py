@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from quantized import w8a8
 
-from speechquant.benchmarks.kernel_profile import profile_from_trace
+from speechquant.benchmarks.kernel_profile import joined_profile, profile_from_trace
+from speechquant.benchmarks.report import Kernel, Profile
 from speechquant.core.bundles import Bundle
 from speechquant.engines import open_session
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
@@ -50,6 +51,19 @@ def test_trace_worked_by_hand(tmp_path: Path) -> None:
         ("MatMulIntegerToFloat", 1, 40_000),
         ("Softmax", 1, 10_000),
     ]
+
+
+def test_graphs_that_run_several_times() -> None:
+    first = Profile(2.0, (Kernel("MatMul", 4, 100), Kernel("Conv", 2, 50)), {"FP32": 6})
+    second = Profile(
+        2.0, (Kernel("MatMul", 3, 40), Kernel("Softmax", 1, 9)), {"FP32": 1, "INT8": 2}
+    )
+    found = joined_profile([(first, 1), (second, 10)])
+    assert found == Profile(
+        2.0,
+        (Kernel("MatMul", 34, 500), Kernel("Softmax", 10, 90), Kernel("Conv", 2, 50)),
+        {"FP32": 7, "INT8": 2},
+    )
 
 
 def test_a_quantized_bundle_multiplies_integers(
