@@ -16,13 +16,17 @@ from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
 from speechquant.core.described_folders import digest_of
 from speechquant.core.engine_folders import Engine, Seq2SeqEngine, engine_bytes, graphs_of
 from speechquant.core.errors import EngineError, OptionError
-from speechquant.core.seq2seq import TASK, Seq2SeqBundle, is_graph_file
+from speechquant.core.seq2seq import TASK, Seq2SeqBundle, Seq2SeqSpec, is_graph_file
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
 from speechquant.engines.recognizer import Recognizer
 from speechquant.engines.recognizers import AnyRecognizer, open_recognizer
 from speechquant.engines.session import load_any_source
 from speechquant.engines.tensorrt_layers import layer_report
-from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
+from speechquant.engines.whisper_recognizer import (
+    DecodingOptions,
+    WhisperRecognizer,
+    require_known,
+)
 
 # Which OpenVINO it is shows when it is opened.
 _HOW = {CPU: "ONNX Runtime's CPU provider", OPENVINO: "OpenVINO"}
@@ -130,7 +134,7 @@ def candidates_of(
     ]
     asked = decoding or DecodingOptions()
     if asked != DecodingOptions():
-        _require_whisper(sources)
+        _require_askable(sources, asked)
     names = _names([source.folder for source in sources])
     found: list[Candidate] = []
     for source, name, model in zip(sources, names, _models(sources), strict=True):
@@ -146,8 +150,13 @@ def candidates_of(
     return sorted(found, key=lambda one: (order.index(one.model), one.role != FLOAT))
 
 
-def _require_whisper(sources: Sequence[AnyBundle | AnyEngine]) -> None:
-    if not any(source.spec.task == TASK for source in sources):
+def _require_askable(sources: Sequence[AnyBundle | AnyEngine], asked: DecodingOptions) -> None:
+    whispers = {
+        source.folder: source.spec for source in sources if isinstance(source.spec, Seq2SeqSpec)
+    }
+    for folder, spec in whispers.items():
+        require_known(spec, asked, folder)
+    if not whispers:
         raise OptionError(
             "no Whisper model among these, which alone has a language, a task and temperatures; "
             "leave these away"

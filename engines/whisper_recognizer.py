@@ -97,7 +97,7 @@ class WhisperRecognizer:
         self.spec: Seq2SeqSpec = source.spec
         self.session = session
         self._options = options or DecodingOptions()
-        _require_known(self.spec, self._options, source.folder)
+        require_known(self.spec, self._options, source.folder)
         self._tokenizer = _tokenizer_of(source.folder)
         self.most_clips = _most_clips(source)
 
@@ -362,7 +362,8 @@ def _tokenizer_of(folder: Path) -> Any:
         ) from error
 
 
-def _require_known(spec: Seq2SeqSpec, options: DecodingOptions, folder: Path) -> None:
+def require_known(spec: Seq2SeqSpec, options: DecodingOptions, folder: Path) -> None:
+    """Raise OptionError where the model of `spec` cannot be asked so."""
     generation = spec.generation
     if options.language is not None and not generation.languages:
         raise OptionError(
