@@ -113,7 +113,7 @@ def _key_of(plan: Plan, clip_keys: Sequence[str]) -> str:
     """Return a hash of all that what is measured depends on."""
     facts = {
         "candidates": [[one.name, one.sha256, one.provider] for one in plan.candidates],
-        "decoding": plan.decoding,
+        "decoding": [one.decoding and asdict(one.decoding) for one in plan.candidates],
         "clips": list(clip_keys),
         "method": [plan.repeats, plan.threads, plan.normalizer, plan.pause_seconds],
         "errors": plan.counts_errors,
@@ -129,8 +129,8 @@ def _notes(plan: Plan) -> Iterator[str]:
         yield f"Latency only: {plan.data} does not say what is said, so errors cannot be counted."
     if len(plan.shapes) < len(plan.batches) * len(plan.lengths_seconds):
         yield (
-            f"A batch is run where it holds at most {plan.largest_call_seconds:g} s of audio; a "
-            "recognizer puts no more into one call."
+            f"A batch is run where it holds at most {plan.largest_call_seconds:g} s of audio, "
+            "about what a recognizer puts into one call."
         )
 
 

@@ -107,7 +107,7 @@ def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> C
         for quantity in quantities_of(before, after):
             changes += _latencies(old, new, (before, after), quantity, bounds, false_alarms)
         changes += _sizes(before, after, bounds)
-        if old.data.sha256 == new.data.sha256 and old.method.normalizer == new.method.normalizer:
+        if _compares_errors(old, new, before):
             changes += _errors(before, after, bounds)
     notes = [*_notes(old, new), *(note for pair in pairs for note in _missing(*pair))]
     notes += _unjudged(old, new, pairs)
@@ -118,6 +118,21 @@ def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> C
             "single shapes by; their mean is"
         )
     return Comparison(tuple(changes), tuple(notes))
+
+
+def _compares_errors(old: Report, new: Report, result: Result) -> bool:
+    is_same_count = (old.data.sha256, old.method.normalizer) == (
+        new.data.sha256,
+        new.method.normalizer,
+    )
+    writes_tokens = any(cell.tokens for cell in result.cells)
+    return is_same_count and not (writes_tokens and _is_other_decoding(old, new))
+
+
+def _is_other_decoding(old: Report, new: Report) -> bool:
+    """Return whether models that write token by token were asked in another way."""
+    asked = (old.method.decoding, new.method.decoding)
+    return None not in asked and asked[0] != asked[1]
 
 
 def _named(report: Report, name: str) -> Result | None:
@@ -133,8 +148,11 @@ def _notes(old: Report, new: Report) -> Iterator[str]:
         yield f"{name} is in the new report only"
     if (old.machine.processor, old.machine.cores) != (new.machine.processor, new.machine.cores):
         yield f"other machines: {old.machine.processor}, then {new.machine.processor}"
-    if old.method.decoding != new.method.decoding:
-        yield f"other decoding: {old.method.decoding}, then {new.method.decoding}"
+    if _is_other_decoding(old, new):
+        yield (
+            f"other decoding: {old.method.decoding}, then {new.method.decoding}; the errors of "
+            "models that write token by token are not compared"
+        )
     if old.method.threads != new.method.threads:
         yield f"other threads: {old.method.threads}, then {new.method.threads}"
     for package in sorted({*old.machine.packages, *new.machine.packages}):
@@ -180,7 +198,7 @@ def _other_work(old: Report, new: Report, pair: tuple[Result, Result]) -> Iterat
     if shapes:
         where = ", ".join(f"{seconds:g} s x {batch}" for seconds, batch in shapes)
         yield (
-            f"{pair[0].name}, or float, wrote other numbers of tokens at {where}: latency is not "
+            f"{pair[0].name}, or float, took other numbers of steps at {where}: latency is not "
             "judged there, first and later tokens are"
         )
 

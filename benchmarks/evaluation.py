@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.errors import ManifestError
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.progress import OnStep
+from speechquant.core.progress import OnStep, after
 from speechquant.core.text import normalizer as normalizer_named
 from speechquant.core.wer import ErrorRate, score_cer, score_wer
 from speechquant.engines.recognizers import AnyRecognizer
@@ -68,12 +68,10 @@ def evaluate(
     samples = nanoseconds = 0
     for waves in _groups(recognizer, clips):
         started = time.perf_counter_ns()
-        heard = recognizer.transcribe(waves)
+        heard = recognizer.transcribe(waves, after(len(hypotheses), len(clips), on_step))
         nanoseconds += time.perf_counter_ns() - started
         hypotheses += map(normalize, heard)
         samples += sum(map(len, waves))
-        if on_step is not None:
-            on_step(len(hypotheses), len(clips))
     words = score_wer(references, hypotheses)
     return Evaluation(
         words=words,

@@ -103,7 +103,7 @@ def _token_cell(samples: Sequence[TokenSample]) -> TokenCell | None:
         later=tuple(one.later for one in parts),
         chunks=tuple(one.chunks for one in written),
         starts=tuple(one.starts for one in written),
-        later_tokens=tuple(one.tokens for one in written),
+        steps=tuple(one.steps for one in written),
     )
 
 

@@ -100,4 +100,5 @@ class Plan:
 def _words_of(decoding: DecodingOptions) -> str:
     language = decoding.language or "of the checkpoint, or detected"
     temperatures = ", ".join(f"{value:g}" for value in decoding.temperatures)
-    return f"{decoding.task}; language {language}; temperatures {temperatures}"
+    task = decoding.task or "task of the checkpoint, or transcribe"
+    return f"{task}; language {language}; temperatures {temperatures}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from speechquant.benchmarks.report import Cell, Result
+from speechquant.benchmarks.report import Cell, Result, Work
 
 Shape = tuple[float, int]  # seconds of each clip, clips
 
@@ -55,16 +55,20 @@ def quantities_of(before: Result, after: Result) -> list[Quantity]:
     ]
 
 
-def _written(result: Result | None, shape: Shape) -> tuple[set[int], set[int]] | None:
-    """Return the tokens and the starts of the runs, None where none are counted."""
+def _work(result: Result | None, shape: Shape) -> Work | None:
+    """Return the work of the runs, None where none is counted."""
     tokens = cell.tokens if result is not None and (cell := result.cell(*shape)) else None
-    return None if tokens is None else (set(tokens.later_tokens), set(tokens.starts))
+    return None if tokens is None else tokens.work
 
 
 def is_other_work(
     pair: tuple[Result, Result], yardsticks: tuple[Result | None, Result | None], shape: Shape
 ) -> bool:
-    """Return whether a model, or what it is measured by, wrote other numbers of tokens before."""
+    """Return whether a model, or what it is measured by, did other work before.
+
+    What one of the reports does not have measures nothing.
+    """
+    works = [(_work(before, shape), _work(after, shape)) for before, after in (pair, yardsticks)]
     return any(
-        _written(before, shape) != _written(after, shape) for before, after in (pair, yardsticks)
+        before is not None and after is not None and before != after for before, after in works
     )

@@ -68,14 +68,17 @@ class DataFacts:
     has_text: bool
 
 
+Work = frozenset[tuple[int, int, int]]  # chunks encoded, starts and steps of the decoder
+
+
 @dataclass(frozen=True)
 class TokenCell:
     """What else is told of a model that writes token by token, run by run.
 
-    `features`, `encoder`, `prefill` and `later`, each token after the first, are nanoseconds on the
-    first chunk of each clip, with as many given tokens for every candidate. The counts are those of
-    the cell's own runs, whose tokens the model chose: chunks encoded, how often the decoder was
-    started (for each chunk at each temperature, and to detect a language), and tokens after these.
+    `features` of the whole clips, and `encoder`, `prefill` and `later`, each token after the first,
+    of their first chunks are nanoseconds, with as many given tokens for every candidate. The counts
+    are those of the cell's own runs, whose tokens the model chose: chunks encoded, starts of the
+    decoder (for each chunk at each temperature, and to detect a language), and its steps.
     """
 
     features: tuple[int, ...]
@@ -84,7 +87,12 @@ class TokenCell:
     later: tuple[tuple[int, ...], ...]
     chunks: tuple[int, ...]
     starts: tuple[int, ...]
-    later_tokens: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def work(self) -> Work:
+        """What the runs came to, as different runs do it."""
+        return frozenset(zip(self.chunks, self.starts, self.steps, strict=True))
 
     @property
     def first_token(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from speechquant.benchmarks.report import (
     Result,
     Skipped,
     TokenCell,
+    Work,
 )
 from speechquant.benchmarks.search_findings import Search
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
@@ -53,7 +54,8 @@ class TokenTimes:
     later_token: Timed
     chunks: tuple[int, ...]
     starts: tuple[int, ...]
-    own_tokens: tuple[int, ...]
+    steps: tuple[int, ...]
+    work: Work
 
     @property
     def tokens_per_second(self) -> float:
@@ -332,7 +334,8 @@ def _token_times(cell: Cell, other: TokenCell | None) -> TokenTimes | None:
         later_token=timed(lambda tokens: tokens.later_token),
         chunks=own.chunks,
         starts=own.starts,
-        own_tokens=own.later_tokens,
+        steps=own.steps,
+        work=own.work,
     )
 
 

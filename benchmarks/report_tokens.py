@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from speechquant.benchmarks import report_rows as rows
 from speechquant.benchmarks import report_words as words
@@ -46,7 +46,7 @@ def token_blocks(model: ModelFigures) -> Iterable[Block]:
         f"How many tokens a model writes hangs on its weights. So its parts are timed on the first "
         f"chunk of the audio with {words.count(given, 'token')} after the first that are given, "
         "the same for every candidate; latency from waveform to text is that of its own tokens, "
-        "which are counted below."
+        "whose steps are counted below."
     )
     yield Picture(
         f"first-token-{model.slug}",
@@ -63,7 +63,7 @@ def token_blocks(model: ModelFigures) -> Iterable[Block]:
     yield parts_table(model)
     if len(model.batches) > 1:
         yield rate_table(model, model.headline[0])
-    yield own_tokens_table(model, model.headline[1])
+    yield own_work_table(model, model.headline[1])
     parts = (_ENCODER, _FIRST, _LATER)
     yield from (table for part in parts if (table := spread_table(model, part)))
 
@@ -126,14 +126,15 @@ def _rate(one: Candidate, shape: tuple[float, int]) -> Entry:
     return f"{latency.tokens.tokens_per_second:,.0f}"
 
 
-def own_tokens_table(model: ModelFigures, batch: int) -> Table:
-    """Return what each candidate wrote of its own, a column for each length."""
+def own_work_table(model: ModelFigures, batch: int) -> Table:
+    """Return what each candidate did with its own tokens, a column for each length."""
     return by_length(
         model,
         batch,
-        "What each wrote from waveform to text: tokens after the first ones, chunks encoded, and "
-        "starts of the decoder, each of which gives a first token: one for a chunk at each "
-        "temperature that it is tried at, and one to detect a language" + in_batches(batch),
+        "What each did from waveform to text, its tokens being its own: steps of the decoder, "
+        "which give every clip of the batch a later token; chunks encoded; starts of the decoder, "
+        "one for the chunks of a batch at each temperature, and one to detect a language"
+        + in_batches(batch),
         lambda _, latency: _own_entry(latency),
     )
 
@@ -142,9 +143,8 @@ def _own_entry(latency: Latency) -> Entry:
     tokens = latency.tokens
     if tokens is None:
         return words.NONE
-    beside = f"{_counted(tokens.chunks, 'chunk')}, {_counted(tokens.starts, 'start')}"
-    return Figure(words.spanned(tokens.own_tokens), beside)
-
-
-def _counted(counts: Sequence[int], noun: str) -> str:
-    return f"{words.spanned(counts)} {noun}{'' if set(counts) == {1} else 's'}"
+    beside = (
+        words.spanned_nouns(counts, noun)
+        for counts, noun in ((tokens.chunks, "chunk"), (tokens.starts, "start"))
+    )
+    return Figure(words.spanned(tokens.steps), ", ".join(beside))

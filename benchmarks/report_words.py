@@ -91,6 +91,11 @@ def spanned(counts: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
+def spanned_nouns(counts: Sequence[int], noun: str) -> str:
+    """Return the same with what was counted."""
+    return f"{spanned(counts)} {noun}{'' if set(counts) == {1} else 's'}"
+
+
 def listed(words: Sequence[str], joint: str = "and") -> str:
     """Return words as a sentence lists them."""
     if len(words) < 2:
@@ -140,10 +145,10 @@ def _of_tokens(one: Candidate, model: ModelFigures) -> list[str]:
         return []
     sentences = []
     other = _tokens_of(model.baseline, model) if model.baseline else None
-    if other and set(other.own_tokens) != set(tokens.own_tokens):
+    if other and other.work != tokens.work:
         sentences.append(
-            f"These are not times of the same work: it wrote {spanned(tokens.own_tokens)} later "
-            f"tokens, float {spanned(other.own_tokens)}."
+            f"These are not times of the same work: it took {_work_of(tokens)}, float "
+            f"{_work_of(other)}."
         )
     first, later = tokens.first_token, tokens.later_token
     sentences.append(
@@ -151,6 +156,11 @@ def _of_tokens(one: Candidate, model: ModelFigures) -> list[str]:
         f"one after {duration(later.stats.p50)}{_as_fast(later)}."
     )
     return sentences
+
+
+def _work_of(tokens: TokenTimes) -> str:
+    counts = {"step": tokens.steps, "chunk": tokens.chunks, "start": tokens.starts}
+    return listed([spanned_nouns(values, noun) for noun, values in counts.items()])
 
 
 def _tokens_of(one: Candidate, model: ModelFigures) -> TokenTimes | None:

@@ -30,6 +30,7 @@ TEXT_TOKEN = 0  # which one is said does not matter to the time
 class Parts:
     """The nanoseconds of each part on the first chunk of each clip, with tokens that are given.
 
+    Features are those of the whole clip, which are made before any of its chunks is encoded.
     `later` has those of each token after the first.
     """
 
@@ -41,15 +42,15 @@ class Parts:
 
 @dataclass(frozen=True)
 class Written:
-    """What the model's own run came to: chunks encoded, starts of the decoder, tokens after them.
+    """What the model's own run came to: chunks encoded, starts of the decoder, steps after them.
 
     The decoder starts once for each chunk, or batch of them, at each temperature that it is tried
-    at, and once more to detect a language.
+    at, and once more to detect a language. A step gives each clip of the batch one more token.
     """
 
     chunks: int
     starts: int
-    tokens: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def time_own_run(recognizer: WhisperRecognizer, waves: Sequence[Waveform]) -> Ow
         prepare,
         clock.inside,
         ended - started - prepare - clock.inside,
-        Written(clock.chunks, clock.starts, clock.tokens),
+        Written(clock.chunks, clock.starts, clock.steps),
     )
 
 
@@ -125,7 +126,7 @@ class _Clock:
     inside: int = 0
     chunks: int = 0
     starts: int = 0
-    tokens: int = 0
+    steps: int = 0
     _since: int = 0
 
     def __enter__(self) -> None:
@@ -165,7 +166,7 @@ class _TimedRun:
         self._run, self._clock = run, clock
 
     def advance(self, tokens: Sequence[int]) -> Logits:
-        self._clock.tokens += 1
+        self._clock.steps += 1
         with self._clock:
             return self._run.advance(tokens)
 

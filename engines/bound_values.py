@@ -12,7 +12,7 @@ from speechquant.engines.session import Session
 class BoundRuns(Protocol):
     """Runs of one graph, whose inputs stay bound from one run to the next.
 
-    What a run gives is good until the run after the next one, and longer where it is bound.
+    What a run gives is good until the run after the next one, bound or not.
     """
 
     def bind(self, name: str, value: Any) -> None:

@@ -16,6 +16,7 @@ from speechquant.core.engine_folders import (
     Engine,
     EngineManifest,
     Seq2SeqEngine,
+    engine_bytes,
     make_engine,
     make_seq2seq_engine,
     source_of,
@@ -255,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     manifest = engine.manifest
     sys.stdout.write(
-        f"{out}: {manifest.backend} for {manifest.target}, {engine.size_bytes / 1e6:.1f} MB, "
+        f"{out}: {manifest.backend} for {manifest.target}, {engine_bytes(engine) / 1e6:.1f} MB, "
         f"built in {engine.build_seconds:.1f} s\n"
     )
     return 0

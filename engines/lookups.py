@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.core.errors import BundleError
 from speechquant.core.graphs import GraphSource
 from speechquant.engines.graph_writer import (
     GraphWriter,
@@ -39,8 +40,9 @@ class _Lookup:
     rows: ir.Value
 
     def quantized(self, bits: int) -> QuantizedWeight:
-        """Return the table in integers; raises BundleError."""
-        return quantize_weight(self.table, _ROWS, bits, name=self.name)
+        """Return the table in integers of 8 bits and more; raises BundleError."""
+        # They are stored in 8 bits at least: fewer would lose precision and save nothing.
+        return quantize_weight(self.table, _ROWS, max(bits, 8), name=self.name)
 
 
 def _lookups(model: ir.Model, kind: str) -> list[_Lookup]:
@@ -82,7 +84,7 @@ def dequantize_lookups(model: ir.Model) -> None:
         scale = producer_of(product.inputs[1], "Gather")
         scales = None if scale is None else constant_of(scale.inputs[0])
         if scales is None:
-            continue
+            raise BundleError(f"{lookup.name}: has no scales; quantize the model again")
         values = lookup.table.astype(np.float32) * scales
         table = add_constant(model, lookup.name.removesuffix(_LEVELS), values)
         writer = GraphWriter(model, product)

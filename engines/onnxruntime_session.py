@@ -72,11 +72,11 @@ class OnnxRuntimeSession:
         """Return a value with a copy of an array."""
         import onnxruntime
 
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(array, order="C"))
 
     def array_of(self, value: Any) -> NDArray[Any]:
         """Return an array with a copy of a value."""
-        return np.asarray(value.numpy())
+        return np.array(value.numpy())
 
     def new_runs(self) -> OnnxRuntimeRuns:
         """Return runs of their own inputs; raises EngineError once the session is closed."""

@@ -11,7 +11,11 @@ from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines.backends import AUTO
 from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
 from speechquant.engines.session import load_any_source, open_seq2seq_session
-from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
+from speechquant.engines.whisper_recognizer import (
+    DecodingOptions,
+    WhisperRecognizer,
+    require_known,
+)
 
 AnyRecognizer = Recognizer | WhisperRecognizer
 
@@ -32,6 +36,8 @@ def open_recognizer(
     if isinstance(source, str | Path):
         source = load_any_source(Path(source))
     if isinstance(source, Seq2SeqBundle | Seq2SeqEngine):
+        # Before anything is loaded, which takes a moment.
+        require_known(source.spec, decoding or DecodingOptions(), source.folder)
         session = open_seq2seq_session(
             source, provider=provider, threads=threads, profile_to=profile_to
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,15 +52,16 @@ class Seq2SeqSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for graph in (self._graphs or {}).values():
-            graph.__exit__(kind, error, trace)
-        self._graphs = None
+        graphs, self._graphs = self._graphs or {}, None
+        with ExitStack() as stack:  # all of them, also where one fails to close
+            for graph in graphs.values():
+                stack.push(graph)
 
     def encode(self, features: NDArray[np.float32]) -> Hidden:
         """Return [clips, positions, size] of [clips, mel bins, frames]."""
-        encoder, beside = self.graphs[ENCODER], self._beside(ENCODER)
+        encoder = self.graphs[ENCODER]
         # One after the other: together they take as long, and gigabytes for attention's scores.
-        rows = [encoder.run({"features": row[None], **beside})[_HIDDEN] for row in features]
+        rows = [encoder.run({"features": row[None]})[_HIDDEN] for row in features]
         return np.concatenate(rows, dtype=np.float32)
 
     def start(self, hidden: Hidden, prompts: Tokens) -> DecoderRun:
@@ -101,6 +103,7 @@ class DecoderRun:
         self._runs.bind(_TOKENS, self._step.value_of(np.asarray(tokens, np.int64)[:, None]))
         outputs = self._runs.run()
         logits: Logits = self._step.array_of(outputs.pop(_LOGITS))[:, 0]
+        # Every one of them at every step: what a run gives is not good for long.
         for name, value in outputs.items():
             self._rebind(name.removeprefix(_GROWN), value)
         return logits

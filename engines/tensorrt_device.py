@@ -223,19 +223,26 @@ class TensorRtDevice:
         """Return memory of `size` bytes."""
         return Buffer(self._driver, self._stream, size)
 
-    def new_execution(self) -> Execution:
-        """Return one more execution of the network."""
-        return Execution(self._new_context(), self._stream.handle, self._log)
+    def new_execution(self, *, repeats: bool = True) -> Execution:
+        """Return one more execution of the network; `repeats` says that its shapes often do."""
+        return Execution(self._new_context(repeats), self._stream.handle, self._log)
 
     def _new_scratch(self) -> tuple[Any, int]:
         name = "device_memory_size_v2"  # since 10.1
         size = getattr(self._plan, name if hasattr(self._plan, name) else name.removesuffix("_v2"))
         return self._driver.mem_alloc(max(size, 1)), size
 
-    def _new_context(self) -> Any:
+    def _new_context(self, repeats: bool) -> Any:
         if self._scratch is None:
             config = self._plan.create_runtime_config()
-            config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            if repeats:
+                config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            else:
+                # Otherwise it would compile kernels, and capture a graph, for shapes seen once.
+                config.cuda_graph_strategy = self._trt.CudaGraphStrategy.DISABLED
+                config.dynamic_shapes_kernel_specialization_strategy = (
+                    self._trt.DynamicShapesKernelSpecializationStrategy.NONE
+                )
             return self._plan.create_execution_context(config)
         # One memory for all: they run one after the other, on one stream.
         memory, size = self._scratch

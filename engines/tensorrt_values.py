@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.engine_folders import EngineGraph, Limits
 from speechquant.core.errors import EngineError
+from speechquant.core.seq2seq import ENCODER
 from speechquant.engines.session import Tensors
 from speechquant.engines.tensorrt_device import Buffer, TensorRtDevice
 
@@ -66,15 +67,28 @@ class DeviceMemory:
         # To the next power of two: a cache that grows by a token seldom asks for another size.
         size = 1 << max(math.prod(shape) * dtype.itemsize - 1, 0).bit_length()
         unused = self._unused[size]
-        if unused:
-            buffer = unused.pop()
-        else:
-            buffer = self._device.new_buffer(size)
-            self._buffers.append(buffer)
+        buffer = unused.pop() if unused else self._new_buffer(size)
         value = DeviceValue(buffer, shape, dtype)
         # What is queued next runs after what is queued now, so the memory can be written at once.
         weakref.finalize(value, unused.append, buffer).atexit = False
         return value
+
+    def _new_buffer(self, size: int) -> Buffer:
+        try:
+            buffer = self._device.new_buffer(size)
+        except EngineError:
+            # What waits for values of other sizes may be what is missing.
+            self._free_unused()
+            buffer = self._device.new_buffer(size)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _free_unused(self) -> None:
+        for unused in self._unused.values():
+            while unused:
+                buffer = unused.pop()
+                self._buffers.remove(buffer)
+                buffer.free()
 
     def upload(self, array: NDArray[Any]) -> DeviceValue:
         """Return a value with a copy of an array; within `in_use`."""
@@ -105,7 +119,7 @@ class DeviceMemory:
 class TensorRtValues:
     """A session on the engine of one graph, which runs on values in `memory`; a context manager.
 
-    Shapes change with every token, so no CUDA graph is captured; TensorRT-RTX captures its own.
+    The decoder's shapes change with every token, so no CUDA graph is captured of it.
     """
 
     def __init__(self, engine: EngineGraph, device: TensorRtDevice, memory: DeviceMemory) -> None:
@@ -115,7 +129,7 @@ class TensorRtValues:
         self._is_open = True
         self._placed: dict[str, tuple[int, tuple[int, ...]]] = {}
         with memory.in_use():
-            self._execution = device.new_execution()
+            self._execution = device.new_execution(repeats=engine.name == ENCODER)
 
     def __enter__(self: Entered) -> Entered:
         return self

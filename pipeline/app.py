@@ -415,7 +415,7 @@ def bench(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each shape.")] = 15,
     language: Language = None,
-    task: Task = "transcribe",
+    task: Task = None,
     temperatures: Temperatures = None,
     no_wer: Annotated[bool, typer.Option("--no-wer", help="Time only, count no errors.")] = False,
     normalizer: Normalizer = "basic",

@@ -12,7 +12,7 @@ from typing import Any
 
 from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
-from speechquant.core.progress import OnStep
+from speechquant.core.progress import OnStep, after
 from speechquant.engines.recognizers import AnyRecognizer, open_recognizer
 from speechquant.engines.whisper_recognizer import DecodingOptions
 from speechquant.pipeline.console import print_json, progress
@@ -71,11 +71,6 @@ def _groups(
         yield group
 
 
-def _after(before: int, total: int, on_step: OnStep | None) -> OnStep | None:
-    """Return what counts the steps of a group after those `before` it."""
-    return None if on_step is None else lambda done, _: on_step(before + done, total)
-
-
 def _rows(
     recognizer: AnyRecognizer, files: list[Path], failures: list[str], on_step: OnStep | None
 ) -> Iterator[dict[str, Any]]:
@@ -84,7 +79,7 @@ def _rows(
     for clips in _groups(recognizer, files, failures):
         started = time.perf_counter()
         transcripts = recognizer.recognize(
-            [wave for _, wave in clips], _after(heard + len(failures), len(files), on_step)
+            [wave for _, wave in clips], after(heard + len(failures), len(files), on_step)
         )
         heard += len(clips)
         compute_seconds = time.perf_counter() - started

@@ -110,9 +110,7 @@ def report() -> Report:
     )
 
 
-def token_cell(
-    seconds: float, batch: int, parts_ms: tuple[int, int, int, int], own_tokens: int
-) -> Cell:
+def token_cell(seconds: float, batch: int, parts_ms: tuple[int, int, int, int], steps: int) -> Cell:
     """Three runs of features, encoder, prefill and later tokens, 10 % apart, the median as given.
 
     Of the five tokens that are given to it, one takes twice as long as the others.
@@ -126,7 +124,7 @@ def token_cell(
         seconds,
         batch,
         prepare=features,
-        network=tuple(first + second + own_tokens * each for first, second, each in own),
+        network=tuple(first + second + steps * each for first, second, each in own),
         text=(MS,) * 3,
         tokens=TokenCell(
             features,
@@ -135,7 +133,7 @@ def token_cell(
             later=tuple((each, each, 2 * each, each, each) for each in token),
             chunks=(batch,) * 3,
             starts=(1,) * 3,
-            later_tokens=(own_tokens,) * 3,
+            steps=(steps,) * 3,
         ),
     )
 

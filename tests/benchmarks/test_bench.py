@@ -345,7 +345,10 @@ def test_a_bench_of_both_families(
     whisper, other = report.results
     assert (whisper.failure, other.failure) == (None, None)
     assert (whisper.role, whisper.precision, whisper.provider) == (FLOAT, "fp32", "cpu")
-    assert report.method.decoding == "transcribe; language en; temperatures 0"
+    assert (
+        report.method.decoding
+        == "task of the checkpoint, or transcribe; language en; temperatures 0"
+    )
     for cell in whisper.cells:
         assert cell.tokens is not None
         assert len(cell.tokens.encoder) == 3

@@ -130,7 +130,7 @@ def test_the_whole_and_what_was_written(clock: Clock) -> None:
     found = time_own_run(recognizer, [np.zeros(1)])
     # Two starts of 20, six tokens of 3, and twice 7, after a chunk of 100; a choice of 1 each.
     assert (found.prepare, found.network, found.text) == (5, 100 + 40 + 18 + 14, 6)
-    assert found.written == Written(chunks=1, starts=2, tokens=6)
+    assert found.written == Written(chunks=1, starts=2, steps=6)
     assert recognizer.session is session
 
 
@@ -143,7 +143,6 @@ def test_counts_are_those_of_the_text(whisper_bundle: Seq2SeqBundle) -> None:
         assert sample.tokens is not None
         # <start> <de> <transcribe> <no timestamps>, then each token that is not the end.
         assert sample.tokens.written == Written(1, 1, len(tokens) - 4)
-        assert sample.whole == sample.prepare + sample.network + sample.text
         assert len(sample.tokens.parts.later) == 24 - 4
         assert time_own_run(recognizer, [long]).written.chunks >= 3  # type: ignore[arg-type]
         with pytest.raises(AudioError, match="the audio is silence"):
@@ -162,4 +161,3 @@ def test_both_families_in_this_process(
     assert tokens is not None
     assert cells["other"].tokens is None
     assert len(tokens.later) == len(tokens.encoder) == 3
-    assert min(tokens.first_token) > max(0, min(tokens.encoder))

@@ -147,7 +147,7 @@ def test_texts_are_those_of_the_cpu(
 def test_a_closed_session_says_so(whisper_bundle: Seq2SeqBundle) -> None:
     session = open_seq2seq_session(whisper_bundle, provider="openvino", threads=1)
     assert how_it_runs(session) == "OpenVINO in its own package"
-    step = session._open["decoder_step"]
+    step = session.graphs["decoder_step"]
     with session:
         pass
     with pytest.raises(EngineError, match="this session is closed; open another"):

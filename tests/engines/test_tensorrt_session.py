@@ -100,7 +100,7 @@ class FakeGpu:
         self.buffers.append(FakeBuffer(self, size))
         return self.buffers[-1]
 
-    def new_execution(self) -> FakeExecution:
+    def new_execution(self, *, repeats: bool = True) -> FakeExecution:
         self.check()
         self.executions.append(FakeExecution(self))
         return self.executions[-1]

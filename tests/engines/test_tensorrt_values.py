@@ -44,7 +44,7 @@ class FakeGpu:
 
     def __init__(self, bundle: Seq2SeqBundle, cache: np.dtype[Any], token: np.dtype[Any]) -> None:
         self.bundle, self.cache, self.token = bundle, cache, token
-        self.graphs = open_seq2seq_session(bundle, provider="cpu", threads=1)._open
+        self.graphs = open_seq2seq_session(bundle, provider="cpu", threads=1).graphs
         self.memory: dict[int, bytearray] = {}
         self.queue: list[Callable[[], None]] = []
         self.buffers: list[FakeBuffer] = []
@@ -97,7 +97,7 @@ class FakeDevice:
         self.gpu.buffers.append(FakeBuffer(self.gpu, size))
         return self.gpu.buffers[-1]
 
-    def new_execution(self) -> FakeExecution:
+    def new_execution(self, *, repeats: bool = True) -> FakeExecution:
         self.gpu.check()
         self.gpu.contexts += 1
         return FakeExecution(self)
@@ -375,7 +375,7 @@ def test_logits_on_a_gpu_are_those_of_onnx_runtime(
     for rest, share in (("fp32", 0.02), ("fp16", 0.1)):
         engine = build_engine(bundle, tmp_path / rest, BuildOptions(backend, "current", rest=rest))
         with open_seq2seq_session(engine) as session:
-            assert isinstance(session._open["encoder"], TensorRtValues)
+            assert isinstance(session.graphs["encoder"], TensorRtValues)
             found = outputs_of(session, bundle)
         for mine, theirs in zip(found, expected, strict=True):
             # Sums in another order tip single values over a half, which moves a whole step.

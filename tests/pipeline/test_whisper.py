@@ -118,7 +118,7 @@ def test_bench(
     text = output(asked, capsys)
     assert "Its first token is there after" in text
     document = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert document["method"]["decoding"] == "transcribe; language haw; temperatures 0"
+    assert document["method"]["decoding"].endswith("language haw; temperatures 0")
     (cell,) = document["results"][0]["cells"]
     assert cell["tokens"]["chunks"] == [1, 1, 1]
 
