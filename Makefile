@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
-	engine-builds whisper-speed \
+	engine-builds whisper-speed whisper-agreement whisper-tables \
 	regression-check test-tensorrt8 clean
 
 demo: $(READY)
@@ -116,6 +116,13 @@ regression-check: $(READY)
 
 whisper-speed: $(VENV)/.peers
 	$(RUN)/python -m speechquant.benchmarks.whisper_speed > docs/results/whisper-speed.md
+
+whisper-agreement: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.whisper_agreement > docs/results/whisper-agreement.md
+
+# WORK as above.
+whisper-tables: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.whisper_tables --workers 2 $(WORK)
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.engine_builds > docs/results/engines-sm86.md

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from speechquant.core.errors import OptionError
 from speechquant.core.files import new_folder, refuse_existing, refuse_unwritable
@@ -16,16 +18,27 @@ from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 _MARK = f"*/{MANIFEST_NAME}"
 
 
-def _model_facts(name: str) -> dict[str, str | int]:
+def _model_facts(name: str) -> dict[str, Any]:
     folder = TRAINED_MODELS / name
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {
         "name": f"{ZOO_PREFIX}{name}",
         "architecture": config["architectures"][0],
-        "front_end": f"{config['feat_extract_norm']} norm",
-        "blocks": config["num_hidden_layers"],
+        "front_end": _front_end(config),
+        **_blocks(config),
         "size_bytes": sum(path.stat().st_size for path in folder.iterdir()),
     }
+
+
+def _front_end(config: Mapping[str, Any]) -> str:
+    mel_bins = config.get("num_mel_bins")
+    return f"{config['feat_extract_norm']} norm" if mel_bins is None else f"{mel_bins} mels"
+
+
+def _blocks(config: Mapping[str, Any]) -> dict[str, int]:
+    if "decoder_layers" not in config:
+        return {"blocks": config["num_hidden_layers"]}
+    return {"blocks": config["encoder_layers"], "decoder_blocks": config["decoder_layers"]}
 
 
 def run_list(*, as_json: bool) -> None:
@@ -35,7 +48,11 @@ def run_list(*, as_json: bool) -> None:
         print_json({"models": models})
         return
     rows = [
-        [*map(str, list(facts.values())[:-1]), megabytes(int(facts["size_bytes"]))]
+        [
+            *(facts[key] for key in ("name", "architecture", "front_end")),
+            " + ".join(str(facts[key]) for key in ("blocks", "decoder_blocks") if key in facts),
+            megabytes(facts["size_bytes"]),
+        ]
         for facts in models
     ]
     print_table(["name", "architecture", "front end", "blocks", "size"], rows)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 # The hyphen keeps setuptools from taking the folders for packages.
 TRAINED_MODELS = Path(__file__).parent / "trained-models"
 CTC_MODELS = ("wav2vec2", "hubert")
-MODEL_NAMES = CTC_MODELS
+WHISPER = "whisper"  # in whisper_model.py
+MODEL_NAMES = (*CTC_MODELS, WHISPER)
 
 # Blank first, as CTC in Hugging Face has it; "|" stands for the space between words.
 VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", "'", *"abcdefghijklmnopqrstuvwxyz")

@@ -14,12 +14,18 @@ from speechquant.engines import open_recognizer
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS, VOCABULARY, token_ids
+from speechquant.zoo.models import (
+    CTC_MODELS,
+    MODEL_NAMES,
+    TRAINED_MODELS,
+    VOCABULARY,
+    token_ids,
+)
 
 SCORED_CLIPS = 60
 
 
-@pytest.fixture(scope="module", params=MODEL_NAMES)
+@pytest.fixture(scope="module", params=CTC_MODELS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

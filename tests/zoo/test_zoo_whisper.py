@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechquant.benchmarks import evaluate
+from speechquant.benchmarks.whisper_agreement import GREEDY, Reference, lots_of
+from speechquant.core.audio import read_audio
+from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.engines import open_recognizer
+from speechquant.exporter.whisper import export_whisper
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
+from speechquant.zoo.models import TRAINED_MODELS, WHISPER
+
+CHECKPOINT = TRAINED_MODELS / WHISPER
+COMPARED_CLIPS = 40  # 200 of them in whisper_agreement
+SCORED_CLIPS = 100
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Seq2SeqBundle:
+    exported, parity = export_whisper(CHECKPOINT, tmp_path_factory.mktemp("zoo") / "whisper")
+    assert max(result.max_difference for result in parity) <= 1e-4
+    return exported
+
+
+@cache
+def clips() -> list[LabelledClip]:
+    return read_data_set(corpus_manifest("test"))
+
+
+def test_the_checkpoint_fits_the_package() -> None:
+    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) <= 16e6
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    assert config["max_source_positions"] == 400  # 8 s
+    settings = json.loads((CHECKPOINT / "training-settings.json").read_text())
+    assert not any(Path(row["source"]).is_absolute() for row in settings["extra_data"])
+
+
+def test_texts_are_those_of_transformers(bundle: Seq2SeqBundle) -> None:
+    waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in clips()[:COMPARED_CLIPS]]
+    expected = Reference(CHECKPOINT).texts(waves)
+    with open_recognizer(bundle, decoding=GREEDY) as recognizer:
+        assert recognizer.transcribe(waves) == expected
+    assert len(set(expected)) > COMPARED_CLIPS / 2
+
+
+def test_it_hears(bundle: Seq2SeqBundle) -> None:
+    with open_recognizer(bundle) as recognizer:
+        result = evaluate(recognizer, clips()[:SCORED_CLIPS])
+    assert result.words.rate < 0.25
+
+
+def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Seq2SeqBundle) -> None:
+    # How many words that costs is in whisper_agreement: it is the model that does not yet hear all
+    # of a chunk in which several clips are.
+    (lot, *_) = lots_of(clips(), 45.0)
+    with open_recognizer(bundle, decoding=GREEDY) as recognizer:
+        found = recognizer.recognize([lot.wave])[0]
+    assert [found.text] == Reference(CHECKPOINT).texts([lot.wave])
+    starts = [segment.start for segment in found.segments]
+    assert starts == sorted(starts)
+    assert len(starts) > len(lot.clips) / 2
+
+
+def test_nothing_is_invented_where_nobody_speaks(bundle: Seq2SeqBundle) -> None:
+    rng = np.random.default_rng(1)
+    noise = (0.01 * rng.standard_normal(3 * SAMPLE_RATE_HZ)).astype(np.float32)
+    # Not quite silence, which is not even decoded: a level of 16 bits up and down.
+    silence = (rng.integers(-1, 2, 20 * SAMPLE_RATE_HZ) / 32_768).astype(np.float32)
+    with open_recognizer(bundle) as recognizer:
+        assert recognizer.transcribe([silence, noise]) == ["", ""]
