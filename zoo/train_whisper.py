@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.wer import score_wer
-from speechquant.zoo.augment import degrade
+from speechquant.zoo.augment import coloured_noise, degrade
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.models import TRAINED_MODELS, VOCABULARY, token_ids
 from speechquant.zoo.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed, training_sets
@@ -56,6 +56,7 @@ class Settings(RunSettings):
     ctc_share: float = 0.3
     silent_share: float = 0.04
     joined_share: float = 0.25
+    late_share: float = 0.2
     timed_share: float = 0.4
     whole_chunk_share: float = 0.25
 
@@ -79,19 +80,19 @@ def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example
     rng = np.random.default_rng(draw.getrandbits(64))
     kind = draw.random()
     if kind < settings.silent_share:
-        wave = np.zeros(int(draw.uniform(0.3, CHUNK_SECONDS) * SAMPLE_RATE_HZ), np.float32)
-        if draw.random() < 0.7:
-            level = 10 ** draw.uniform(-4.5, -1.5)
-            wave = rng.normal(0.0, level, len(wave)).astype(np.float32)
-        return Example(wave, (), timestamps=draw.random() < 0.5)
+        return _nobody_speaking(draw, rng)
     is_joined = kind < settings.silent_share + settings.joined_share
     timestamps = is_joined or draw.random() < settings.timed_share
     shares = [share for share, _ in sets]
     waves: list[NDArray[np.float32]] = []
     pieces: list[tuple[str, float, float | None]] = []
     samples = 0
+    longest_gap = 0.8 if is_joined else 0.3
+    if draw.random() < settings.late_share:  # or it would only listen to the start of a chunk
+        longest_gap = 0.7 * CHUNK_SECONDS
     for _ in range(draw.randint(2, 5) if is_joined else 1):
-        gap = np.zeros(int(draw.uniform(0.0, 0.8 if is_joined else 0.3) * SAMPLE_RATE_HZ))
+        gap = np.zeros(int(draw.uniform(0.0, longest_gap) * SAMPLE_RATE_HZ))
+        longest_gap = min(longest_gap, 0.8)
         sample = draw.choice(draw.choices(sets, shares)[0][1])
         wave = at_another_speed(sample, rng)
         start = samples + len(gap)
@@ -109,6 +110,15 @@ def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example
     is_whole = pieces[-1][2] is not None
     # Without timestamps a chunk says all that is in it; what is cut off nobody can spell.
     return Example(wave, tuple(pieces), timestamps or not is_whole)
+
+
+def _nobody_speaking(draw: random.Random, rng: np.random.Generator) -> Example:
+    wave = np.zeros(int(draw.uniform(0.3, CHUNK_SECONDS) * SAMPLE_RATE_HZ), np.float32)
+    if draw.random() < 0.8:
+        # Any colour: a model that only knew white noise would talk in pink.
+        level = np.float32(10 ** draw.uniform(-4.5, -0.7))
+        wave = level * coloured_noise(len(wave), draw.uniform(-0.5, 2.0), rng)
+    return Example(wave, (), timestamps=draw.random() < 0.5)
 
 
 def batches(sets: Sets, settings: Settings, seed: str) -> Iterator[list[Example]]:
