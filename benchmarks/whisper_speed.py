@@ -183,15 +183,18 @@ def make_decoders(name: str, folder: Path) -> tuple[dict[str, Decoder], list[str
         "W8A8, ONNX Runtime": _Ours(quantized, features, prompt),
         "float, transformers in torch": _Torch(random_whisper(name)[0], features, prompt),
     }
+    sizes = [one.size_bytes / 1e6 for one in (bundle, quantized)]
+    notes = [f"The bundles are {sizes[0]:.1f} MB in float and {sizes[1]:.1f} MB at W8A8."]
     if find_spec("ctranslate2") is None:
-        return found, ["CTranslate2 is missing: pip install ctranslate2"]
+        return found, [*notes, "CTranslate2 is missing: pip install ctranslate2"]
     for kind in ("float32", "int8"):
         converted = _converted(name, folder, kind)
         found[f"{kind}, CTranslate2"] = _CTranslate2(
             converted, kind, features, prompt, generation.end
         )
     return found, [
-        f"CTranslate2 is {version('ctranslate2')}, with what its own wheel runs on here."
+        *notes,
+        f"CTranslate2 is {version('ctranslate2')}, with what its own wheel runs on here.",
     ]
 
 
