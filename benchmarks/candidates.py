@@ -177,7 +177,8 @@ def _bundle_candidate(
         size_bytes=sum(
             (bundle.folder / file).stat().st_size for file in bundle.files if is_graph_file(file)
         ),
-        sha256=bundle.model_sha256,
+        # How audio and text are read counts too: another setting gives other words.
+        sha256=digest_of({"graphs": bundle.model_sha256, "reading": bundle.reading_sha256}),
         sample_rate_hz=bundle.spec.sample_rate_hz,
         search=read_search(bundle.folder),
         decoding=decoding,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from quantized import w8a8
 from speechquant.benchmarks.candidate_process import CandidateProcess, UnsuitableError
 from speechquant.benchmarks.candidates import candidates_of
 from speechquant.core import onnx_files
-from speechquant.core.bundles import Bundle
+from speechquant.core.bundles import Bundle, new_bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
 from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, openvino_session
@@ -74,6 +75,20 @@ def test_weights_beside_an_engine_are_a_part_of_it(
     assert weights > engine.engine_path.stat().st_size
     (found,) = candidates_of([engine.folder], ["cpu"])
     assert found.size_bytes == weights + engine.engine_path.stat().st_size
+
+
+def test_another_way_to_read_a_model_is_another_candidate(
+    whisper_bundle: Seq2SeqBundle, tmp_path: Path
+) -> None:
+    path = tmp_path / "bundle"
+    generation = replace(whisper_bundle.spec.generation, max_new_tokens=3)
+    spec = replace(whisper_bundle.spec, generation=generation)
+    with new_bundle(path, spec, dict(whisper_bundle.made_from)) as folder:
+        for name in whisper_bundle.files:
+            shutil.copyfile(whisper_bundle.folder / name, folder / name)
+    found = candidates_of([whisper_bundle.folder, path], ["cpu"])
+    assert len({one.model for one in found}) == 1
+    assert len({one.sha256 for one in found}) == 2
 
 
 def test_a_provider_named_twice_is_one(tiny_bundle: Bundle) -> None:
