@@ -216,10 +216,15 @@ def test_ranges_are_seen_on_feeds_that_follow_from_each_other(quantized: Seq2Seq
 
 
 @pytest.mark.parametrize(("rest", "cache"), [("fp16", np.float16), ("fp32", np.float32)])
+@pytest.mark.parametrize("is_quantized", [False, True])
 def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
-    whisper_bundle: Seq2SeqBundle, rest: str, cache: type
+    whisper_bundle: Seq2SeqBundle,
+    quantized: Seq2SeqBundle,
+    rest: str,
+    cache: type,
+    is_quantized: bool,
 ) -> None:
-    graphs = seq2seq_graphs(whisper_bundle, SM86)
+    graphs = seq2seq_graphs(quantized if is_quantized else whisper_bundle, SM86)
     values: dict[str, Any] = {}
     for name in (PREFILL, STEP):
         model = tensorrt_graph(graphs[name], rest, strongly_typed=True).model
@@ -237,7 +242,8 @@ def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
         assert values["logits"].dtype == np.float32
         for key, value in values.items():
             assert value.dtype == (cache if key in graphs[name].caches else np.float32), key
-            reach = 1e-5 if rest == "fp32" else 1e-2
+            # In float16 an activation may tip to the next of its 8-bit levels.
+            reach = 1e-5 if rest == "fp32" else 3e-2 if is_quantized else 1e-2
             assert np.abs(value - expected[key]).max() <= reach * np.abs(expected[key]).max()
 
 
