@@ -6,7 +6,7 @@ import ctypes
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.core.bundles import TensorSpec
 from speechquant.core.engine_folders import EngineGraph
 from speechquant.core.errors import EngineError
 from speechquant.core.onnx_files import require_packages
@@ -157,6 +158,28 @@ class Execution:
         if self._graph is not None:
             self._graph.free()
         del self._context
+
+
+def named_sizes(
+    inputs: Sequence[TensorSpec],
+    shapes: Mapping[str, tuple[int, ...]],
+    refused: Callable[[str], EngineError],
+) -> dict[str, int]:
+    """Return the size of each named dimension, in the order of `shapes`.
+
+    Raises what `refused` makes of a reason where a shape does not fit, or two do not agree.
+    """
+    dims_of = {tensor.name: tensor.dims for tensor in inputs}
+    sizes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        dims = dims_of[name]
+        known = tuple(
+            sizes.setdefault(dim, size) if isinstance(dim, str) else dim
+            for dim, size in zip(dims, shape, strict=False)
+        )
+        if known != shape or len(dims) != len(shape):
+            raise refused(f"{name} is {shape}, which does not fit ({', '.join(map(str, dims))})")
+    return sizes
 
 
 class TensorRtDevice:

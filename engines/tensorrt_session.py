@@ -21,7 +21,7 @@ from speechquant.core.engine_folders import Engine, Limits
 from speechquant.core.errors import EngineError
 from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.session import Tensors
-from speechquant.engines.tensorrt_device import Buffer, Execution, TensorRtDevice
+from speechquant.engines.tensorrt_device import Buffer, Execution, TensorRtDevice, named_sizes
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,8 @@ class TensorRtSession:
         return arrays
 
     def _parts(self, feeds: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-        sizes = self._named_sizes(feeds)
+        shapes = {tensor.name: feeds[tensor.name].shape for tensor in self._engine.inputs}
+        sizes = named_sizes(self._engine.inputs, shapes, self._refused)
         samples, batch, manifest = sizes[SAMPLES], sizes[BATCH], self._engine.manifest
         limits = manifest.limits.get(SAMPLES)
         if limits is not None and not limits.least <= samples <= limits.most:
@@ -121,19 +122,6 @@ class TensorRtSession:
             )
         pieces = {name: np.array_split(value, count) for name, value in feeds.items()}
         return [{name: pieces[name][part] for name in feeds} for part in range(count)]
-
-    def _named_sizes(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        for tensor in self._engine.spec.inputs:
-            shape = feeds[tensor.name].shape
-            known = [
-                sizes.setdefault(dim, size) if isinstance(dim, str) else dim
-                for dim, size in zip(tensor.dims, shape, strict=False)
-            ]
-            if tuple(known) != shape or len(shape) != len(tensor.dims):
-                dims = ", ".join(map(str, tensor.dims))
-                raise self._refused(f"{tensor.name} is {shape}, which does not fit ({dims})")
-        return sizes
 
     def _length(self, samples: int) -> str:
         return f"{samples} samples ({samples / self._engine.spec.sample_rate_hz:.2f} s)"

@@ -19,7 +19,7 @@ from speechquant.core.engine_folders import EngineGraph, Limits
 from speechquant.core.errors import EngineError
 from speechquant.core.seq2seq import ENCODER
 from speechquant.engines.session import Tensors
-from speechquant.engines.tensorrt_device import Buffer, TensorRtDevice
+from speechquant.engines.tensorrt_device import Buffer, TensorRtDevice, named_sizes
 
 Entered = TypeVar("Entered", bound="TensorRtValues")
 
@@ -124,7 +124,6 @@ class TensorRtValues:
 
     def __init__(self, engine: EngineGraph, device: TensorRtDevice, memory: DeviceMemory) -> None:
         self._engine, self._device, self._memory = engine, device, memory
-        self._dims = {tensor.name: tensor.dims for tensor in engine.inputs}
         self.provider = engine.manifest.backend
         self._is_open = True
         self._placed: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -208,16 +207,8 @@ class TensorRtValues:
         missing = sorted(set(self._device.inputs) - set(inputs))
         if missing:
             raise self._refused(f"is not given its input {missing[0]}")
-        sizes: dict[int | str, int] = {}
-        for name, value in inputs.items():
-            dims = self._dims[name]
-            known = tuple(
-                sizes.setdefault(dim, size) if isinstance(dim, str) else dim
-                for dim, size in zip(dims, value.shape, strict=False)
-            )
-            if known != value.shape or len(dims) != len(value.shape):
-                described = ", ".join(map(str, dims))
-                raise self._refused(f"{name} is {value.shape}, which does not fit ({described})")
+        shapes = {name: value.shape for name, value in inputs.items()}
+        sizes = named_sizes(self._engine.inputs, shapes, self._refused)
         for dim, limits in self._engine.manifest.limits.items():
             if dim in sizes:
                 self._check_size(dim, sizes[dim], limits)
