@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechquant.core.seq2seq import GenerationSpec
-from speechquant.engines.seq2seq_session import Hidden, Seq2SeqSession, Tokens
+from speechquant.engines.seq2seq_session import DecoderRun, Hidden, Seq2SeqSession, Tokens
 from speechquant.engines.token_rules import Scores, TokenRules, log_sum_exp
 
 
@@ -34,13 +34,17 @@ def decode(
     *,
     temperature: float = 0.0,
     draws: Sequence[np.random.Generator] = (),
+    begun: DecoderRun | None = None,
 ) -> list[Decoded]:
     """Return what follows the prompts [clips, tokens], each clip until its own end.
 
-    Above a `temperature` of 0 tokens are drawn, each clip's by its own of `draws`.
+    Above a `temperature` of 0 tokens are drawn, each clip's by its own of `draws`. `begun` is a run
+    that was given the first token of each prompt alone; it goes on here.
     """
-    run = session.start(hidden, prompts)
+    run = begun or session.start(hidden, prompts)
     logits = run.prompt_logits[:, -1]
+    for tokens in prompts[:, run.prompt_logits.shape[1] :].T:
+        logits = run.advance(tokens.tolist())
     heard: list[list[int]] = [[] for _ in prompts]
     sums, counts = np.zeros(len(prompts)), np.zeros(len(prompts), np.int64)
     running = list(range(len(prompts)))  # the clips in the run, by its rows

@@ -23,7 +23,7 @@ from speechquant.engines.build_options import BATCH
 from speechquant.engines.log_mel import Features, chunk_features, log_mel
 from speechquant.engines.segments import FRAMES_PER_POSITION, TimedTokens, cut_at_timestamps
 from speechquant.engines.seq2seq_decoding import Decoded, decode
-from speechquant.engines.seq2seq_session import Hidden, Seq2SeqSession
+from speechquant.engines.seq2seq_session import DecoderRun, Hidden, Seq2SeqSession
 from speechquant.engines.token_rules import TokenRules
 from speechquant.engines.transcripts import Segment, Transcript
 
@@ -234,7 +234,7 @@ class WhisperRecognizer:
     def _decode(self, clips: Sequence[_Clip], features: NDArray[np.float32]) -> list[Decoded]:
         """Return what is heard in a chunk of each clip, at the least temperature that will do."""
         hidden = self.session.encode(features)
-        self._detect_languages(clips, hidden)
+        begun = self._set_languages(clips, hidden)
         prompts = np.array([self._prompt(clip) for clip in clips], np.int64)
         rules = TokenRules(self.spec.generation, timestamps=self._has_timestamps(clips[0]))
         # Of the sound alone, so that no other clip changes what is drawn for this one.
@@ -250,7 +250,9 @@ class WhisperRecognizer:
                 self.spec.generation,
                 temperature=temperature,
                 draws=[draws[index] for index in left],
+                begun=begun,
             )
+            begun = None
             found.update(zip(left, decoded, strict=True))
             left = [index for index in left if self._is_doubtful(found[index])]
             if not left:
@@ -273,24 +275,27 @@ class WhisperRecognizer:
             and decoded.log_probability < self._options.least_log_probability
         )
 
-    def _detect_languages(self, clips: Sequence[_Clip], hidden: Hidden) -> None:
+    def _set_languages(self, clips: Sequence[_Clip], hidden: Hidden) -> DecoderRun | None:
+        """Give each clip its language; return a run that heard all of them, where there is one."""
         generation = self.spec.generation
         if not generation.languages:
-            return
+            return None
         given = self._options.language or generation.language
         if given is not None:
             for clip in clips:
                 clip.language = given
-            return
+            return None
         new = [index for index, clip in enumerate(clips) if clip.language is None]
         if not new:
-            return
+            return None
         starts = np.full((len(new), 1), generation.start, np.int64)
-        logits = self.session.start(hidden[new], starts).prompt_logits[:, -1]
+        run = self.session.start(hidden[new], starts)
         codes = list(generation.languages)
-        best = logits[:, [generation.languages[code] for code in codes]].argmax(axis=-1)
+        numbers = [generation.languages[code] for code in codes]
+        best = run.prompt_logits[:, -1, numbers].argmax(axis=-1)
         for index, choice in zip(new, best, strict=True):
             clips[index].language = codes[choice]
+        return run if len(new) == len(clips) else None
 
     def _prompt(self, clip: _Clip) -> list[int]:
         generation = self.spec.generation

@@ -92,3 +92,23 @@ def test_clips_are_encoded_one_by_one(
         found = session.encode(features)
     assert batches == [1, 1, 1]
     assert np.abs(found - expected).max() < 1e-5
+
+
+def test_a_run_that_heard_the_first_token_goes_on_as_one_that_heard_all(
+    whisper_bundle: Seq2SeqBundle,
+) -> None:
+    spec = whisper_bundle.spec
+    shape = (2, spec.features.mel_bins, spec.features.chunk_frames)
+    features = np.random.default_rng(0).normal(0, 0.7, shape).astype(np.float32)
+    prompts = np.array([[301, 302, 306], [301, 303, 306]])
+    rules = TokenRules(spec.generation, timestamps=False)
+    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
+        hidden = session.encode(features)
+        begun = session.start(hidden, prompts[:, :1])
+        found = decode(session, hidden, prompts, rules, spec.generation, begun=begun)
+        expected = decode(session, hidden, prompts, rules, spec.generation)
+    assert [clip.tokens for clip in found] == [clip.tokens for clip in expected]
+    assert any(clip.tokens for clip in expected)
+    for clip, other in zip(found, expected, strict=True):
+        assert clip.log_probability == pytest.approx(other.log_probability, abs=1e-5)
+        assert clip.no_speech == pytest.approx(other.no_speech, abs=1e-6)

@@ -19,6 +19,7 @@ from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
 from speechquant.engines import DecodingOptions, WhisperRecognizer, open_recognizer
 from speechquant.engines import whisper_recognizer as module
 from speechquant.engines.seq2seq_decoding import Decoded
+from speechquant.engines.seq2seq_session import DecoderRun, Seq2SeqSession
 from speechquant.exporter.whisper_checkpoints import load_whisper
 
 RATE_HZ = 16_000
@@ -85,6 +86,34 @@ def test_the_language_is_detected_as_transformers_does(
     assert {transcript.language for transcript in found} <= set(LANGUAGES)
     expected = texts_of(whisper_bundle, reference(waves, task="transcribe"))
     assert [transcript.text for transcript in found] == expected
+
+
+def test_to_detect_languages_takes_no_run_of_its_own(
+    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[int] = []
+    start = Seq2SeqSession.start
+
+    def counted(self: Seq2SeqSession, hidden: Any, prompts: Any) -> DecoderRun:
+        starts.append(len(prompts))
+        return start(self, hidden, prompts)
+
+    monkeypatch.setattr(Seq2SeqSession, "start", counted)
+    wave = noise(3.0, 0)
+    options = replace(GREEDY, language=None)
+    with open_recognizer(whisper_bundle, threads=1, decoding=options) as recognizer:
+        (detected,) = recognizer.recognize([wave])
+        with_detection = list(starts)
+        # One whose first chunk is silent is asked for its language when the other's is known.
+        quiet = np.concatenate([np.zeros(CHUNK_SAMPLES, np.float32), noise(1.0, 9)])
+        both = recognizer.recognize([wave, quiet])
+        alone = [recognizer.recognize([wave])[0] for wave in (wave, quiet)]
+    assert both == alone
+    starts.clear()
+    options = replace(GREEDY, language=detected.language)
+    with open_recognizer(whisper_bundle, threads=1, decoding=options) as recognizer:
+        assert recognizer.recognize([wave]) == [detected]
+    assert starts == with_detection
 
 
 def test_the_language_of_the_checkpoint_comes_before_one_that_is_detected(
@@ -238,7 +267,7 @@ def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
     asked: list[tuple[float, int]] = []
 
     def decode(
-        session: Any, hidden: Any, prompts: Any, *rest: Any, temperature: float, draws: Any
+        session: Any, hidden: Any, prompts: Any, *rest: Any, temperature: float, **options: Any
     ) -> list[Decoded]:
         asked.append((temperature, len(prompts)))
         return [
@@ -247,8 +276,8 @@ def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
         ]
 
     monkeypatch.setattr(module, "decode", decode)
-    options = DecodingOptions(language="en", temperatures=(0.0, 0.4, 0.8))
-    with open_recognizer(whisper_bundle, threads=1, decoding=options) as recognizer:
+    asked_for = DecodingOptions(language="en", temperatures=(0.0, 0.4, 0.8))
+    with open_recognizer(whisper_bundle, threads=1, decoding=asked_for) as recognizer:
         texts = recognizer.transcribe([noise(1.0, seed) for seed in range(3)])
     assert asked == [(0.0, 3), (0.4, 2), (0.8, 1)]
     names = token_names()
