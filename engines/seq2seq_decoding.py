@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speechquant.core.seq2seq import GenerationSpec
 from speechquant.engines.seq2seq_session import DecoderRun, Hidden, Seq2SeqSession, Tokens
@@ -45,23 +46,20 @@ def decode(
     logits = run.prompt_logits[:, -1]
     for tokens in prompts[:, run.prompt_logits.shape[1] :].T:
         logits = run.advance(tokens.tolist())
-    heard: list[list[int]] = [[] for _ in prompts]
-    sums, counts = np.zeros(len(prompts)), np.zeros(len(prompts), np.int64)
+    heard = [_Heard() for _ in prompts]
     running = list(range(len(prompts)))  # the clips in the run, by its rows
     for step in range(spec.room_after(prompts.shape[1])):
-        scores = rules.apply(logits, [heard[clip] for clip in running], is_first=step == 0)
+        scores = rules.apply(logits, [heard[clip].tokens for clip in running], is_first=step == 0)
         totals = log_sum_exp(scores)
         chosen: list[int] = scores.argmax(axis=-1).tolist()
         left = []
         for row, clip in enumerate(running):
-            if counts[clip] > len(heard[clip]):  # it has ended: the end was counted too
+            if heard[clip].has_ended:
                 continue
             if temperature > 0:
                 chosen[row] = _drawn(scores[row], temperature, draws[clip])
-            sums[clip] += scores[row, chosen[row]] - totals[row]
-            counts[clip] += 1
-            if chosen[row] != spec.end:
-                heard[clip].append(chosen[row])
+            heard[clip].add(chosen[row], scores[row, chosen[row]] - totals[row], spec.end)
+            if not heard[clip].has_ended:
                 left.append(row)
         if not left:
             break
@@ -71,15 +69,36 @@ def decode(
             run.keep(left)
             running, chosen = [running[row] for row in left], [chosen[row] for row in left]
         logits = run.advance(chosen)
-    no_speech = np.zeros(len(prompts))
-    if spec.no_speech is not None:
-        # After the token that starts a transcript, which is the first of every prompt.
-        at_start = run.prompt_logits[:, 0]
-        no_speech = np.exp(at_start[:, spec.no_speech] - log_sum_exp(at_start))
-    return [
-        Decoded(tuple(tokens), float(total) / max(int(count), 1), float(silence))
-        for tokens, total, count, silence in zip(heard, sums, counts, no_speech, strict=True)
-    ]
+    silences = _no_speech(run, spec)
+    return [clip.decoded(float(silence)) for clip, silence in zip(heard, silences, strict=True)]
+
+
+@dataclass
+class _Heard:
+    """What a clip has been heard to say so far; `total` is the log probability of all of it."""
+
+    tokens: list[int] = field(default_factory=list)
+    has_ended: bool = False
+    total: float = 0.0
+
+    def add(self, token: int, log_probability: float, end: int) -> None:
+        self.total += log_probability
+        if token == end:
+            self.has_ended = True
+        else:
+            self.tokens.append(token)
+
+    def decoded(self, no_speech: float) -> Decoded:
+        count = len(self.tokens) + self.has_ended
+        return Decoded(tuple(self.tokens), float(self.total) / max(count, 1), no_speech)
+
+
+def _no_speech(run: DecoderRun, spec: GenerationSpec) -> NDArray[np.float64]:
+    if spec.no_speech is None:
+        return np.zeros(len(run.prompt_logits))
+    # After the token that starts a transcript, which is the first of every prompt.
+    at_start = run.prompt_logits[:, 0]
+    return np.exp(at_start[:, spec.no_speech] - log_sum_exp(at_start))
 
 
 def _drawn(scores: Scores, temperature: float, draw: np.random.Generator) -> int:

@@ -36,6 +36,9 @@ from speechquant.exporter.whisper_parity import (
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    import torch
+
+    from speechquant.exporter.whisper_graphs import DecoderParts
 
 log = logging.getLogger(__name__)
 
@@ -83,61 +86,23 @@ def cache_names(layers: int) -> tuple[list[str], list[str]]:
 
 
 def _graphs_and_spec(checkpoint: WhisperCheckpoint) -> tuple[dict[str, ir.Model], Seq2SeqSpec]:
-    import torch
+    from speechquant.exporter.whisper_graphs import DecoderParts
 
-    from speechquant.exporter.onnx_graph import traced
-    from speechquant.exporter.whisper_graphs import (
-        DecoderParts,
-        EncoderGraph,
-        PrefillGraph,
-        StepGraph,
-    )
-
-    config, features = checkpoint.model.config, checkpoint.features
-    heads, size = config.decoder_attention_heads, config.d_model
-    own, cross = cache_names(config.decoder_layers)
-    positions = config.max_source_positions
-    tokens = torch.zeros(_TRACED_BATCH, _TRACED_PROMPT, dtype=torch.long)
-    hidden = torch.zeros(_TRACED_BATCH, positions - 1, size)
-
-    def cache(count: int) -> torch.Tensor:
-        return torch.zeros(_TRACED_BATCH, heads, count, size // heads)
-
+    config = checkpoint.model.config
     decoder = DecoderParts(checkpoint.model)
-    by_token, by_position = {0: "batch", 2: "past"}, {0: "batch", 2: "positions"}
     graphs = {
-        ENCODER: traced(
-            EncoderGraph(checkpoint.model),
-            {"features": torch.zeros(_TRACED_BATCH, features.mel_bins, features.chunk_frames - 2)},
-            ["hidden"],
-            ({0: "batch", 2: "frames"},),
-        ),
-        PREFILL: traced(
-            PrefillGraph(decoder),
-            {"tokens": tokens, "hidden": hidden},
-            ["logits", *own, *cross],
-            ({0: "batch", 1: "prompt"}, {0: "batch", 1: "positions"}),
-        ),
-        STEP: traced(
-            StepGraph(decoder),
-            {
-                "tokens": tokens[:, :1],
-                # Each its own: the tracer takes a tensor that is given twice for one input.
-                **{name: cache(_TRACED_PAST) for name in own},
-                **{name: cache(positions - 1) for name in cross},
-            },
-            ["logits", *(f"new_{name}" for name in own)],
-            ({0: "batch"}, (*(by_token for _ in own), *(by_position for _ in cross))),
-        ),
+        ENCODER: _encoder_graph(checkpoint),
+        PREFILL: _prefill_graph(checkpoint, decoder),
+        STEP: _step_graph(checkpoint, decoder),
     }
     spec = Seq2SeqSpec(
         architecture=WHISPER,
         task=TASK,
         precision=FLOAT_PRECISION,
         sample_rate_hz=checkpoint.sample_rate_hz,
-        attention_heads=heads,
+        attention_heads=config.decoder_attention_heads,
         decoder_layers=config.decoder_layers,
-        features=features,
+        features=checkpoint.features,
         generation=checkpoint.generation,
         graphs={
             name: _finished(graph, _OUTPUT_DIMS[name], config.encoder_layers)
@@ -146,6 +111,62 @@ def _graphs_and_spec(checkpoint: WhisperCheckpoint) -> tuple[dict[str, ir.Model]
         notes=checkpoint.notes,
     )
     return graphs, spec
+
+
+def _encoder_graph(checkpoint: WhisperCheckpoint) -> ir.Model:
+    import torch
+
+    from speechquant.exporter.onnx_graph import traced
+    from speechquant.exporter.whisper_graphs import EncoderGraph
+
+    features = checkpoint.features
+    shape = (_TRACED_BATCH, features.mel_bins, features.chunk_frames - 2)
+    return traced(
+        EncoderGraph(checkpoint.model),
+        {"features": torch.zeros(shape)},
+        ["hidden"],
+        ({0: "batch", 2: "frames"},),
+    )
+
+
+def _prefill_graph(checkpoint: WhisperCheckpoint, decoder: DecoderParts) -> ir.Model:
+    import torch
+
+    from speechquant.exporter.onnx_graph import traced
+    from speechquant.exporter.whisper_graphs import PrefillGraph
+
+    config = checkpoint.model.config
+    own, cross = cache_names(config.decoder_layers)
+    given = {
+        "tokens": torch.zeros(_TRACED_BATCH, _TRACED_PROMPT, dtype=torch.long),
+        "hidden": torch.zeros(_TRACED_BATCH, config.max_source_positions - 1, config.d_model),
+    }
+    dims = ({0: "batch", 1: "prompt"}, {0: "batch", 1: "positions"})
+    return traced(PrefillGraph(decoder), given, ["logits", *own, *cross], dims)
+
+
+def _step_graph(checkpoint: WhisperCheckpoint, decoder: DecoderParts) -> ir.Model:
+    import torch
+
+    from speechquant.exporter.onnx_graph import traced
+    from speechquant.exporter.whisper_graphs import StepGraph
+
+    config = checkpoint.model.config
+    own, cross = cache_names(config.decoder_layers)
+    heads = config.decoder_attention_heads
+
+    def cache(count: int) -> torch.Tensor:
+        return torch.zeros(_TRACED_BATCH, heads, count, config.d_model // heads)
+
+    given = {
+        "tokens": torch.zeros(_TRACED_BATCH, 1, dtype=torch.long),
+        # Each its own: the tracer takes a tensor that is given twice for one input.
+        **{name: cache(_TRACED_PAST) for name in own},
+        **{name: cache(config.max_source_positions - 1) for name in cross},
+    }
+    by_token, by_position = {0: "batch", 2: "past"}, {0: "batch", 2: "positions"}
+    dims = ({0: "batch"}, (*(by_token for _ in own), *(by_position for _ in cross)))
+    return traced(StepGraph(decoder), given, ["logits", *(f"new_{name}" for name in own)], dims)
 
 
 # Dimensions that the tracer leaves as formulas of others, by the start of the output's name.
