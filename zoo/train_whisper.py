@@ -57,6 +57,7 @@ class Settings(RunSettings):
     silent_share: float = 0.04
     joined_share: float = 0.25
     late_share: float = 0.2
+    abutting_share: float = 0.5
     timed_share: float = 0.4
     whole_chunk_share: float = 0.25
 
@@ -88,10 +89,13 @@ def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example
     pieces: list[tuple[str, float, float | None]] = []
     samples = 0
     longest_gap = 0.8 if is_joined else 0.3
+    # Silence between clips would be what it tells them apart by: in most recordings there is none.
+    abutting = settings.abutting_share if is_joined else 0.0
     if draw.random() < settings.late_share:  # or it would only listen to the start of a chunk
         longest_gap = 0.7 * CHUNK_SECONDS
     for _ in range(draw.randint(2, 5) if is_joined else 1):
-        gap = np.zeros(int(draw.uniform(0.0, longest_gap) * SAMPLE_RATE_HZ))
+        seconds = 0.0 if draw.random() < abutting else draw.uniform(0.0, longest_gap)
+        gap = np.zeros(int(seconds * SAMPLE_RATE_HZ))
         longest_gap = min(longest_gap, 0.8)
         sample = draw.choice(draw.choices(sets, shares)[0][1])
         wave = at_another_speed(sample, rng)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,19 @@ def test_examples() -> None:
         assert ends <= seconds + 1e-3
     assert {len(example.pieces) for example in made} >= {0, 1, 2, 3}
     assert not all(example.is_whole for example in made)
+
+
+def test_clips_that_follow_one_another_without_a_pause() -> None:
+    def starts_at_the_end_before(share: float) -> list[bool]:
+        draw = random.Random(0)
+        settings = Settings(silent_share=0, joined_share=1, late_share=0, abutting_share=share)
+        made = [make_example(draw, [(1.0, samples(9))], settings) for _ in range(20)]
+        pairs = [pair for example in made for pair in pairwise(example.pieces)]
+        return [following[1] == before[2] for before, following in pairs]
+
+    assert all(starts_at_the_end_before(1.0))
+    assert not any(starts_at_the_end_before(0.0))
+    assert len(starts_at_the_end_before(0.0)) > 20
 
 
 def test_features_and_encoder_are_those_of_transformers(tokens: Tokens) -> None:
