@@ -34,6 +34,7 @@ from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
 COMPARED_CLIPS = 200
 JOINED_SECONDS = 600.0
+PAUSE_SECONDS = 0.5
 GREEDY = DecodingOptions(temperatures=(0.0,))
 _RANDOM = f"{PREFIX}whisper-tiny"
 _normalize = normalizer("basic")
@@ -107,13 +108,16 @@ class Lot:
         return _normalize(" ".join(clip.text or "" for clip in self.clips))
 
 
-def lots_of(clips: Sequence[LabelledClip], seconds: float) -> Iterator[Lot]:
+def lots_of(
+    clips: Sequence[LabelledClip], seconds: float, pause_seconds: float = 0.0
+) -> Iterator[Lot]:
     """Yield clips one behind the other, just over `seconds` at a time; those left over are not."""
+    pause = np.zeros(round(pause_seconds * SAMPLE_RATE_HZ), np.float32)
     taken: list[LabelledClip] = []
     waves: list[Waveform] = []
     for clip in clips:
         taken.append(clip)
-        waves.append(read_audio(clip.path, SAMPLE_RATE_HZ))
+        waves += [read_audio(clip.path, SAMPLE_RATE_HZ), pause]
         if sum(map(len, waves)) >= seconds * SAMPLE_RATE_HZ:
             yield Lot(tuple(taken), np.concatenate(waves))
             taken, waves = [], []
@@ -137,18 +141,25 @@ def print_joined(
     """Print the word errors of clips strung together beside those of the clips."""
     print_heading(
         f"Clips of zoo:test strung together, just over {JOINED_SECONDS / 60:g} minutes at a time",
-        *("lot", "clips", "what", "WER clip by clip", "WER strung together", "difference"),
+        *("lot", "clips", "silence between them", "what"),
+        *("WER clip by clip", "WER strung together", "difference"),
     )
+
+    def print_lot(number: int, lot: Lot, pause: float, what: str, transcribe: Transcribe) -> None:
+        alone, joined = seams(lot, transcribe)
+        shown = (f"{100 * alone:.2f} %", f"{100 * joined:.2f} %", f"{100 * (joined - alone):+.2f}")
+        print_row(number, len(lot.clips), f"{pause:g} s", what, *shown)
+
     for number, lot in enumerate(lots_of(clips, JOINED_SECONDS), start=1):
-        rates: dict[str, tuple[float, float]] = {}
         for bundle in bundles:
             name = f"{bundle.spec.precision}, with the fall-back"
             with open_recognizer(bundle) as recognizer:
-                rates[name] = seams(lot, recognizer.transcribe)
-        rates["transformers, greedy"] = seams(lot, reference.texts)
-        for name, (alone, joined) in rates.items():
-            shown = (f"{100 * alone:.2f} %", f"{100 * joined:.2f} %")
-            print_row(number, len(lot.clips), name, *shown, f"{100 * (joined - alone):+.2f}")
+                print_lot(number, lot, 0.0, name, recognizer.transcribe)
+        print_lot(number, lot, 0.0, "transformers, greedy", reference.texts)
+    with open_recognizer(bundles[0]) as recognizer:
+        name = f"{bundles[0].spec.precision}, with the fall-back"
+        for number, lot in enumerate(lots_of(clips, JOINED_SECONDS, PAUSE_SECONDS), start=1):
+            print_lot(number, lot, PAUSE_SECONDS, name, recognizer.transcribe)
 
 
 def print_silence(bundles: Sequence[Seq2SeqBundle]) -> None:
