@@ -14,6 +14,7 @@ from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import open_recognizer
 from speechquant.exporter.whisper import export_whisper
+from speechquant.zoo.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
@@ -73,5 +74,6 @@ def test_nothing_is_invented_where_nobody_speaks(bundle: Seq2SeqBundle) -> None:
     noise = (0.01 * rng.standard_normal(3 * SAMPLE_RATE_HZ)).astype(np.float32)
     # Not quite silence, which is not even decoded: a level of 16 bits up and down.
     silence = (rng.integers(-1, 2, 20 * SAMPLE_RATE_HZ) / 32_768).astype(np.float32)
+    rumble = np.float32(0.05) * coloured_noise(9 * SAMPLE_RATE_HZ, 1.0, rng)
     with open_recognizer(bundle) as recognizer:
-        assert recognizer.transcribe([silence, noise]) == ["", ""]
+        assert recognizer.transcribe([silence, noise, rumble]) == ["", "", ""]
