@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
 _INT16_FULL_SCALE = 32_767.0
 _SCORED_CLIPS = 200  # of zoo:dev
+# A word that lacks no more than this is still heard.
+_NEAR_SECONDS = 0.03
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,31 @@ class Extra:
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip in memory: 16-bit samples and the text they say."""
+    """A clip in memory: 16-bit samples, the text they say, and the sample at each word's end.
+
+    Where no ends are known there are none.
+    """
 
     wave: NDArray[np.int16]
     text: str
+    word_ends: tuple[int, ...] = ()
 
     @property
     def floats(self) -> NDArray[np.float32]:
         """The samples from -1 to 1."""
         return self.wave.astype(np.float32) / np.float32(_INT16_FULL_SCALE)
+
+    def part(self, begin: int, end: int) -> Sample:
+        """Return the samples from `begin` to `end` with the words that are wholly in them."""
+        near = int(_NEAR_SECONDS * SAMPLE_RATE_HZ)
+        spoken = zip(self.text.split(), pairwise((0, *self.word_ends)), strict=True)
+        heard = [
+            (word, min(word_end, end) - begin)
+            for word, (word_begin, word_end) in spoken
+            if word_begin >= begin - near and word_end <= end + near
+        ]
+        text = " ".join(word for word, _ in heard)
+        return Sample(self.wave[begin:end], text, tuple(word_end for _, word_end in heard))
 
 
 def split_speakers(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from speechquant.zoo.samples import LIVE_CONDITIONS, Sample, Sets, at_another_sp
 from speechquant.zoo.training_run import RunSettings, TrainingRun, begin, run_parser, train_to_end
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
+    POSITIONS_PER_SECOND,
     Tokens,
     new_tokens,
     new_whisper,
@@ -32,6 +33,7 @@ from speechquant.zoo.whisper_model import (
     read_tokens,
     save_whisper,
 )
+from speechquant.zoo.word_times import word_ends
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK_SAMPLES = CHUNK_SECONDS * SAMPLE_RATE_HZ
 _HOP_SAMPLES, _FFT_SAMPLES = 160, 400
+_POSITION_SAMPLES = SAMPLE_RATE_HZ // POSITIONS_PER_SECOND
 _IGNORED = -100
 _POOL = 512  # examples that are sorted by length before they are batched
 
@@ -58,16 +61,21 @@ class Settings(RunSettings):
     joined_share: float = 0.25
     late_share: float = 0.2
     abutting_share: float = 0.5
+    tail_share: float = 0.0
     timed_share: float = 0.4
     whole_chunk_share: float = 0.25
 
 
+# A text, its start and its end in seconds, as `prompt_and_target` takes them.
+Piece = tuple[str, float, float | None]
+
+
 @dataclass(frozen=True)
 class Example:
-    """A chunk or less: its samples and the pieces said in it, as `prompt_and_target` takes them."""
+    """A chunk or less: its samples and the pieces said in it."""
 
     wave: NDArray[np.float32]
-    pieces: tuple[tuple[str, float, float | None], ...]
+    pieces: tuple[Piece, ...]
     timestamps: bool
 
     @property
@@ -85,35 +93,69 @@ def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example
     is_joined = kind < settings.silent_share + settings.joined_share
     timestamps = is_joined or draw.random() < settings.timed_share
     shares = [share for share, _ in sets]
-    waves: list[NDArray[np.float32]] = []
-    pieces: list[tuple[str, float, float | None]] = []
-    samples = 0
-    longest_gap = 0.8 if is_joined else 0.3
-    # Silence between clips would be what it tells them apart by: in most recordings there is none.
-    abutting = settings.abutting_share if is_joined else 0.0
-    if draw.random() < settings.late_share:  # or it would only listen to the start of a chunk
-        longest_gap = 0.7 * CHUNK_SECONDS
-    for _ in range(draw.randint(2, 5) if is_joined else 1):
-        seconds = 0.0 if draw.random() < abutting else draw.uniform(0.0, longest_gap)
-        gap = np.zeros(int(seconds * SAMPLE_RATE_HZ))
-        longest_gap = min(longest_gap, 0.8)
-        sample = draw.choice(draw.choices(sets, shares)[0][1])
-        wave = at_another_speed(sample, rng)
-        start = samples + len(gap)
-        if start >= _CHUNK_SAMPLES:
-            break
-        waves += [gap.astype(np.float32), wave]
-        samples = start + len(wave)
-        is_cut = samples > _CHUNK_SAMPLES
-        end = None if is_cut else samples / SAMPLE_RATE_HZ
-        pieces.append((sample.text, start / SAMPLE_RATE_HZ, end))
-        if is_cut:
-            break
-    wave = np.concatenate(waves)[:_CHUNK_SAMPLES]
+    samples = [
+        draw.choice(draw.choices(sets, shares)[0][1])
+        for _ in range(draw.randint(2, 5) if is_joined else 1)
+    ]
+    gaps = _gaps(draw, settings, len(samples), is_joined=is_joined)
+    if is_joined and samples[0].word_ends and draw.random() < settings.tail_share:
+        # After a wrong end a transcript goes on in the middle of what somebody says.
+        samples[0] = samples[0].part(draw.randrange(len(samples[0].wave)), len(samples[0].wave))
+        gaps[0] = 0
+    wave, pieces = _strung_together(samples, gaps, rng)
     wave = np.asarray(degrade(wave, SAMPLE_RATE_HZ, LIVE_CONDITIONS, rng), np.float32)
-    is_whole = pieces[-1][2] is not None
+    is_whole = not pieces or pieces[-1][2] is not None
     # Without timestamps a chunk says all that is in it; what is cut off nobody can spell.
     return Example(wave, tuple(pieces), timestamps or not is_whole)
+
+
+def _gaps(draw: random.Random, settings: Settings, clips: int, *, is_joined: bool) -> list[int]:
+    """Return the samples of silence before each clip."""
+    longest = 0.8 if is_joined else 0.3
+    # Silence between clips would be what it tells them apart by: in most recordings there is none.
+    abutting = settings.abutting_share if is_joined else 0.0
+    # Some begin late, or it would only listen to the start of a chunk.
+    late = [0.7 * CHUNK_SECONDS] if draw.random() < settings.late_share else []
+    return [
+        0 if draw.random() < abutting else int(draw.uniform(0.0, most) * SAMPLE_RATE_HZ)
+        for most in (late + [longest] * clips)[:clips]
+    ]
+
+
+def _strung_together(
+    samples: list[Sample], gaps: list[int], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], list[Piece]]:
+    """Return a chunk at most of the samples, each after its gap, and what is said in it."""
+    waves: list[NDArray[np.float32]] = []
+    pieces: list[Piece] = []
+    end = 0
+    for sample, gap in zip(samples, gaps, strict=True):
+        wave = at_another_speed(sample, rng)
+        start, end = end + gap, end + gap + len(wave)
+        if start >= _CHUNK_SAMPLES:
+            break
+        waves += [np.zeros(gap, np.float32), wave]
+        if end > _CHUNK_SAMPLES:
+            pieces.append(_cut_off(sample, len(wave), start, is_first=not pieces))
+            break
+        if sample.text:
+            pieces.append((sample.text, start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ))
+    return np.concatenate(waves)[:_CHUNK_SAMPLES], pieces
+
+
+def _cut_off(sample: Sample, length: int, start: int, *, is_first: bool) -> Piece:
+    """Return what is told of a sample that is `length` long as heard and goes on after the chunk.
+
+    The next chunk begins where it starts, so nothing but that; or of the first its whole words, or
+    a transcript would never get past it.
+    """
+    seconds = start / SAMPLE_RATE_HZ
+    if is_first and sample.word_ends:
+        scale = len(sample.wave) / length
+        heard = sample.part(0, int((_CHUNK_SAMPLES - start) * scale))
+        if heard.text:
+            return heard.text, seconds, seconds + heard.word_ends[-1] / scale / SAMPLE_RATE_HZ
+    return sample.text, seconds, None
 
 
 def _nobody_speaking(draw: random.Random, rng: np.random.Generator) -> Example:
@@ -251,8 +293,7 @@ class Run(TrainingRun):
         # A transcript is always made of a whole chunk, most of it silence.
         is_chunk = draw.random() < self.settings.whole_chunk_share
         samples = _CHUNK_SAMPLES if is_chunk else min(least, _CHUNK_SAMPLES)
-        step = 2 * _HOP_SAMPLES
-        padded = np.zeros((len(batch), -(-samples // step) * step), np.float32)
+        padded = np.zeros((len(batch), _whole_positions(samples)), np.float32)
         for row, example in zip(padded, batch, strict=True):
             row[: len(example.wave)] = example.wave
         return padded
@@ -268,6 +309,30 @@ class Run(TrainingRun):
             wanted[index, : len(row) - 1] = row[1:]
         return torch.from_numpy(given), torch.from_numpy(wanted)
 
+    def with_word_ends(self, samples: list[Sample], at_once: int = 16) -> list[Sample]:
+        """Return the samples with the ends of their words as the CTC head hears them."""
+        import torch
+
+        given: list[Sample] = []
+        by_length = sorted(samples, key=lambda sample: len(sample.wave))
+        for first in range(0, len(samples), at_once):
+            group = by_length[first : first + at_once]
+            waves = np.zeros((len(group), _whole_positions(len(group[-1].wave))), np.float32)
+            for row, sample in zip(waves, group, strict=True):
+                row[: len(sample.wave)] = sample.floats
+            waves = waves[:, :_CHUNK_SAMPLES]
+            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+                labels = self.head(
+                    encode(self.model, log_mels(torch.from_numpy(waves), self.filters))
+                )
+            scores = torch.log_softmax(labels.float(), -1).numpy()
+            for sample, row in zip(group, scores, strict=True):
+                positions = -(-len(sample.wave) // _POSITION_SAMPLES)
+                ends = word_ends(row[:positions], sample.text) if positions <= len(row) else []
+                samples_at = (min(int(end * _POSITION_SAMPLES), len(sample.wave)) for end in ends)
+                given.append(replace(sample, word_ends=tuple(samples_at)))
+        return given
+
     def _ctc_loss(self, labels: torch.Tensor, batch: list[Example]) -> torch.Tensor:
         import torch
         from torch.nn.functional import ctc_loss
@@ -276,7 +341,9 @@ class Run(TrainingRun):
         if not whole:
             return labels.sum() * 0.0
         rows = [token_ids(" ".join(piece[0] for piece in batch[index].pieces)) for index in whole]
-        positions = [min(labels.shape[1], len(batch[i].wave) // 320 + 1) for i in whole]
+        positions = [
+            min(labels.shape[1], len(batch[i].wave) // _POSITION_SAMPLES + 1) for i in whole
+        ]
         return ctc_loss(
             torch.log_softmax(labels[whole], -1).transpose(0, 1),
             torch.tensor([label for row in rows for label in row]),
@@ -285,6 +352,11 @@ class Run(TrainingRun):
             blank=0,
             zero_infinity=True,
         )
+
+
+def _whole_positions(samples: int) -> int:
+    """Return the samples of as many of the encoder's positions as hold `samples`."""
+    return -(-samples // _POSITION_SAMPLES) * _POSITION_SAMPLES
 
 
 def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:
@@ -319,6 +391,8 @@ def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:
 
 def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
     """Train to the end of the settings, saving the checkpoint in Hugging Face format as it goes."""
+    if run.settings.tail_share:
+        sets = [(share, run.with_word_ends(samples)) for share, samples in sets]
     run.model.train()
     source = batches(sets, run.settings, f"{run.settings.seed}/{run.step}")
 

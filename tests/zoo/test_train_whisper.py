@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,6 +106,64 @@ def test_clips_that_follow_one_another_without_a_pause() -> None:
     assert all(starts_at_the_end_before(1.0))
     assert not any(starts_at_the_end_before(0.0))
     assert len(starts_at_the_end_before(0.0)) > 20
+
+
+WORD_ENDS = (RATE_HZ, 2 * RATE_HZ, 3 * RATE_HZ)
+LONG = Sample(np.arange(3 * RATE_HZ, dtype=np.int16), "who is it", WORD_ENDS)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "text", "word_ends"),
+    [
+        (0.0, 3.0, "who is it", (1.0, 2.0, 3.0)),
+        (1.01, 3.0, "is it", (0.99, 1.99)),
+        (1.5, 3.0, "it", (1.5,)),
+        (0.0, 1.99, "who is", (1.0, 1.99)),
+        (0.5, 1.5, "", ()),
+    ],
+)
+def test_a_part_has_the_words_that_are_wholly_in_it(
+    begin: float, end: float, text: str, word_ends: tuple[float, ...]
+) -> None:
+    part = LONG.part(round(begin * RATE_HZ), round(end * RATE_HZ))
+    assert part.text == text
+    assert part.word_ends == tuple(round(at * RATE_HZ) for at in word_ends)
+    assert np.array_equal(part.wave, LONG.wave[round(begin * RATE_HZ) : round(end * RATE_HZ)])
+
+
+def test_chunks_that_begin_in_the_middle_of_a_clip() -> None:
+    draw = random.Random(0)
+    settings = Settings(silent_share=0, joined_share=1, tail_share=1)
+    made = [make_example(draw, [(1.0, [LONG])], settings) for _ in range(40)]
+    firsts = [example.pieces[0] for example in made]
+    # A tail is told from the chunk's start on; of one without a whole word nothing is told.
+    assert {text for text, start, _ in firsts if start == 0} >= {"is it", "it"}
+    assert any(text == "who is it" and start > 0 for text, start, _ in firsts)
+    assert all(text in ("who is it", "is it", "it") for text, _, _ in firsts)
+
+
+def test_a_first_clip_that_the_chunk_cuts_off_has_its_whole_words() -> None:
+    """Or a transcript would go on after the chunk with nothing of it told."""
+    draw = random.Random(0)
+    settings = Settings(silent_share=0, joined_share=0, late_share=0, tail_share=1)
+    long = Sample(
+        np.ones(10 * RATE_HZ, np.int16), "a b c d", tuple(2 * RATE_HZ * i for i in (1, 2, 3, 5))
+    )
+    for _ in range(20):
+        [(text, start, end)] = make_example(draw, [(1.0, [long])], settings).pieces
+        assert end is not None and text == "a b c"
+        assert 6 / 1.15 - 0.1 < end - start < 6 / 0.87 + 0.1
+
+
+def test_words_are_timed_by_the_ctc_head(tokens: Tokens, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", tokens)
+    too_long = replace(samples(1)[0], wave=np.ones(9 * RATE_HZ, np.int16))
+    given = {sample.text: sample for sample in run.with_word_ends([*samples(3)[1:], too_long])}
+    assert given[TEXTS[0]].word_ends == ()
+    for sample in samples(3)[1:]:
+        ends = given[sample.text].word_ends
+        assert len(ends) == len(sample.text.split()) and ends[-1] == len(sample.wave)
+        assert list(ends) == sorted(ends) and ends[0] > 0
 
 
 def test_features_and_encoder_are_those_of_transformers(tokens: Tokens) -> None:
