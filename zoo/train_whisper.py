@@ -62,6 +62,7 @@ class Settings(RunSettings):
     late_share: float = 0.2
     abutting_share: float = 0.5
     tail_share: float = 0.0
+    wrong_token_share: float = 0.0
     timed_share: float = 0.4
     whole_chunk_share: float = 0.25
 
@@ -277,7 +278,7 @@ class Run(TrainingRun):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = encode(self.model, features)
             labels = self.head(hidden)
-            given, wanted = self._inputs_and_targets(rows)
+            given, wanted = self._inputs_and_targets(rows, draw)
             states = self.model.model.decoder(
                 input_ids=given, encoder_hidden_states=hidden, use_cache=False
             ).last_hidden_state
@@ -298,7 +299,9 @@ class Run(TrainingRun):
             row[: len(example.wave)] = example.wave
         return padded
 
-    def _inputs_and_targets(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _inputs_and_targets(
+        self, rows: list[list[int]], draw: random.Random
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
         longest = max(map(len, rows)) - 1
@@ -307,6 +310,11 @@ class Run(TrainingRun):
         for index, row in enumerate(rows):
             given[index, : len(row) - 1] = row[:-1]
             wanted[index, : len(row) - 1] = row[1:]
+        # One wrong word must not decide the next ones: what is heard has to.
+        rng = np.random.default_rng(draw.getrandbits(64))
+        is_text = given < self.tokens.end
+        is_wrong = is_text & (rng.random(given.shape) < self.settings.wrong_token_share)
+        given[is_wrong] = rng.permutation(given[is_text])[: is_wrong.sum()]
         return torch.from_numpy(given), torch.from_numpy(wanted)
 
     def with_word_ends(self, samples: list[Sample], at_once: int = 16) -> list[Sample]:

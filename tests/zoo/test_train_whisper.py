@@ -218,6 +218,26 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
 
 
+def test_wrong_tokens_are_given_and_never_wanted(tokens: Tokens, tmp_path: Path) -> None:
+    rows = [
+        prompt_and_target(tokens, [(text, 0.0, 1.0)] * 4, timestamps=True) for text in TEXTS * 5
+    ]
+
+    def given_and_wanted(share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        run = run_in(tmp_path / "run", tokens, replace(SETTINGS, wrong_token_share=share))
+        return run._inputs_and_targets(rows, random.Random(0))
+
+    (given, wanted), (spoiled, still_wanted) = given_and_wanted(0.0), given_and_wanted(0.5)
+    is_text = given < tokens.end
+    wrong = spoiled != given
+    assert torch.equal(wanted, still_wanted) and not wrong[~is_text].any()
+    # Some are drawn for themselves.
+    assert 0.3 < float(wrong[is_text].float().mean()) < 0.5
+    assert [row[:-1] for row in rows] == [
+        given_row[: len(row) - 1] for given_row, row in zip(given.tolist(), rows, strict=True)
+    ]
+
+
 def test_it_begins_with_the_blocks_of_zoo_hubert(tokens: Tokens, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
