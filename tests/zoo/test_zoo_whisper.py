@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from speechquant.benchmarks import evaluate
-from speechquant.benchmarks.whisper_agreement import GREEDY, Reference, lots_of
+from speechquant.benchmarks.whisper_agreement import GREEDY, Reference, lots_of, seams
 from speechquant.core.audio import read_audio
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.seq2seq import Seq2SeqBundle
@@ -19,8 +19,10 @@ from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
 CHECKPOINT = TRAINED_MODELS / WHISPER
-COMPARED_CLIPS = 40  # 200 of them in whisper_agreement
+# All of these have more in whisper_agreement.
+COMPARED_CLIPS = 40
 SCORED_CLIPS = 100
+STRUNG_SECONDS = 180.0
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,6 @@ def test_it_hears(bundle: Seq2SeqBundle) -> None:
 
 
 def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Seq2SeqBundle) -> None:
-    # How many words that costs is in whisper_agreement: it is the model that does not yet tell all
-    # clips apart that follow one another without a pause.
     (lot, *_) = lots_of(clips(), 45.0)
     with open_recognizer(bundle, decoding=GREEDY) as recognizer:
         found = recognizer.recognize([lot.wave])[0]
@@ -67,6 +67,13 @@ def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Seq2SeqBundle) -> 
     starts = [segment.start for segment in found.segments]
     assert starts == sorted(starts)
     assert len(starts) > len(lot.clips) / 2
+
+
+def test_clips_strung_together_are_heard_as_well(bundle: Seq2SeqBundle) -> None:
+    (lot, *_) = lots_of(clips(), STRUNG_SECONDS)
+    with open_recognizer(bundle) as recognizer:
+        alone, joined = seams(lot, recognizer.transcribe)
+    assert joined < alone + 0.05
 
 
 def test_nothing_is_invented_where_nobody_speaks(bundle: Seq2SeqBundle) -> None:
