@@ -100,7 +100,14 @@ class Lot:
     """Clips that are strung together."""
 
     clips: tuple[LabelledClip, ...]
-    wave: Waveform
+    waves: tuple[Waveform, ...]
+    pause_seconds: float
+
+    @property
+    def wave(self) -> Waveform:
+        """All of them, each with the pause behind it."""
+        pause = np.zeros(round(self.pause_seconds * SAMPLE_RATE_HZ), np.float32)
+        return np.concatenate([part for wave in self.waves for part in (wave, pause)])
 
     @property
     def text(self) -> str:
@@ -112,14 +119,14 @@ def lots_of(
     clips: Sequence[LabelledClip], seconds: float, pause_seconds: float = 0.0
 ) -> Iterator[Lot]:
     """Yield clips one behind the other, just over `seconds` at a time; those left over are not."""
-    pause = np.zeros(round(pause_seconds * SAMPLE_RATE_HZ), np.float32)
+    pause = round(pause_seconds * SAMPLE_RATE_HZ)
     taken: list[LabelledClip] = []
     waves: list[Waveform] = []
     for clip in clips:
         taken.append(clip)
-        waves += [read_audio(clip.path, SAMPLE_RATE_HZ), pause]
-        if sum(map(len, waves)) >= seconds * SAMPLE_RATE_HZ:
-            yield Lot(tuple(taken), np.concatenate(waves))
+        waves.append(read_audio(clip.path, SAMPLE_RATE_HZ))
+        if sum(len(wave) + pause for wave in waves) >= seconds * SAMPLE_RATE_HZ:
+            yield Lot(tuple(taken), tuple(waves), pause_seconds)
             taken, waves = [], []
 
 
@@ -128,9 +135,8 @@ Transcribe = Callable[[Sequence[Waveform]], Sequence[str]]
 
 def seams(lot: Lot, transcribe: Transcribe) -> tuple[float, float]:
     """Return the word error rate of the lot's clips one by one, and of all strung together."""
-    waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in lot.clips]
     references = [_normalize(clip.text or "") for clip in lot.clips]
-    alone = score_wer(references, list(map(_normalize, transcribe(waves))))
+    alone = score_wer(references, list(map(_normalize, transcribe(lot.waves))))
     joined = score_wer([lot.text], list(map(_normalize, transcribe([lot.wave]))))
     return alone.rate, joined.rate
 
@@ -145,21 +151,22 @@ def print_joined(
         *("WER clip by clip", "WER strung together", "difference"),
     )
 
-    def print_lot(number: int, lot: Lot, pause: float, what: str, transcribe: Transcribe) -> None:
+    def print_lot(number: int, lot: Lot, what: str, transcribe: Transcribe) -> None:
         alone, joined = seams(lot, transcribe)
         shown = (f"{100 * alone:.2f} %", f"{100 * joined:.2f} %", f"{100 * (joined - alone):+.2f}")
-        print_row(number, len(lot.clips), f"{pause:g} s", what, *shown)
+        print_row(number, len(lot.clips), f"{lot.pause_seconds:g} s", what, *shown)
+
+    def print_bundle(number: int, lot: Lot, bundle: Seq2SeqBundle) -> None:
+        with open_recognizer(bundle) as recognizer:
+            what = f"{bundle.spec.precision}, with the fall-back"
+            print_lot(number, lot, what, recognizer.transcribe)
 
     for number, lot in enumerate(lots_of(clips, JOINED_SECONDS), start=1):
         for bundle in bundles:
-            name = f"{bundle.spec.precision}, with the fall-back"
-            with open_recognizer(bundle) as recognizer:
-                print_lot(number, lot, 0.0, name, recognizer.transcribe)
-        print_lot(number, lot, 0.0, "transformers, greedy", reference.texts)
-    with open_recognizer(bundles[0]) as recognizer:
-        name = f"{bundles[0].spec.precision}, with the fall-back"
-        for number, lot in enumerate(lots_of(clips, JOINED_SECONDS, PAUSE_SECONDS), start=1):
-            print_lot(number, lot, PAUSE_SECONDS, name, recognizer.transcribe)
+            print_bundle(number, lot, bundle)
+        print_lot(number, lot, "transformers, greedy", reference.texts)
+    for number, lot in enumerate(lots_of(clips, JOINED_SECONDS, PAUSE_SECONDS), start=1):
+        print_bundle(number, lot, bundles[0])
 
 
 def print_silence(bundles: Sequence[Seq2SeqBundle]) -> None:

@@ -135,6 +135,14 @@ def at_another_speed(sample: Sample, rng: np.random.Generator) -> NDArray[np.flo
     return np.asarray(np.interp(positions, np.arange(len(wave)), wave), np.float32)
 
 
+def in_rows(waves: Sequence[NDArray[np.float32]], samples: int) -> NDArray[np.float32]:
+    """Return each wave in a row of `samples`: silence behind it, or cut off."""
+    rows = np.zeros((len(waves), samples), np.float32)
+    for row, wave in zip(rows, waves, strict=True):
+        row[: len(wave)] = wave[:samples]
+    return rows
+
+
 Sets = list[tuple[float, list[Sample]]]
 
 

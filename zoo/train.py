@@ -27,7 +27,14 @@ from speechquant.zoo.models import (
     save_model,
     token_ids,
 )
-from speechquant.zoo.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed, training_sets
+from speechquant.zoo.samples import (
+    LIVE_CONDITIONS,
+    Sample,
+    Sets,
+    at_another_speed,
+    in_rows,
+    training_sets,
+)
 from speechquant.zoo.training_run import RunSettings, TrainingRun, begin, run_parser, train_to_end
 
 if TYPE_CHECKING:
@@ -79,9 +86,7 @@ def collate(waves: list[NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tenso
     import torch
 
     lengths = [len(wave) for wave in waves]
-    padded = np.zeros((len(waves), max(lengths)), np.float32)
-    for row, wave in zip(padded, waves, strict=True):
-        row[: len(wave)] = wave
+    padded = in_rows(waves, max(lengths))
     return torch.from_numpy(padded), torch.tensor(lengths)
 
 

@@ -21,7 +21,14 @@ from speechquant.core.wer import score_wer
 from speechquant.zoo.augment import coloured_noise, degrade
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.models import TRAINED_MODELS, VOCABULARY, token_ids
-from speechquant.zoo.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed, training_sets
+from speechquant.zoo.samples import (
+    LIVE_CONDITIONS,
+    Sample,
+    Sets,
+    at_another_speed,
+    in_rows,
+    training_sets,
+)
 from speechquant.zoo.training_run import RunSettings, TrainingRun, begin, run_parser, train_to_end
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
@@ -294,10 +301,7 @@ class Run(TrainingRun):
         # A transcript is always made of a whole chunk, most of it silence.
         is_chunk = draw.random() < self.settings.whole_chunk_share
         samples = _CHUNK_SAMPLES if is_chunk else min(least, _CHUNK_SAMPLES)
-        padded = np.zeros((len(batch), _whole_positions(samples)), np.float32)
-        for row, example in zip(padded, batch, strict=True):
-            row[: len(example.wave)] = example.wave
-        return padded
+        return in_rows([example.wave for example in batch], _whole_positions(samples))
 
     def _inputs_and_targets(
         self, rows: list[list[int]], draw: random.Random
@@ -325,10 +329,8 @@ class Run(TrainingRun):
         by_length = sorted(samples, key=lambda sample: len(sample.wave))
         for first in range(0, len(samples), at_once):
             group = by_length[first : first + at_once]
-            waves = np.zeros((len(group), _whole_positions(len(group[-1].wave))), np.float32)
-            for row, sample in zip(waves, group, strict=True):
-                row[: len(sample.wave)] = sample.floats
-            waves = waves[:, :_CHUNK_SAMPLES]
+            longest = min(_whole_positions(len(group[-1].wave)), _CHUNK_SAMPLES)
+            waves = in_rows([sample.floats for sample in group], longest)
             with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
                 labels = self.head(
                     encode(self.model, log_mels(torch.from_numpy(waves), self.filters))
@@ -377,10 +379,7 @@ def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:
     with torch.inference_mode():
         for first in range(0, len(samples), at_once):
             group = samples[first : first + at_once]
-            waves = np.zeros((len(group), _CHUNK_SAMPLES), np.float32)
-            for row, sample in zip(waves, group, strict=True):
-                wave = sample.floats[:_CHUNK_SAMPLES]
-                row[: len(wave)] = wave
+            waves = in_rows([sample.floats for sample in group], _CHUNK_SAMPLES)
             hidden = encode(run.model, log_mels(torch.from_numpy(waves), run.filters))
             heard = torch.tensor([[tokens.start, tokens.no_timestamps]] * len(group))
             while heard.shape[1] < most and not (heard == tokens.end).any(1).all():

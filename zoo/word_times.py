@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.zoo.models import VOCABULARY, token_ids
+from speechquant.zoo.models import token_ids
 
-_BLANK, _SPACE = 0, VOCABULARY.index("|")
+_BLANK = 0
 
 
 def label_path(scores: NDArray[np.float32], labels: list[int]) -> NDArray[np.intp] | None:
@@ -16,7 +16,7 @@ def label_path(scores: NDArray[np.float32], labels: list[int]) -> NDArray[np.int
     `scores` are log-probabilities [frames, labels]; state 2i + 1 is the i-th label, the even ones
     are the blanks around it.
     """
-    states = np.zeros(2 * len(labels) + 1, np.intp)
+    states = np.full(2 * len(labels) + 1, _BLANK, np.intp)
     states[1::2] = labels
     # A blank between two labels may be left out unless they are the same.
     may_skip = np.zeros(len(states), bool)
@@ -43,11 +43,10 @@ def label_path(scores: NDArray[np.float32], labels: list[int]) -> NDArray[np.int
 
 def word_ends(scores: NDArray[np.float32], text: str) -> list[float]:
     """Return where each word of `text` ends in frames, nothing where they are too few for it."""
-    labels = token_ids(text)
-    path = label_path(scores, labels)
+    path = label_path(scores, token_ids(text))
     if path is None:
         return []
-    spaces = [index for index, label in enumerate(labels) if label == _SPACE]
+    spaces = [index for index, letter in enumerate(text) if letter == " "]
     # Between two words the path is in the space or in a blank beside it.
     between = [(path >= 2 * space) & (path <= 2 * space + 2) for space in spaces]
     return [*(float(np.flatnonzero(frames).mean() + 0.5) for frames in between), len(scores)]
