@@ -37,6 +37,7 @@ from speechquant.core.described_folders import (
 )
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.files import storage_errors
+from speechquant.core.interrupts import out_of_reach_of_interrupts
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.progress import OnStep
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
@@ -277,7 +278,8 @@ def _run_alone(log: Path, task: Callable[..., Result], *arguments: object) -> Re
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_send_answer, args=(theirs, log, task, arguments))
-    process.start()
+    with out_of_reach_of_interrupts():
+        process.start()
     theirs.close()
     try:
         answer: Result | _Failure = ours.recv()

@@ -18,6 +18,7 @@ from types import TracebackType
 from speechquant.core.audio import Waveform
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
+from speechquant.core.interrupts import out_of_reach_of_interrupts
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scoring import Job, Score, Scorer, Trial
 from speechquant.core.seq2seq import Seq2SeqBundle, load_any_bundle
@@ -186,7 +187,8 @@ class ScoringPool:
         try:
             # Not map(), which cancels what is left: where a process was ended, that can make the
             # pool's own thread fail in Python 3.11, and then the other processes never end.
-            futures = [self._pool.submit(_score_in_process, job) for job in jobs]
+            with out_of_reach_of_interrupts():  # the first jobs start the processes
+                futures = [self._pool.submit(_score_in_process, job) for job in jobs]
             for future in futures:
                 yield future.result()
         except BrokenProcessPool as error:
