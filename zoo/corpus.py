@@ -48,7 +48,8 @@ def cache_directory() -> Path:
     return root / f"zoo-corpus-{CORPUS_VERSION}"
 
 
-def _sentences_of(split: str, rng: random.Random) -> Iterator[str]:
+def sentences_of(split: str, rng: random.Random) -> Iterator[str]:
+    """Yield sentences of a split for ever."""
     while True:
         spoken = sentence(rng)
         if zlib.crc32(transcript_of(spoken).encode()) % 100 in _BUCKETS[split]:
@@ -59,7 +60,7 @@ def plan_clips(split: str) -> list[Clip]:
     """Return the clips of `split`, the same ones every time."""
     rng = random.Random(f"{SEED}/{split}")
     voices = voices_of(split)
-    sentences = _sentences_of(split, rng)
+    sentences = sentences_of(split, rng)
     return [
         Clip(
             name=f"{split}-{index:05d}",
@@ -87,11 +88,12 @@ def _jobs(clips: list[Clip]) -> list[list[Clip]]:
     ]
 
 
-def _render_job(job: list[Clip], folder: Path) -> None:
+def _render_job(job: list[Clip], folder: Path, espeak_data: Path | None) -> None:
     # One process a job: espeak-ng carries state from clip to clip, and only a fresh process
     # makes the samples depend on nothing but the job.
+    given = [str(folder), *([str(espeak_data)] if espeak_data else [])]
     done = subprocess.run(
-        [sys.executable, "-m", "speechquant.zoo.render", str(folder)],
+        [sys.executable, "-m", "speechquant.zoo.render", *given],
         input=json.dumps([asdict(clip) for clip in job]),
         text=True,
         capture_output=True,
@@ -114,16 +116,24 @@ def _manifest_lines(folder: Path, jobs: list[list[Clip]]) -> list[str]:
     return [json.dumps(row) for row in sorted(rows, key=lambda row: str(row["audio_filepath"]))]
 
 
-def render_split(split: str, folder: Path, on_step: OnStep | None = None) -> Path:
-    """Render `split` into `folder` and return its manifest; takes up where a killed run stopped."""
+def render_clips(
+    clips: list[Clip],
+    folder: Path,
+    on_step: OnStep | None = None,
+    espeak_data: Path | None = None,
+) -> Path:
+    """Render `clips` into `folder` and return their manifest; goes on where a killed run stopped.
+
+    `espeak_data` is where espeak-ng finds voices that it does not come with.
+    """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    jobs = _jobs(plan_clips(split))
+    jobs = _jobs(clips)
     missing = [job for job in jobs if not (folder / f"{job[0].name}.part").exists()]
     done = len(jobs) - len(missing)
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        for _ in pool.map(lambda job: _render_job(job, folder), missing):
+        for _ in pool.map(lambda job: _render_job(job, folder, espeak_data), missing):
             done += 1
             if on_step is not None:
                 on_step(done, len(jobs))
@@ -155,5 +165,5 @@ def corpus_manifest(split: str, on_step: OnStep | None = None) -> Path:
     if not manifest.exists():
         with only_process(manifest.parent, wait=True):
             if not manifest.exists():
-                render_split(split, manifest.parent, on_step)
+                render_clips(plan_clips(split), manifest.parent, on_step)
     return manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,18 +34,18 @@ class Utterance:
 
 
 class EspeakSynthesizer:
-    """The synthesizer of this process.
+    """The synthesizer of this process, with the voices of `data` or those it comes with.
 
     The library keeps its state in globals that no call resets, so the samples of an utterance
     depend on those spoken before it in the same process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
         import espeakng_loader
 
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self.sample_rate_hz: int = self._library.espeak_Initialize(
-            _OUTPUT_RETRIEVAL, 0, espeakng_loader.get_data_path().encode(), 0
+            _OUTPUT_RETRIEVAL, 0, str(data or espeakng_loader.get_data_path()).encode(), 0
         )
         self._chunks: list[NDArray[np.int16]] = []
         # A reference must outlive the call: ctypes does not keep callbacks alive.

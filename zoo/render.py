@@ -1,4 +1,4 @@
-"""A process that renders some clips: `python -m speechquant.zoo.render FOLDER < jobs`."""
+"""A process that renders some clips: `python -m speechquant.zoo.render FOLDER [VOICES] < jobs`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from speechquant.zoo.grammar import transcript_of
 _INT16_FULL_SCALE = 32_768.0
 
 
-def render(rows: list[dict[str, object]], folder: Path) -> None:
+def render(rows: list[dict[str, object]], folder: Path, espeak_data: Path | None = None) -> None:
     """Write one FLAC a row, then the part of the manifest that tells the caller it is complete."""
     import soundfile
     import soxr
 
-    synthesizer = EspeakSynthesizer()
+    synthesizer = EspeakSynthesizer(espeak_data)
     lines = []
     for row in rows:
         spoken = Utterance(**row["spoken"])  # type: ignore[arg-type]
@@ -46,4 +46,4 @@ def render(rows: list[dict[str, object]], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    render(json.load(sys.stdin), Path(sys.argv[1]))
+    render(json.load(sys.stdin), *map(Path, sys.argv[1:]))

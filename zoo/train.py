@@ -35,7 +35,14 @@ from speechquant.zoo.samples import (
     in_rows,
     training_sets,
 )
-from speechquant.zoo.training_run import RunSettings, TrainingRun, begin, run_parser, train_to_end
+from speechquant.zoo.training_run import (
+    RunSettings,
+    TrainingRun,
+    begin,
+    fast_products,
+    run_parser,
+    train_to_end,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +115,7 @@ def ctc_loss(
 
     waves, lengths = collate([_heard(sample, rng) for sample in batch])
     labels = [token_ids(sample.text) for sample in batch]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with fast_products():
         logits = model(waves, attention_mask=attention_mask(name, waves, lengths)).logits
     frames = model._get_feat_extract_output_lengths(lengths)  # type: ignore[operator]
     return torch_ctc_loss(

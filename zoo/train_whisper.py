@@ -1,14 +1,16 @@
 """Train the Whisper of the zoo: `python -m speechquant.zoo.train_whisper --out runs/whisper`.
 
-The encoder may begin with the blocks of zoo:hubert, and a CTC head on it, which is thrown away in
-the end, tells it what to listen for: without it the decoder takes days to find where to look.
-A run is killed and started again at will: it goes on from its last checkpoint.
+The encoder may begin with the blocks of zoo:hubert, and a CTC head on it, which no transcript
+needs, tells it what to listen for: without it the decoder takes days to find where to look.
+A run is killed and started again at will: it goes on from its last checkpoint. `--warm-start`
+begins another run with the weights of a checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,7 +31,14 @@ from speechquant.zoo.samples import (
     in_rows,
     training_sets,
 )
-from speechquant.zoo.training_run import RunSettings, TrainingRun, begin, run_parser, train_to_end
+from speechquant.zoo.training_run import (
+    RunSettings,
+    TrainingRun,
+    begin,
+    fast_products,
+    run_parser,
+    train_to_end,
+)
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
     POSITIONS_PER_SECOND,
@@ -51,6 +60,9 @@ _CHUNK_SAMPLES = CHUNK_SECONDS * SAMPLE_RATE_HZ
 _HOP_SAMPLES, _FFT_SAMPLES = 160, 400
 _POSITION_SAMPLES = SAMPLE_RATE_HZ // POSITIONS_PER_SECOND
 _IGNORED = -100
+_HEAD_FILE = "ctc-head.safetensors"
+# Words are timed in so many clips of a set at most: there are tails enough in them.
+_TIMED_CLIPS = 3_000
 _POOL = 512  # examples that are sorted by length before they are batched
 
 
@@ -218,9 +230,20 @@ def encode(model: Any, features: torch.Tensor) -> torch.Tensor:
 
 
 class Run(TrainingRun):
-    """A training run of the Whisper, with the head that is thrown away in the end."""
+    """A training run of the Whisper, with the CTC head beside its decoder.
 
-    def __init__(self, folder: Path, settings: Settings, tokens: Tokens, *, warm: bool) -> None:
+    It begins with the blocks of zoo:hubert, with nothing, or with a whole `warm_start` checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        tokens: Tokens,
+        *,
+        warm: bool,
+        warm_start: Path | None = None,
+    ) -> None:
         import torch
         from transformers import WhisperFeatureExtractor
 
@@ -228,7 +251,9 @@ class Run(TrainingRun):
         torch.manual_seed(settings.seed)
         self.model: Any = new_whisper(tokens)
         self.head = torch.nn.Linear(self.model.config.d_model, len(VOCABULARY))
-        if warm:
+        if warm_start is not None:
+            self._begin_with(warm_start)
+        elif warm:
             self._begin_with_hubert()
         self.filters = torch.from_numpy(WhisperFeatureExtractor().mel_filters).float()
         optimizer = torch.optim.AdamW(
@@ -239,6 +264,19 @@ class Run(TrainingRun):
         )
         modules = {"model": self.model, "head": self.head}
         super().__init__(folder, settings, modules, optimizer)
+
+    def _begin_with(self, checkpoint: Path) -> None:
+        from safetensors.torch import load_file
+
+        given = {
+            key: value.float() for key, value in load_file(checkpoint / "model.safetensors").items()
+        }
+        # The output projection is the embedding, and is stored once.
+        given.setdefault("proj_out.weight", given["model.decoder.embed_tokens.weight"])
+        self.model.load_state_dict(given)
+        head = load_file(checkpoint / _HEAD_FILE)
+        self.head.load_state_dict({key: value.float() for key, value in head.items()})
+        log.info("all weights taken from %s", checkpoint)
 
     def _begin_with_hubert(self) -> None:
         from safetensors.torch import load_file
@@ -267,8 +305,15 @@ class Run(TrainingRun):
 
     def write_checkpoint(self) -> None:
         """Write the model in Hugging Face format, with the log and the settings that made it."""
+        from safetensors.torch import save_file
+
         folder = self.folder / "checkpoint"
         save_whisper(self.model, self.tokens, folder)
+        # For those who train it further: without the head nothing hears where words end.
+        save_file(
+            {key: value.half() for key, value in self.head.state_dict().items()},
+            folder / _HEAD_FILE,
+        )
         self.copy_notes(folder)
 
     def train_on(self, batch: list[Example]) -> tuple[float, float]:
@@ -282,7 +327,7 @@ class Run(TrainingRun):
             prompt_and_target(self.tokens, example.pieces, timestamps=example.timestamps)
             for example in batch
         ]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_products():
             hidden = encode(self.model, features)
             labels = self.head(hidden)
             given, wanted = self._inputs_and_targets(rows, draw)
@@ -331,7 +376,7 @@ class Run(TrainingRun):
             group = by_length[first : first + at_once]
             longest = min(_whole_positions(len(group[-1].wave)), _CHUNK_SAMPLES)
             waves = in_rows([sample.floats for sample in group], longest)
-            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.inference_mode(), fast_products():
                 labels = self.head(
                     encode(self.model, log_mels(torch.from_numpy(waves), self.filters))
                 )
@@ -399,7 +444,10 @@ def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:
 def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
     """Train to the end of the settings, saving the checkpoint in Hugging Face format as it goes."""
     if run.settings.tail_share:
-        sets = [(share, run.with_word_ends(samples)) for share, samples in sets]
+        sets = [
+            (share, run.with_word_ends(samples[:_TIMED_CLIPS]) + samples[_TIMED_CLIPS:])
+            for share, samples in sets
+        ]
     run.model.train()
     source = batches(sets, run.settings, f"{run.settings.seed}/{run.step}")
 
@@ -420,16 +468,27 @@ def main() -> None:
     """Run the command line."""
     parser = run_parser(__doc__, "speechquant.zoo.train_whisper", Settings())
     parser.add_argument("--cold", action="store_true", help="begin without zoo:hubert's blocks")
+    parser.add_argument("--warm-start", type=Path, help="checkpoint whose weights it begins with")
     options = parser.parse_args()
     settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    begin(options, settings, begins_with_hubert=not options.cold)
+    warm_start: Path | None = options.warm_start
+    begin(
+        options,
+        settings,
+        begins_with_hubert=not (options.cold or warm_start),
+        warm_start=warm_start.name if warm_start else None,
+    )
     rng = random.Random(settings.seed)
     sets, scored = training_sets(options.extra_data, settings.synthetic_share, rng)
     path = options.out / "tokenizer.json"
-    if not path.exists():
+    if not path.exists() and warm_start:
+        shutil.copyfile(warm_start / path.name, path)
+    elif not path.exists():
         texts = [sample.text for _, samples in sets for sample in samples]
         new_tokens(f" {text}" for text in texts).tokenizer.save(str(path))
-    train(Run(options.out, settings, read_tokens(options.out), warm=not options.cold), sets, scored)
+    tokens = read_tokens(options.out)
+    run = Run(options.out, settings, tokens, warm=not options.cold, warm_start=warm_start)
+    train(run, sets, scored)
 
 
 if __name__ == "__main__":

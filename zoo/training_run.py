@@ -9,12 +9,14 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechquant.engines.processor import read_processor
 from speechquant.zoo.samples import Extra
 
 if TYPE_CHECKING:
@@ -47,6 +49,16 @@ def learning_rate(step: int, settings: RunSettings) -> float:
     rise = min(1.0, (step + 1) / settings.warmup_steps)
     fall = min(1.0, max(0.0, (settings.steps - step) / settings.decay_steps))
     return settings.peak_learning_rate * min(rise, fall)
+
+
+def fast_products() -> AbstractContextManager[Any]:
+    """Return what matrix products are taken in: bfloat16 where the processor multiplies it.
+
+    Where it does not, PyTorch's products of bfloat16 are many times slower than those of float32.
+    """
+    import torch
+
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=read_processor().has_bfloat16)
 
 
 class TrainingRun:

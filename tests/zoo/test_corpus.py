@@ -89,21 +89,21 @@ def test_the_parts_have_the_size_they_should() -> None:
 
 
 def test_rendering_gives_the_same_bytes_again(small_corpus: Path) -> None:
-    first = corpus.render_split("dev", small_corpus / "a").parent
-    second = corpus.render_split("dev", small_corpus / "b").parent
+    first = corpus.render_clips(plan_clips("dev"), small_corpus / "a").parent
+    second = corpus.render_clips(plan_clips("dev"), small_corpus / "b").parent
     assert contents(first) == contents(second)
     assert len(list(first.glob("*.flac"))) == 12
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(small_corpus: Path) -> None:
-    whole = corpus.render_split("dev", small_corpus / "whole").parent
+    whole = corpus.render_clips(plan_clips("dev"), small_corpus / "whole").parent
     jobs = corpus._jobs(plan_clips("dev"))
     folder = small_corpus / "resumed"
     folder.mkdir()
-    corpus._render_job(jobs[1], folder)  # what a run had done before it was killed
+    corpus._render_job(jobs[1], folder, None)  # what a run had done before it was killed
     rendered = {path: path.stat().st_mtime_ns for path in folder.glob("*.flac")}
     steps: list[tuple[int, int]] = []
-    corpus.render_split("dev", folder, lambda done, total: steps.append((done, total)))
+    corpus.render_clips(plan_clips("dev"), folder, lambda done, total: steps.append((done, total)))
     assert contents(folder) == contents(whole)
     assert {path: path.stat().st_mtime_ns for path in rendered} == rendered
     assert steps[0] == (2, len(jobs))
@@ -128,7 +128,7 @@ def test_a_rendered_part_is_not_rendered_again(
 ) -> None:
     corpus.corpus_manifest("dev")
     assert corpus.is_rendered("dev")
-    monkeypatch.setattr(corpus, "render_split", lambda *_: pytest.fail("rendered again"))
+    monkeypatch.setattr(corpus, "render_clips", lambda *_: pytest.fail("rendered again"))
     corpus.corpus_manifest("dev")
 
 

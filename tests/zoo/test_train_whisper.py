@@ -252,6 +252,18 @@ def test_it_begins_with_the_blocks_of_zoo_hubert(tokens: Tokens, tmp_path: Path)
             assert torch.equal(own[f"layers.3.{mine}.{kind}"], expected)
 
 
+def test_another_run_begins_with_a_checkpoint_and_its_head(tokens: Tokens, tmp_path: Path) -> None:
+    first = run_in(tmp_path / "first", tokens)
+    train(first, [(1.0, samples(4))], {"self": samples(1)})
+    checkpoint = tmp_path / "first" / "checkpoint"
+    second = Run(tmp_path / "second", SETTINGS, tokens, warm=True, warm_start=checkpoint)
+    assert second.step == 0
+    for module in ("model", "head"):
+        before, after = getattr(first, module).state_dict(), getattr(second, module).state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key].half().float(), after[key]) for key in before)
+
+
 def test_what_is_saved_can_be_exported_and_heard(tokens: Tokens, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_whisper(new_whisper(tokens), tokens, tmp_path / "checkpoint")
