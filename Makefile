@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
-	engine-builds whisper-speed whisper-agreement whisper-tables \
+	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check test-tensorrt8 clean
 
 demo: $(READY)
@@ -119,6 +119,10 @@ whisper-speed: $(VENV)/.peers
 
 whisper-agreement: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.whisper_agreement > docs/results/whisper-agreement.md
+
+# Renders zoo:train first, where it is not there.
+known-and-new: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.known_and_new > docs/results/known-and-new.md
 
 # WORK as above.
 whisper-tables: $(READY)
