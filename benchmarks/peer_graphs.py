@@ -19,9 +19,9 @@ from typing import Any
 from speechquant.core.bundles import MODEL_FILE, Bundle
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.onnx_files import save_graph
+from speechquant.core.processor import Processor
 from speechquant.engines.graph_writer import remove_unused
 from speechquant.engines.openvino_norms import spell_instance_norms
-from speechquant.engines.processor import Processor
 from speechquant.engines.recognizer import feeds_of, read_clip
 
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"

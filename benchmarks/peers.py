@@ -39,10 +39,10 @@ from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.files import storage_errors
 from speechquant.core.interrupts import out_of_reach_of_interrupts
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
+from speechquant.core.processor import read_processor
 from speechquant.core.progress import OnStep
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.openvino_session import OpenVinoSession
-from speechquant.engines.processor import read_processor
 from speechquant.engines.session import Session
 
 TORCH = "torch"

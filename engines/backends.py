@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from speechquant.core.bundles import FLOAT_PRECISION
 from speechquant.core.errors import BundleError, EngineError, MissingPackageError
 from speechquant.core.graphs import GraphSource
+from speechquant.core.processor import read_processor
 from speechquant.engines.cpu_graph import UNWANTED_OPTIMIZERS, cpu_model
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.openvino import add_openvino, openvino_model, openvino_settings
 from speechquant.engines.openvino_session import OpenVinoSession, require_openvino
-from speechquant.engines.processor import read_processor
 from speechquant.engines.seq2seq_session import Seq2SeqSession
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ def configure_cpu(options: onnxruntime.SessionOptions) -> None:
     options.add_session_config_entry(
         "optimization.disable_specified_optimizers", UNWANTED_OPTIMIZERS
     )
+    have_exact_products(options)
+
+
+def have_exact_products(options: onnxruntime.SessionOptions) -> None:
+    """Have products of bytes summed up without overflow, on any processor."""
     # Without VNNI the kernels for unsigned by signed bytes add pairs of products up in 16 bits,
     # which overflow; this has the weights written as unsigned, for exact and slower kernels.
     if not read_processor().sums_byte_products_exactly:

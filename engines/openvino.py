@@ -12,11 +12,11 @@ from speechquant.core.bundles import FLOAT_PRECISION
 from speechquant.core.errors import EngineError
 from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
+from speechquant.core.processor import Processor, read_processor
 from speechquant.engines.graph_writer import remove_unused
 from speechquant.engines.openvino_convolutions import spell_as_images
 from speechquant.engines.openvino_float_weights import give_float_weights
 from speechquant.engines.openvino_norms import spell_instance_norms
-from speechquant.engines.processor import Processor, read_processor
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.respelling import is_asymmetric, respell
 

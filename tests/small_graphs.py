@@ -12,6 +12,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from speechquant.core.processor import read_processor
+from speechquant.engines.backends import have_exact_products
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -65,9 +68,14 @@ class GraphOf:
 
 
 def run(model: ir.Model, feeds: Arrays) -> NDArray[Any]:
-    """Return the only output, computed node by node as the graph is spelled."""
+    """Return the only output, computed node by node as the graph is spelled, but for old processors.
+
+    Without VNNI products of bytes are exact in optimised graphs alone.
+    """
     settings = onnxruntime.SessionOptions()
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    have_exact_products(settings)
+    if read_processor().sums_byte_products_exactly:
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )

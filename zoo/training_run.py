@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechquant.engines.processor import read_processor
+from speechquant.core.processor import read_processor
 from speechquant.zoo.samples import Extra
 
 if TYPE_CHECKING:

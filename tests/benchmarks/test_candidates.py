@@ -13,9 +13,9 @@ from speechquant.benchmarks.candidates import candidates_of
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle, new_bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
+from speechquant.core.processor import read_processor
 from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, openvino_session
-from speechquant.engines.processor import read_processor
 
 
 @pytest.fixture(scope="module")

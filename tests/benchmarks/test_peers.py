@@ -24,8 +24,8 @@ from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers, open_pee
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, CheckpointError, EngineError, OptionError
 from speechquant.core.manifests import LabelledClip
+from speechquant.core.processor import Processor
 from speechquant.engines import open_session
-from speechquant.engines.processor import Processor
 from speechquant.engines.recognizer import Recognizer, feeds_of
 
 RATE_HZ = 16_000

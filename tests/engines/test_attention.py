@@ -17,6 +17,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.errors import ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines import open_session, quantize_bundle
+from speechquant.engines.backends import have_exact_products
 from speechquant.engines.cpu_graph import cpu_model
 from speechquant.engines.openvino import openvino_model
 from speechquant.engines.qdq import Spelling, quantize_attention
@@ -104,6 +105,7 @@ def test_the_simulation_rounds_it_too(
     tiny_bundle: Bundle, table: ScaleTable, quantized: Bundle, noise: NDArray[np.float32]
 ) -> None:
     settings = onnxruntime.SessionOptions()
+    have_exact_products(settings)
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     real = onnxruntime.InferenceSession(quantized.model_path, settings)
     feeds = feeds_of(tiny_bundle.spec, [noise])
@@ -147,6 +149,7 @@ def test_onnxruntime_drops_none_of_it(quantized: Bundle, noise: NDArray[np.float
     assert [is_quantized(node) for node in products(model)] == [True] * PRODUCTS
     assert "MultiHeadAttention" not in operators(model)
     settings = onnxruntime.SessionOptions()
+    have_exact_products(settings)
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     plain = onnxruntime.InferenceSession(quantized.model_path, settings)
     feeds = feeds_of(quantized.spec, [noise])

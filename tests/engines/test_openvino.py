@@ -21,10 +21,10 @@ from tiny import save_tiny_checkpoint
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
+from speechquant.core.processor import Processor
 from speechquant.engines import backends, openvino, openvino_session
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
 from speechquant.engines.openvino import add_openvino, float_type
-from speechquant.engines.processor import Processor
 from speechquant.engines.recognizer import feeds_of
 from speechquant.engines.session import open_session
 from speechquant.exporter import export

@@ -19,11 +19,11 @@ from tiny import save_tiny_checkpoint
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
+from speechquant.core.processor import Processor
 from speechquant.engines import backends, openvino, openvino_session
 from speechquant.engines.backends import OPENVINO_PACKAGE, Backend, backends_of, how_it_runs
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession
 from speechquant.engines.openvino_session import OpenVinoSession
-from speechquant.engines.processor import Processor
 from speechquant.engines.recognizer import feeds_of
 from speechquant.engines.session import Session, open_session
 from speechquant.exporter import export

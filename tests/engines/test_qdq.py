@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from speechquant.core.bundles import CtcDecoding, ModelSpec
 from speechquant.core.errors import OptionError, ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
+from speechquant.engines.backends import have_exact_products
 from speechquant.engines.qdq import (
     Spelling,
     activation_levels,
@@ -99,6 +100,7 @@ def run(model: ir.Model, x: Floats, *outputs: str, optimized: bool = True) -> li
     options.log_severity_level = 3
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+    have_exact_products(options)
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

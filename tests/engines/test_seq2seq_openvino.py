@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from quantized import whisper_w8a8
 
 from speechquant.core.errors import EngineError, MissingPackageError
+from speechquant.core.processor import Processor
 from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import DecodingOptions, backends, open_recognizer, openvino
 from speechquant.engines.backends import Backend, how_it_runs
-from speechquant.engines.processor import Processor
 from speechquant.engines.seq2seq_session import Seq2SeqSession
 from speechquant.engines.session import open_seq2seq_session
 

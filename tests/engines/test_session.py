@@ -19,9 +19,9 @@ from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine
 from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
+from speechquant.core.processor import Processor
 from speechquant.engines import backends, open_recognizer, open_session, openvino_session
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
-from speechquant.engines.processor import Processor
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.recognizer import feeds_of
 from speechquant.engines.simulation import SimulatedSession, rounded_weights

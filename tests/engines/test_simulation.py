@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines import open_session, quantize_bundle
+from speechquant.engines.backends import have_exact_products
 from speechquant.engines.probe import ProbeSession
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
 
@@ -87,6 +88,7 @@ def test_it_rounds_as_the_quantized_bundle_does(
     # Without optimisation ONNX Runtime keeps Q, DQ and the float products apart, so that only the
     # rounding is compared and not the order of sums.
     options = onnxruntime.SessionOptions()
+    have_exact_products(options)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(

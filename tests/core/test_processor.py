@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from speechquant.engines.processor import Processor, read_processor
+from speechquant.core.processor import Processor, read_processor
 
 SAPPHIRE = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512_vnni avx512_bf16 amx_bf16 amx_int8\n\nprocessor\t: 1\nvendor_id\t: GenuineIntel\nflags\t\t: fpu\n"
 HASWELL = "vendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 fma\n"
