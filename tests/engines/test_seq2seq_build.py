@@ -27,6 +27,7 @@ from speechquant.core.engine_folders import (
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError
 from speechquant.core.seq2seq import ENCODER, GRAPHS, PREFILL, STEP, Seq2SeqBundle
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, open_recognizer
+from speechquant.engines.backends import have_exact_products
 from speechquant.engines.build import options_from_text
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.seq2seq_build import seq2seq_graphs
@@ -225,11 +226,13 @@ def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
     is_quantized: bool,
 ) -> None:
     graphs = seq2seq_graphs(quantized if is_quantized else whisper_bundle, SM86)
+    options = session_options(1)
+    have_exact_products(options)
     values: dict[str, Any] = {}
     for name in (PREFILL, STEP):
         model = tensorrt_graph(graphs[name], rest, strongly_typed=True).model
         feeds = {key: np.asarray(value) for key, value in graphs[name].trial().items()}
-        with OnnxRuntimeSession(graphs[name].source.model_path, session_options(1)) as session:
+        with OnnxRuntimeSession(graphs[name].source.model_path, options) as session:
             expected = session.run(feeds)
         narrowed = {
             key: value.astype(cache) if key in graphs[name].caches else value
@@ -237,7 +240,7 @@ def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
         }
         narrowed.update({key: values[key] for key in values.keys() & feeds.keys()})
         graph = ir.to_proto(model).SerializeToString()
-        with OnnxRuntimeSession(graph, session_options(1)) as session:
+        with OnnxRuntimeSession(graph, options) as session:
             values = session.run(narrowed)
         assert values["logits"].dtype == np.float32
         for key, value in values.items():
