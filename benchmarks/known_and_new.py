@@ -20,8 +20,14 @@ from speechquant.benchmarks.whisper_agreement import lots_of, seams
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
 from speechquant.exporter.whisper import export_whisper
-from speechquant.zoo.corpus import Clip, corpus_manifest, plan_clips, render_clips, sentences_of
-from speechquant.zoo.espeak import Utterance
+from speechquant.zoo.corpus import (
+    Clip,
+    corpus_manifest,
+    plan_clip,
+    plan_clips,
+    render_clips,
+    sentences_of,
+)
 from speechquant.zoo.grammar import transcript_of
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 from speechquant.zoo.voices import voices_of
@@ -44,17 +50,7 @@ def plan(*, known_sentences: bool, known_voices: bool) -> list[Clip]:
     voices = voices_of("train" if known_voices else "dev")
     sentences = _sentences(known=known_sentences, rng=rng)
     return [
-        Clip(
-            name=f"{index:03d}",
-            spoken=Utterance(
-                text=text,
-                voice=voices[index % len(voices)],
-                rate=rng.randint(130, 215),
-                pitch=rng.randint(25, 75),
-                pitch_range=rng.randint(25, 75),
-            ),
-            augment_seed=rng.getrandbits(32),
-        )
+        plan_clip(f"{index:03d}", text, voices[index % len(voices)], rng)
         for index, text in enumerate(islice(sentences, CLIPS))
     ]
 

@@ -56,23 +56,25 @@ def sentences_of(split: str, rng: random.Random) -> Iterator[str]:
             yield spoken
 
 
+def plan_clip(name: str, text: str, voice: str, rng: random.Random) -> Clip:
+    """Return a clip of `text`, how fast, how high and in what noise it is said drawn from `rng`."""
+    spoken = Utterance(
+        text=text,
+        voice=voice,
+        rate=rng.randint(130, 215),
+        pitch=rng.randint(25, 75),
+        pitch_range=rng.randint(25, 75),
+    )
+    return Clip(name, spoken, augment_seed=rng.getrandbits(32))
+
+
 def plan_clips(split: str) -> list[Clip]:
     """Return the clips of `split`, the same ones every time."""
     rng = random.Random(f"{SEED}/{split}")
     voices = voices_of(split)
     sentences = sentences_of(split, rng)
     return [
-        Clip(
-            name=f"{split}-{index:05d}",
-            spoken=Utterance(
-                text=next(sentences),
-                voice=voices[index % len(voices)],
-                rate=rng.randint(130, 215),
-                pitch=rng.randint(25, 75),
-                pitch_range=rng.randint(25, 75),
-            ),
-            augment_seed=rng.getrandbits(32),
-        )
+        plan_clip(f"{split}-{index:05d}", next(sentences), voices[index % len(voices)], rng)
         for index in range(UTTERANCES[split])
     ]
 

@@ -12,8 +12,7 @@ import logging
 import random
 from pathlib import Path
 
-from speechquant.zoo.corpus import MANIFEST_NAME, Clip, render_clips, sentences_of
-from speechquant.zoo.espeak import Utterance
+from speechquant.zoo.corpus import MANIFEST_NAME, Clip, plan_clip, render_clips, sentences_of
 from speechquant.zoo.invented_voices import write_voices
 
 log = logging.getLogger(__name__)
@@ -27,17 +26,7 @@ def plan_further(voices: list[str], rng: random.Random) -> list[Clip]:
     """Return the clips of all `voices`, the same ones for the same `rng`."""
     sentences = sentences_of("train", rng)
     return [
-        Clip(
-            name=f"{voice.split('+')[1]}-{index:02d}",
-            spoken=Utterance(
-                text=next(sentences),
-                voice=voice,
-                rate=rng.randint(130, 215),
-                pitch=rng.randint(25, 75),
-                pitch_range=rng.randint(25, 75),
-            ),
-            augment_seed=rng.getrandbits(32),
-        )
+        plan_clip(f"{voice.split('+')[1]}-{index:02d}", next(sentences), voice, rng)
         for voice in voices
         for index in range(_CLIPS_OF_A_VOICE)
     ]
