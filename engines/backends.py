@@ -14,7 +14,12 @@ from speechquant.core.graphs import GraphSource
 from speechquant.core.processor import read_processor
 from speechquant.engines.cpu_graph import UNWANTED_OPTIMIZERS, cpu_model
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
-from speechquant.engines.openvino import add_openvino, openvino_model, openvino_settings
+from speechquant.engines.openvino import (
+    add_openvino,
+    openvino_model,
+    openvino_settings,
+    refuse_overflow,
+)
 from speechquant.engines.openvino_session import OpenVinoSession, require_openvino
 from speechquant.engines.seq2seq_session import Seq2SeqSession
 
@@ -95,6 +100,7 @@ def _open_on_cpu(graph: GraphSource, threads: int | None, profile_to: Path | Non
 def _open_in_plugin(
     graph: GraphSource, threads: int | None, profile_to: Path | None
 ) -> BoundSession:
+    refuse_overflow(graph)
     options = session_options(threads, profile_to)
     add_openvino(options, graph, threads)
     spelled = _openvino_graph(graph)
@@ -108,6 +114,7 @@ def _open_in_plugin(
 def _open_in_package(
     graph: GraphSource, threads: int | None, profile_to: Path | None
 ) -> BoundSession:
+    refuse_overflow(graph)
     require_openvino()  # before the graph is rewritten, which takes a moment
     return OpenVinoSession(_openvino_graph(graph), openvino_settings(graph), threads)
 

@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import WEIGHT_OPERATORS, require_packages
-from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
+from speechquant.engines.onnxruntime_session import (
+    OnnxRuntimeSession,
+    compute_as_spelled,
+    session_options,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -53,6 +57,7 @@ class ChangedGraph(OnnxRuntimeSession):
         import onnxruntime
 
         options = session_options(threads)
+        compute_as_spelled(options)
         options.add_session_config_entry(_EXTERNAL_FOLDER, str(bundle.folder))
         # The session reads these as long as it lives, and holds none of them itself.
         self._weights = {

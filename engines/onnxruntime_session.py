@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.errors import EngineError
+from speechquant.core.processor import read_processor
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,6 +33,14 @@ def session_options(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_to)
     return options
+
+
+def compute_as_spelled(options: onnxruntime.SessionOptions) -> None:
+    """Have quantizers and what is between them computed in float where integers would overflow."""
+    # A graph that nobody rewrote may have weights that several nodes read, and those ONNX Runtime
+    # cannot write as unsigned: `session.x64quantprecision` fails on them.
+    if not read_processor().sums_byte_products_exactly:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
 
 
 class OnnxRuntimeSession:

@@ -47,6 +47,19 @@ def add_openvino(
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
 
 
+def refuse_overflow(graph: GraphSource) -> None:
+    """Raise EngineError where OpenVINO would compute something else than the graph says."""
+    precision = graph.precision
+    if precision == FLOAT_PRECISION or read_processor().sums_byte_products_exactly:
+        return
+    # Its kernels then add pairs of products in 16 bits and cut off what does not fit.
+    weights, activations = (2**bits - 1 for bits in _bits(precision))
+    if activations < 2**8 and 2 * activations * (weights // 2) >= 2**15:
+        raise EngineError(
+            "OpenVINO's sums of byte products overflow on a processor without VNNI or AMX"
+        )
+
+
 def openvino_settings(graph: GraphSource) -> dict[str, str]:
     """Return what OpenVINO runs a graph with, in its plugin and in its own package."""
     return {"INFERENCE_PRECISION_HINT": float_type(graph, read_processor())}
@@ -55,12 +68,14 @@ def openvino_settings(graph: GraphSource) -> dict[str, str]:
 def float_type(graph: GraphSource, processor: Processor) -> str:
     """Return the type of what is not quantized, never narrower than what is."""
     precision = graph.precision
-    fits = precision != FLOAT_PRECISION and _activation_bits(precision) <= _BFLOAT16_BITS
+    fits = precision != FLOAT_PRECISION and _bits(precision)[1] <= _BFLOAT16_BITS
     return "bf16" if fits and processor.has_bfloat16 else "f32"
 
 
-def _activation_bits(precision: str) -> int:
-    return int(precision.rpartition("a")[2])  # of "w8a8"
+def _bits(precision: str) -> tuple[int, int]:
+    """Return the bits of the weights and of the activations."""
+    weights, _, activations = precision.removeprefix("w").partition("a")  # of "w8a8"
+    return int(weights), int(activations)
 
 
 def _cpu_device() -> onnxruntime.OrtEpDevice:

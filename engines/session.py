@@ -136,12 +136,12 @@ def load_any_source(folder: Path) -> Bundle | Seq2SeqBundle | Engine | Seq2SeqEn
 
 def _first_to_open(provider: str, folder: Path, opened: Callable[[Backend], Opened]) -> Opened:
     *preferred, last = backends_of(provider)
-    reasons: list[str] = []
+    reasons: dict[str, None] = {}  # each once, in order
     for backend in preferred:
         try:
             session = opened(backend)
         except (EngineError, MissingPackageError) as error:
-            reasons.append(str(error))
+            reasons[str(error)] = None
         else:
             log.debug("%s runs in %s", folder, how_it_runs(session))
             return session

@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.processor import read_processor
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
 from speechquant.engines.probe import ProbedGraph, ProbeSession
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.recognizer import feeds_of
+
+openvino_is_exact = pytest.mark.skipif(
+    not read_processor().sums_byte_products_exactly,
+    reason="OpenVINO's sums of byte products overflow on this processor (no VNNI, no AMX)",
+)
 
 
 def table_from_noise(

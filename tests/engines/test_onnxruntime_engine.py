@@ -14,6 +14,7 @@ from quantized import w8a8
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Limits, load_engine
 from speechquant.core.errors import OptionError
+from speechquant.engines.backends import have_exact_products
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
@@ -28,7 +29,9 @@ def quantized(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def logits_of(path: Path, bundle: Bundle, wave: NDArray[np.float32]) -> NDArray[np.float32]:
-    with OnnxRuntimeSession(path, session_options(1)) as session:
+    options = session_options(1)
+    have_exact_products(options)
+    with OnnxRuntimeSession(path, options) as session:
         return session.run(feeds_of(bundle.spec, [wave]))["logits"]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from quantized import w8a8
+from quantized import openvino_is_exact, w8a8
 from tiny import save_tiny_checkpoint
 
 from speechquant.core import onnx_files
@@ -56,6 +56,7 @@ def logits_of(bundle: Bundle, provider: str, wave: NDArray[np.float32]) -> NDArr
     return logits
 
 
+@openvino_is_exact
 def test_it_computes_what_the_other_provider_does(
     device: Any, bundles: tuple[Bundle, Bundle], noise: NDArray[np.float32]
 ) -> None:

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from quantized import w8a8
+from quantized import openvino_is_exact, w8a8
 from tiny import save_tiny_checkpoint
 
 from speechquant.core.bundles import Bundle
@@ -65,6 +66,7 @@ def logits_of(session: Session, bundle: Bundle, wave: NDArray[np.float32]) -> ND
 
 
 @needs_openvino
+@openvino_is_exact
 @pytest.mark.usefixtures("no_plugin", "without_bfloat16")
 def test_it_computes_what_the_cpu_provider_does(
     bundles: tuple[Bundle, Bundle],
@@ -86,6 +88,7 @@ def test_it_computes_what_the_cpu_provider_does(
 
 
 @needs_openvino
+@pytest.mark.usefixtures("without_bfloat16")
 def test_threads_that_share_a_session_get_what_they_get_alone(
     bundles: tuple[Bundle, Bundle],
 ) -> None:
@@ -175,6 +178,54 @@ def test_graph_and_settings_are_those_of_the_bundle(
     assert plain == {"INFERENCE_PRECISION_HINT": "f32"}
     assert isinstance(graph, bytes)
     assert narrowed == {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "3"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "instructions", "is_refused"),
+    [
+        ("w8a8", {"avx2"}, True),
+        ("w8a8", {"avx2", "avx_vnni"}, False),
+        ("w8a8", {"avx512f", "amx_int8"}, False),
+        ("fp32", {"avx2"}, False),
+        ("w7a8", {"avx2"}, False),  # 2 * 63 * 255 fits into 16 bits
+        ("w8a16", {"avx2"}, False),  # computed in float32
+    ],
+)
+def test_a_processor_on_which_sums_overflow_is_refused(
+    precision: str,
+    instructions: set[str],
+    is_refused: bool,
+    tiny_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision=precision))
+    processor = Processor("GenuineIntel", frozenset(instructions))
+    monkeypatch.setattr(openvino, "read_processor", lambda: processor)
+    if is_refused:
+        with pytest.raises(EngineError, match="overflow on a processor without VNNI or AMX"):
+            openvino.refuse_overflow(bundle)
+    else:
+        openvino.refuse_overflow(bundle)
+
+
+@pytest.mark.parametrize("provider", ["openvino", "auto"])
+def test_where_sums_overflow_the_cpu_provider_runs_and_says_why_once(
+    provider: str,
+    bundles: tuple[Bundle, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for module in (openvino, backends):
+        monkeypatch.setattr(
+            module, "read_processor", lambda: Processor("GenuineIntel", frozenset({"avx2"}))
+        )
+    with open_session(bundles[1], provider=provider, threads=1) as session:
+        assert session.provider == "cpu"
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "warning: OpenVINO's sums of byte products overflow on a processor without VNNI or AMX; "
+        "running on ONNX Runtime's own CPU provider instead"
+    )
 
 
 ALL_THREE = ["_open_in_plugin", "_open_in_package", "_open_on_cpu"]

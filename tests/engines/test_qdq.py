@@ -273,7 +273,8 @@ def test_a_shared_weight_is_stored_once_and_stays_float_for_others() -> None:
         "shared_float", "shared_quantized", "shared_scale", "shared_zero_point",
     ]  # fmt: skip
     x = RNG.standard_normal((1, CHANNELS, FRAMES)).astype(np.float32)
-    heard, total = run(model, x, "shared", "s")
+    # Not optimised: without VNNI ONNX Runtime cannot widen a weight that two products read.
+    heard, total = run(model, x, "shared", "s", optimized=False)
     np.testing.assert_array_equal(heard, rounded_weight(shared, 8, 1))
     np.testing.assert_allclose(total, shared.sum(dtype=np.float64), atol=1e-4)
 

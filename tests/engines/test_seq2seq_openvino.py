@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from quantized import whisper_w8a8
+from quantized import openvino_is_exact, whisper_w8a8
 
 from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
@@ -64,6 +64,7 @@ def outputs_of(bundle: Seq2SeqBundle, provider: str, seed: int = 5) -> list[NDAr
 
 
 @needs_openvino
+@openvino_is_exact
 @pytest.mark.usefixtures("in_package")
 def test_it_computes_what_the_cpu_provider_does(
     whisper_bundle: Seq2SeqBundle,
@@ -80,6 +81,7 @@ def test_it_computes_what_the_cpu_provider_does(
     assert not caplog.records, "nothing is missing"
 
 
+@openvino_is_exact
 def test_the_plugin_computes_it_too(
     whisper_bundle: Seq2SeqBundle, quantized: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

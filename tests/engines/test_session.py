@@ -20,7 +20,13 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine
 from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
 from speechquant.core.processor import Processor
-from speechquant.engines import backends, open_recognizer, open_session, openvino_session
+from speechquant.engines import (
+    backends,
+    onnxruntime_session,
+    open_recognizer,
+    open_session,
+    openvino_session,
+)
 from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.recognizer import feeds_of
@@ -127,6 +133,20 @@ def test_kernels_that_overflow_are_avoided(
             options.get_session_config_entry("session.x64quantprecision")
     else:
         assert options.get_session_config_entry("session.x64quantprecision") == expected
+
+
+@pytest.mark.parametrize(("processor", "expected"), [(AMD, None), (OLD, "1")])
+def test_graphs_that_nobody_rewrote_are_computed_as_spelled(
+    processor: Processor, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_session, "read_processor", lambda: processor)
+    options = onnxruntime.SessionOptions()
+    onnxruntime_session.compute_as_spelled(options)
+    if expected is None:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry("session.disable_quant_qdq")
+    else:
+        assert options.get_session_config_entry("session.disable_quant_qdq") == expected
 
 
 def test_without_the_packages_a_bundle_runs_as_it_is_with_a_warning(

@@ -16,7 +16,11 @@ from speechquant.benchmarks.narrow_rest import emulate_float16
 from speechquant.core.bundles import Bundle
 from speechquant.engines.build import ctc_graph
 from speechquant.engines.build_options import BuildOptions, GraphToBuild
-from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
+from speechquant.engines.onnxruntime_session import (
+    OnnxRuntimeSession,
+    compute_as_spelled,
+    session_options,
+)
 from speechquant.engines.qdq import Spelling
 from speechquant.engines.tensorrt_graph import tensorrt_graph
 from speechquant.exporter import export
@@ -43,7 +47,9 @@ def logits(graph: Path | ir.Model) -> NDArray[np.float32]:
     noise = np.random.default_rng(2).standard_normal((2, 8000)).astype(np.float32)
     feeds = {"input_values": noise, "input_lengths": np.array([8000, 5000], np.int64)}
     source = graph if isinstance(graph, Path) else ir.to_proto(graph).SerializeToString()
-    with OnnxRuntimeSession(source, session_options(1)) as session:
+    options = session_options(1)
+    compute_as_spelled(options)
+    with OnnxRuntimeSession(source, options) as session:
         return session.run(feeds)["logits"]
 
 
