@@ -61,6 +61,8 @@ _HOP_SAMPLES, _FFT_SAMPLES = 160, 400
 _POSITION_SAMPLES = SAMPLE_RATE_HZ // POSITIONS_PER_SECOND
 _IGNORED = -100
 _HEAD_FILE = "ctc-head.safetensors"
+# A chunk that begins with a clip begins up to so much before it, or so much after it.
+_RAGGED_SECONDS = (0.06, 0.04)
 # Words are timed in so many clips of a set at most: there are tails enough in them.
 _TIMED_CLIPS = 3_000
 _POOL = 512  # examples that are sorted by length before they are batched
@@ -81,6 +83,7 @@ class Settings(RunSettings):
     late_share: float = 0.2
     abutting_share: float = 0.5
     tail_share: float = 0.0
+    ragged_share: float = 0.0
     wrong_token_share: float = 0.0
     timed_share: float = 0.4
     whole_chunk_share: float = 0.25
@@ -103,6 +106,14 @@ class Example:
         """Whether nothing that is said in it is cut off."""
         return all(end is not None for _, _, end in self.pieces)
 
+    @property
+    def heard(self) -> tuple[str, int]:
+        """The text of what is not cut off, and the samples it is in."""
+        text = " ".join(text for text, _, end in self.pieces if end is not None)
+        if self.is_whole:
+            return text, len(self.wave)
+        return text, int(self.pieces[-1][1] * SAMPLE_RATE_HZ)
+
 
 def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example:
     """Return one clip, some clips strung together, or nobody speaking."""
@@ -122,6 +133,9 @@ def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example
         # After a wrong end a transcript goes on in the middle of what somebody says.
         samples[0] = samples[0].part(draw.randrange(len(samples[0].wave)), len(samples[0].wave))
         gaps[0] = 0
+    elif is_joined and not gaps[0] and draw.random() < settings.ragged_share:
+        samples = _with_a_ragged_start(draw, samples)
+        gaps = [0] * (len(samples) - len(gaps)) + gaps
     wave, pieces = _strung_together(samples, gaps, rng)
     wave = np.asarray(degrade(wave, SAMPLE_RATE_HZ, LIVE_CONDITIONS, rng), np.float32)
     is_whole = not pieces or pieces[-1][2] is not None
@@ -140,6 +154,21 @@ def _gaps(draw: random.Random, settings: Settings, clips: int, *, is_joined: boo
         0 if draw.random() < abutting else int(draw.uniform(0.0, most) * SAMPLE_RATE_HZ)
         for most in (late + [longest] * clips)[:clips]
     ]
+
+
+def _with_a_ragged_start(draw: random.Random, samples: list[Sample]) -> list[Sample]:
+    """Return the samples with the last moments of a clip before them, or the first one's cut off.
+
+    A transcript goes on where its last timestamp said that a clip ends, which is seldom the very
+    sample: every word is still heard then, and of the clip before nothing is.
+    """
+    before, after = _RAGGED_SECONDS
+    offset = int(draw.uniform(-before, after) * SAMPLE_RATE_HZ)
+    if offset < 0:
+        return [Sample(samples[-1].wave[offset:], ""), *samples]
+    first = samples[0]
+    word_ends = tuple(end - offset for end in first.word_ends)
+    return [Sample(first.wave[offset:], first.text, word_ends), *samples[1:]]
 
 
 def _strung_together(
@@ -392,15 +421,13 @@ class Run(TrainingRun):
         import torch
         from torch.nn.functional import ctc_loss
 
-        whole = [index for index, example in enumerate(batch) if example.is_whole]
-        if not whole:
-            return labels.sum() * 0.0
-        rows = [token_ids(" ".join(piece[0] for piece in batch[index].pieces)) for index in whole]
-        positions = [
-            min(labels.shape[1], len(batch[i].wave) // _POSITION_SAMPLES + 1) for i in whole
-        ]
+        rows, positions = [], []
+        for example in batch:
+            text, samples = example.heard
+            rows.append(token_ids(text))
+            positions.append(min(labels.shape[1], samples // _POSITION_SAMPLES + 1))
         return ctc_loss(
-            torch.log_softmax(labels[whole], -1).transpose(0, 1),
+            torch.log_softmax(labels, -1).transpose(0, 1),
             torch.tensor([label for row in rows for label in row]),
             torch.tensor(positions),
             torch.tensor([len(row) for row in rows]),

@@ -142,6 +142,42 @@ def test_chunks_that_begin_in_the_middle_of_a_clip() -> None:
     assert all(text in ("who is it", "is it", "it") for text, _, _ in firsts)
 
 
+def test_chunks_that_begin_a_little_off_a_clip_have_all_its_words() -> None:
+    draw = random.Random(0)
+    settings = Settings(silent_share=0, joined_share=1, late_share=0, abutting_share=1)
+    ragged = replace(settings, ragged_share=1.0)
+    made = [make_example(draw, [(1.0, samples(3))], ragged) for _ in range(60)]
+    starts = [example.pieces[0][1] for example in made]
+    assert all(text in TEXTS for example in made for text, _, _ in example.pieces)
+    # Before the clip there is the end of another one, of which nothing is told.
+    assert any(start == 0 for start in starts) and any(start > 0.04 for start in starts)
+    assert max(starts) < 0.06 / 0.87 + 0.001
+    exact = [make_example(draw, [(1.0, samples(3))], settings) for _ in range(20)]
+    assert all(example.pieces[0][1] == 0 for example in exact)
+
+
+@pytest.mark.parametrize(("before", "lacking"), [(-800, 0), (480, 480)])
+def test_a_ragged_start_keeps_the_times_of_words(
+    before: int, lacking: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random.Random, "uniform", lambda *_: before / RATE_HZ)
+    given = training._with_a_ragged_start(random.Random(0), [LONG, LONG])
+    *ahead, first, last = given
+    assert last == LONG and [(len(each.wave), each.text) for each in ahead] == (
+        [(800, "")] if before < 0 else []
+    )
+    assert len(first.wave) == len(LONG.wave) - lacking and first.text == LONG.text
+    assert first.word_ends == tuple(end - lacking for end in WORD_ENDS)
+
+
+def test_the_ctc_head_hears_what_is_not_cut_off() -> None:
+    wave = np.zeros(8 * RATE_HZ, np.float32)
+    cut = Example(wave, (("a b", 0.0, 2.0), ("c", 2.0, 3.5), ("d", 3.5, None)), timestamps=True)
+    assert cut.heard == ("a b c", 3.5 * RATE_HZ)
+    assert replace(cut, pieces=cut.pieces[:2]).heard == ("a b c", 8 * RATE_HZ)
+    assert replace(cut, pieces=()).heard == ("", 8 * RATE_HZ)
+
+
 def test_a_first_clip_that_the_chunk_cuts_off_has_its_whole_words() -> None:
     """Or a transcript would go on after the chunk with nothing of it told."""
     draw = random.Random(0)
