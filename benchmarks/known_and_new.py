@@ -86,7 +86,8 @@ def main() -> None:
                 seconds = sum(clip.seconds or 0.0 for clip in clips)
                 # A little less than all, so that they are one lot.
                 lot = next(lots_of(clips, 0.99 * seconds))
-                alone, joined = (100 * rate for rate in seams(lot, recognizer.transcribe))
+                found = seams(lot, recognizer.transcribe)
+                alone, joined = 100 * found.alone, 100 * found.joined
                 shown = (f"{alone:.2f} %", f"{joined:.2f} %", f"{joined - alone:+.2f}")
                 print_row(sentences, voices, *shown)
 

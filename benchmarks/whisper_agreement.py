@@ -18,6 +18,7 @@ import numpy as np
 
 from speechquant.benchmarks.float_tables import print_heading, print_row
 from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.seams import Seams, lost_and_repeated
 from speechquant.benchmarks.workbench import Workbench
 from speechquant.calibrators.methods import EMA
 from speechquant.core.audio import Waveform, read_audio
@@ -133,12 +134,13 @@ def lots_of(
 Transcribe = Callable[[Sequence[Waveform]], Sequence[str]]
 
 
-def seams(lot: Lot, transcribe: Transcribe) -> tuple[float, float]:
-    """Return the word error rate of the lot's clips one by one, and of all strung together."""
+def seams(lot: Lot, transcribe: Transcribe) -> Seams:
+    """Return what becomes of the lot's clips one by one, and of all strung together."""
     references = [_normalize(clip.text or "") for clip in lot.clips]
     alone = score_wer(references, list(map(_normalize, transcribe(lot.waves))))
-    joined = score_wer([lot.text], list(map(_normalize, transcribe([lot.wave]))))
-    return alone.rate, joined.rate
+    [heard] = map(_normalize, transcribe([lot.wave]))
+    joined = score_wer([lot.text], [heard])
+    return Seams(alone.rate, joined.rate, *lost_and_repeated(references, heard))
 
 
 def print_joined(
@@ -149,12 +151,15 @@ def print_joined(
         f"Clips of zoo:test strung together, just over {JOINED_SECONDS / 60:g} minutes at a time",
         *("lot", "clips", "silence between them", "what"),
         *("WER clip by clip", "WER strung together", "difference"),
+        *("clips lost", "words told twice"),
     )
 
     def print_lot(number: int, lot: Lot, what: str, transcribe: Transcribe) -> None:
-        alone, joined = seams(lot, transcribe)
-        shown = (f"{100 * alone:.2f} %", f"{100 * joined:.2f} %", f"{100 * (joined - alone):+.2f}")
-        print_row(number, len(lot.clips), f"{lot.pause_seconds:g} s", what, *shown)
+        found = seams(lot, transcribe)
+        alone, joined = 100 * found.alone, 100 * found.joined
+        shown = (f"{alone:.2f} %", f"{joined:.2f} %", f"{joined - alone:+.2f}")
+        lost = (found.lost_clips, found.repeated_words)
+        print_row(number, len(lot.clips), f"{lot.pause_seconds:g} s", what, *shown, *lost)
 
     def print_bundle(number: int, lot: Lot, bundle: Seq2SeqBundle) -> None:
         with open_recognizer(bundle) as recognizer:

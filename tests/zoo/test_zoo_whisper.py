@@ -72,8 +72,9 @@ def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Seq2SeqBundle) -> 
 def test_clips_strung_together_are_heard_as_well(bundle: Seq2SeqBundle) -> None:
     (lot, *_) = lots_of(clips(), STRUNG_SECONDS)
     with open_recognizer(bundle) as recognizer:
-        alone, joined = seams(lot, recognizer.transcribe)
-    assert joined < alone + 0.05
+        found = seams(lot, recognizer.transcribe)
+    assert found.joined < found.alone + 0.05
+    assert found.lost_clips == 0
 
 
 def test_nothing_is_invented_where_nobody_speaks(bundle: Seq2SeqBundle) -> None:
