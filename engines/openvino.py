@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 import threading
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ PACKAGE = "onnxruntime_ep_openvino"
 _PLUGIN = "OpenVINOExecutionProvider"
 _REGISTERED_AS = "speechquant-openvino"
 _OLDEST_ONNXRUNTIME = "1.23"
+_X86 = ("x86_64", "AMD64")
 _BFLOAT16_BITS = 8  # of its significand
 _REGISTERING = threading.Lock()
 
@@ -50,7 +52,8 @@ def add_openvino(
 def refuse_overflow(graph: GraphSource) -> None:
     """Raise EngineError where OpenVINO would compute something else than the graph says."""
     precision = graph.precision
-    if precision == FLOAT_PRECISION or read_processor().sums_byte_products_exactly:
+    is_x86 = platform.machine() in _X86
+    if precision == FLOAT_PRECISION or not is_x86 or read_processor().sums_byte_products_exactly:
         return
     # Its kernels then add pairs of products in 16 bits and cut off what does not fit.
     weights, activations = (2**bits - 1 for bits in _bits(precision))

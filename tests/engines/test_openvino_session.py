@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -201,9 +202,12 @@ def test_a_processor_on_which_sums_overflow_is_refused(
     bundle = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision=precision))
     processor = Processor("GenuineIntel", frozenset(instructions))
     monkeypatch.setattr(openvino, "read_processor", lambda: processor)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     if is_refused:
         with pytest.raises(EngineError, match="overflow on a processor without VNNI or AMX"):
             openvino.refuse_overflow(bundle)
+        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+        openvino.refuse_overflow(bundle)  # another processor, other kernels
     else:
         openvino.refuse_overflow(bundle)
 
