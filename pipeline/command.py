@@ -25,6 +25,12 @@ def _interrupt(number: int, _: object) -> NoReturn:
     raise Interrupted
 
 
+def _on_unraisable(report: sys.UnraisableHookArgs) -> None:
+    """Show what Python cannot raise, but no Interrupted: `run` looks at the signals itself."""
+    if not isinstance(report.exc_value, Interrupted):
+        sys.__unraisablehook__(report)
+
+
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return _FAILURE
@@ -38,6 +44,9 @@ def run(arguments: list[str]) -> int:
         from speechquant.core.errors import SpeechquantError
         from speechquant.pipeline.app import run_app
 
+        if _SIGNALS:
+            # What is raised while Python tidies up behind an import goes no further.
+            raise Interrupted
         try:
             return run_app([argument for argument in arguments if argument != DEBUG_FLAG])
         except SpeechquantError as error:
@@ -72,6 +81,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    sys.unraisablehook = _on_unraisable
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))

@@ -64,6 +64,10 @@ def test_interrupt_at_any_moment(workspace: Workspace, when: str | float) -> Non
         # A busy machine may let the last step end before the signal is sent: then all is there.
         load_bundle(workspace.path("interrupted"))
         return
+    if done.returncode == 0 and when == 0.05 and "KeyboardInterrupt" in done.stderr:
+        # Python swallows it while it reads the .pth files, before it begins with the command.
+        load_bundle(workspace.path("interrupted"))
+        return
     # -2: so early that Python itself has not yet begun with the command.
     assert done.returncode == 1 or (done.returncode == -2 and when == 0.05)
     if done.returncode == 1:

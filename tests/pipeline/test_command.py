@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,6 +284,23 @@ def test_reader_that_goes_away_is_no_error(tiny_bundle: Bundle) -> None:
     )
     done = subprocess.run(["sh", "-c", command], text=True, capture_output=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_that_python_swallows_during_an_import(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from speechquant.pipeline import app, command
+
+    monkeypatch.setattr(command, "_SIGNALS", [2])
+    monkeypatch.setattr(app, "run_app", lambda _: pytest.fail("it went on"))
+    assert run(["demo"]) == 1
+    assert capsys.readouterr().err == "error: interrupted; nothing half-written was left behind\n"
+    shown: list[object] = []
+    monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
+    reports = [SimpleNamespace(exc_value=error) for error in (command.Interrupted(), ValueError())]
+    for report in reports:
+        command._on_unraisable(report)  # type: ignore[arg-type]
+    assert shown == reports[1:]
 
 
 def test_an_interrupt_that_a_library_makes_another_error_of(
