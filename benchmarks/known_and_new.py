@@ -86,10 +86,7 @@ def main() -> None:
                 seconds = sum(clip.seconds or 0.0 for clip in clips)
                 # A little less than all, so that they are one lot.
                 lot = next(lots_of(clips, 0.99 * seconds))
-                found = seams(lot, recognizer.transcribe)
-                alone, joined = 100 * found.alone, 100 * found.joined
-                shown = (f"{alone:.2f} %", f"{joined:.2f} %", f"{joined - alone:+.2f}")
-                print_row(sentences, voices, *shown)
+                print_row(sentences, voices, *seams(lot, recognizer.transcribe).rates)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,12 @@ class Seams:
     lost_clips: int
     repeated_words: int
 
+    @property
+    def rates(self) -> tuple[str, str, str]:
+        """Both rates and their difference, as tables show them."""
+        alone, joined = 100 * self.alone, 100 * self.joined
+        return f"{alone:.2f} %", f"{joined:.2f} %", f"{joined - alone:+.2f}"
+
 
 def lost_and_repeated(clips: Sequence[str], heard: str) -> tuple[int, int]:
     """Return how many of the clips are missing from `heard`, and the words told twice in it.

@@ -156,10 +156,8 @@ def print_joined(
 
     def print_lot(number: int, lot: Lot, what: str, transcribe: Transcribe) -> None:
         found = seams(lot, transcribe)
-        alone, joined = 100 * found.alone, 100 * found.joined
-        shown = (f"{alone:.2f} %", f"{joined:.2f} %", f"{joined - alone:+.2f}")
         lost = (found.lost_clips, found.repeated_words)
-        print_row(number, len(lot.clips), f"{lot.pause_seconds:g} s", what, *shown, *lost)
+        print_row(number, len(lot.clips), f"{lot.pause_seconds:g} s", what, *found.rates, *lost)
 
     def print_bundle(number: int, lot: Lot, bundle: Seq2SeqBundle) -> None:
         with open_recognizer(bundle) as recognizer:

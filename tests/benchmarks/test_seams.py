@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from speechquant.benchmarks.seams import lost_and_repeated
+from speechquant.benchmarks.seams import Seams, lost_and_repeated
 
 CLIPS = ["call anna at nine", "you are welcome", "what time is it", "stop"]
 ALL = " ".join(CLIPS)
@@ -22,3 +22,7 @@ ALL = " ".join(CLIPS)
 )
 def test_what_is_lost_and_what_is_told_twice(heard: str, expected: tuple[int, int]) -> None:
     assert lost_and_repeated(CLIPS, heard) == expected
+
+
+def test_rates_as_tables_show_them() -> None:
+    assert Seams(0.02, 0.0432, 0, 0).rates == ("2.00 %", "4.32 %", "+2.32")

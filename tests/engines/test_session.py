@@ -118,6 +118,15 @@ def test_threads_reach_onnxruntime(tiny_bundle: Bundle) -> None:
         assert session._session.get_session_options().intra_op_num_threads == 1
 
 
+def check_entry(options: onnxruntime.SessionOptions, key: str, expected: str | None) -> None:
+    """Check that the options have the entry `expected`, or none."""
+    if expected is None:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry(key)
+    else:
+        assert options.get_session_config_entry(key) == expected
+
+
 @pytest.mark.parametrize(("processor", "expected"), [(AMD, None), (OLD, "1"), (Processor(), "1")])
 def test_kernels_that_overflow_are_avoided(
     tiny_bundle: Bundle,
@@ -128,11 +137,7 @@ def test_kernels_that_overflow_are_avoided(
     on(processor, monkeypatch)
     options = onnxruntime.SessionOptions()
     backends.configure_cpu(options)
-    if expected is None:
-        with pytest.raises(RuntimeError):
-            options.get_session_config_entry("session.x64quantprecision")
-    else:
-        assert options.get_session_config_entry("session.x64quantprecision") == expected
+    check_entry(options, "session.x64quantprecision", expected)
 
 
 @pytest.mark.parametrize(("processor", "expected"), [(AMD, None), (OLD, "1")])
@@ -142,11 +147,7 @@ def test_graphs_that_nobody_rewrote_are_computed_as_spelled(
     monkeypatch.setattr(onnxruntime_session, "read_processor", lambda: processor)
     options = onnxruntime.SessionOptions()
     onnxruntime_session.compute_as_spelled(options)
-    if expected is None:
-        with pytest.raises(RuntimeError):
-            options.get_session_config_entry("session.disable_quant_qdq")
-    else:
-        assert options.get_session_config_entry("session.disable_quant_qdq") == expected
+    check_entry(options, "session.disable_quant_qdq", expected)
 
 
 def test_without_the_packages_a_bundle_runs_as_it_is_with_a_warning(
