@@ -32,11 +32,14 @@ from speechquant.exporter.whisper import export_whisper
 from speechquant.zoo.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
+from speechquant.zoo.whisper_model import CHUNK_SECONDS
 
 COMPARED_CLIPS = 200
 JOINED_SECONDS = 600.0
 PAUSE_SECONDS = 0.5
 GREEDY = DecodingOptions(temperatures=(0.0,))
+# Audio longer than a chunk is always heard with them.
+TIMED = DecodingOptions(timestamps=True)
 _RANDOM = f"{PREFIX}whisper-tiny"
 _normalize = normalizer("basic")
 
@@ -111,6 +114,17 @@ class Lot:
         return np.concatenate([part for wave in self.waves for part in (wave, pause)])
 
     @property
+    def chunks(self) -> list[Waveform]:
+        """As many as go into a chunk strung together, one chunk behind the other."""
+        chunks: list[Waveform] = []
+        for wave in self.waves:
+            if chunks and len(chunks[-1]) + len(wave) <= CHUNK_SECONDS * SAMPLE_RATE_HZ:
+                chunks[-1] = np.concatenate([chunks[-1], wave])
+            else:
+                chunks.append(wave)
+        return chunks
+
+    @property
     def text(self) -> str:
         """What is said in all of them."""
         return _normalize(" ".join(clip.text or "" for clip in self.clips))
@@ -134,11 +148,14 @@ def lots_of(
 Transcribe = Callable[[Sequence[Waveform]], Sequence[str]]
 
 
-def seams(lot: Lot, transcribe: Transcribe) -> Seams:
-    """Return what becomes of the lot's clips one by one, and of all strung together."""
+def seams(lot: Lot, transcribe: Transcribe, chunks: Transcribe | None = None) -> Seams:
+    """Return what becomes of the lot's clips one by one, and of all strung together.
+
+    With `chunks` that hears them in chunks which begin and end with clips: no seam is to be found.
+    """
     references = [_normalize(clip.text or "") for clip in lot.clips]
     alone = score_wer(references, list(map(_normalize, transcribe(lot.waves))))
-    [heard] = map(_normalize, transcribe([lot.wave]))
+    heard = _normalize(" ".join(chunks(lot.chunks) if chunks else transcribe([lot.wave])))
     joined = score_wer([lot.text], [heard])
     return Seams(alone.rate, joined.rate, *lost_and_repeated(references, heard))
 
@@ -154,8 +171,8 @@ def print_joined(
         *("clips lost", "words told twice"),
     )
 
-    def print_lot(number: int, lot: Lot, what: str, transcribe: Transcribe) -> None:
-        found = seams(lot, transcribe)
+    def print_lot(number: int, lot: Lot, what: str, *transcribe: Transcribe) -> None:
+        found = seams(lot, *transcribe)
         lost = (found.lost_clips, found.repeated_words)
         print_row(number, len(lot.clips), f"{lot.pause_seconds:g} s", what, *found.rates, *lost)
 
@@ -164,9 +181,18 @@ def print_joined(
             what = f"{bundle.spec.precision}, with the fall-back"
             print_lot(number, lot, what, recognizer.transcribe)
 
+    def print_chunks(number: int, lot: Lot, bundle: Seq2SeqBundle) -> None:
+        with (
+            open_recognizer(bundle) as recognizer,
+            open_recognizer(bundle, decoding=TIMED) as timed,
+        ):
+            what = f"{bundle.spec.precision}, in chunks of whole clips"
+            print_lot(number, lot, what, recognizer.transcribe, timed.transcribe)
+
     for number, lot in enumerate(lots_of(clips, JOINED_SECONDS), start=1):
         for bundle in bundles:
             print_bundle(number, lot, bundle)
+            print_chunks(number, lot, bundle)
         print_lot(number, lot, "transformers, greedy", reference.texts)
     for number, lot in enumerate(lots_of(clips, JOINED_SECONDS, PAUSE_SECONDS), start=1):
         print_bundle(number, lot, bundles[0])

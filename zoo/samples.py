@@ -99,20 +99,25 @@ def load_samples(clips: list[LabelledClip]) -> list[Sample]:
     return [sample for clip in clips if (sample := _sample_of(clip)) is not None]
 
 
-def join_short_clips(
+def join_single_words(
     clips: list[LabelledClip], rng: random.Random, shorter_than_seconds: float = 1.0
 ) -> list[Sample]:
-    """Return samples in which short clips of one speaker are strung together."""
-    samples, short_of = [], dict[str, list[Sample]]()
+    """Return samples in which short clips of one word are strung together, by speaker.
+
+    Short clips of several words stay by themselves: strung together too, none would be heard
+    between two others' clips, where they are hardest to hear.
+    """
+    samples, words_of = [], dict[str, list[Sample]]()
     for clip in clips:
         sample = _sample_of(clip)
         if sample is None:
             continue
-        if len(sample.wave) < shorter_than_seconds * SAMPLE_RATE_HZ:
-            short_of.setdefault(clip.speaker or "", []).append(sample)
+        is_short = len(sample.wave) < shorter_than_seconds * SAMPLE_RATE_HZ
+        if is_short and " " not in sample.text:
+            words_of.setdefault(clip.speaker or "", []).append(sample)
         else:
             samples.append(sample)
-    for words in short_of.values():
+    for words in words_of.values():
         rng.shuffle(words)
         while words:
             taken = [words.pop() for _ in range(min(len(words), rng.randint(1, 7)))]
@@ -155,7 +160,7 @@ def training_sets(
     scored = {"zoo_dev": load_samples(dev)[:_SCORED_CLIPS]}
     for further in extra:
         seen, unseen = split_speakers(read_data_set(further.source), further.hold_out_speakers)
-        sets.append((further.share, join_short_clips(seen, rng)))
+        sets.append((further.share, join_single_words(seen, rng)))
         if unseen:
             scored[further.source.name] = load_samples(unseen)
     return sets, scored

@@ -63,6 +63,8 @@ _IGNORED = -100
 _HEAD_FILE = "ctc-head.safetensors"
 # A chunk that begins with a clip begins up to so much before it, or so much after it.
 _RAGGED_SECONDS = (0.06, 0.04)
+# So many strung together seldom leave room in a chunk, as long audio does not.
+_MOST_CLIPS = 8
 # Words are timed in so many clips of a set at most: there are tails enough in them.
 _TIMED_CLIPS = 3_000
 _POOL = 512  # examples that are sorted by length before they are batched
@@ -126,7 +128,7 @@ def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example
     shares = [share for share, _ in sets]
     samples = [
         draw.choice(draw.choices(sets, shares)[0][1])
-        for _ in range(draw.randint(2, 5) if is_joined else 1)
+        for _ in range(draw.randint(2, _MOST_CLIPS) if is_joined else 1)
     ]
     gaps = _gaps(draw, settings, len(samples), is_joined=is_joined)
     if is_joined and samples[0].word_ends and draw.random() < settings.tail_share:
@@ -151,7 +153,7 @@ def _gaps(draw: random.Random, settings: Settings, clips: int, *, is_joined: boo
     # Some begin late, or it would only listen to the start of a chunk.
     late = [0.7 * CHUNK_SECONDS] if draw.random() < settings.late_share else []
     return [
-        0 if draw.random() < abutting else int(draw.uniform(0.0, most) * SAMPLE_RATE_HZ)
+        0 if draw.random() < abutting else 1 + int(draw.uniform(0.0, most) * SAMPLE_RATE_HZ)
         for most in (late + [longest] * clips)[:clips]
     ]
 

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from speechquant.benchmarks.seams import Seams, lost_and_repeated
+from speechquant.benchmarks.whisper_agreement import Lot, seams
+from speechquant.core.manifests import LabelledClip
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 
 CLIPS = ["call anna at nine", "you are welcome", "what time is it", "stop"]
 ALL = " ".join(CLIPS)
@@ -26,3 +32,15 @@ def test_what_is_lost_and_what_is_told_twice(heard: str, expected: tuple[int, in
 
 def test_rates_as_tables_show_them() -> None:
     assert Seams(0.02, 0.0432, 0, 0).rates == ("2.00 %", "4.32 %", "+2.32")
+
+
+def test_chunks_of_whole_clips_have_no_seams() -> None:
+    seconds = (3, 3, 3, 9, 1)
+    clips = tuple(LabelledClip(Path(f"{index}"), text) for index, text in enumerate("abcde"))
+    waves = tuple(np.full(length * SAMPLE_RATE_HZ, length, np.float32) for length in seconds)
+    lot = Lot(clips, waves, pause_seconds=0.0)
+    assert [len(wave) / SAMPLE_RATE_HZ for wave in lot.chunks] == [6, 3, 9, 1]
+    assert np.array_equal(np.concatenate(lot.chunks), lot.wave)
+    found = seams(lot, lambda waves: list("abcdx")[: len(waves)], lambda _: ["a b", "c", "d", ""])
+    assert found == Seams(0.2, 0.2, 1, 0)
+    assert seams(lot, lambda waves: list("abcdx")[: len(waves)]).joined == 0.8

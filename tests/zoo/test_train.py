@@ -16,7 +16,7 @@ from speechquant.zoo.models import new_model
 from speechquant.zoo.samples import (
     Extra,
     Sample,
-    join_short_clips,
+    join_single_words,
     load_samples,
     split_speakers,
 )
@@ -127,21 +127,20 @@ def test_batches_stay_within_their_seconds_and_mix_the_sets() -> None:
     assert texts.count("long") / len(texts) == pytest.approx(0.2, abs=0.05)
 
 
-def test_short_clips_of_one_speaker_are_strung_together(tmp_path: Path) -> None:
-    clips = []
-    for index in range(12):
-        path = tmp_path / f"{index}.wav"
-        soundfile.write(path, np.full(4_000, 0.1), RATE_HZ)
-        clips.append(
-            LabelledClip(
-                path, f"word{'ab'[index % 2]}".replace("word", "x "), None, "ab"[index % 2]
-            )
-        )
-    strung = join_short_clips(clips, random.Random(0))
-    letters = [set(sample.text.split()) - {"x"} for sample in strung]
-    assert all(len(speakers) == 1 for speakers in letters)
-    assert sum(sample.text.count("x") for sample in strung) == 12
-    assert len(strung) < 12
+def test_short_clips_of_one_word_are_strung_together_by_speaker(tmp_path: Path) -> None:
+    def clip(name: str, text: str, speaker: str, samples: int = 4_000) -> LabelledClip:
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, np.full(samples, 0.1), RATE_HZ)
+        return LabelledClip(path, text, None, speaker)
+
+    words = [clip(f"{index}", "ab"[index % 2], "ab"[index % 2]) for index in range(12)]
+    others = [clip("two", "take me", "a"), clip("slow", "zero", "b", 2 * RATE_HZ)]
+    strung = join_single_words([*words, *others], random.Random(0))
+    texts = [sample.text for sample in strung]
+    assert {"take me", "zero"} < set(texts)
+    joined = [text.split() for text in texts if text not in ("take me", "zero")]
+    assert all(len(set(speakers)) == 1 for speakers in joined)
+    assert sum(map(len, joined)) == 12 and len(joined) < 12
 
 
 def test_clips_outside_the_alphabet_are_left_out(tmp_path: Path) -> None:
