@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from speechquant.benchmarks.report import Machine
+from speechquant.core.processor import Processor, read_processor
 
 _BYTES_PER_KIB = 1024
 _PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
@@ -27,9 +28,17 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def integer_instructions(processor: Processor) -> str:
+    """Return what decides how fast and how exactly products of bytes are summed, "" if unknown."""
+    if processor.instructions is None:
+        return ""
+    return " with VNNI" if processor.sums_byte_products_exactly else " without VNNI"
+
+
 def describe_machine() -> str:
     """Return the processor, its cores, Python and the packages that compute, on one line."""
-    parts = [f"{processor_name()}, {os.cpu_count()} cores", f"Python {platform.python_version()}"]
+    cores = f"{os.cpu_count()} cores{integer_instructions(read_processor())}"
+    parts = [f"{processor_name()}, {cores}", f"Python {platform.python_version()}"]
     for package in _PACKAGES:
         try:
             parts.append(f"{package} {version(package)}")

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import time
 
-from speechquant.benchmarks.machine import processor_ticks
+import pytest
+
+from speechquant.benchmarks.machine import integer_instructions, processor_ticks
+from speechquant.core.processor import Processor
 
 
 def test_ticks_of_work_grow_with_work() -> None:
@@ -13,3 +16,17 @@ def test_ticks_of_work_grow_with_work() -> None:
     after = processor_ticks()
     worked, ticks = after[0] - before[0], after[1] - before[1]
     assert 0 < worked <= ticks
+
+
+@pytest.mark.parametrize(
+    ("instructions", "told"),
+    [
+        (frozenset({"avx2", "avx512_vnni"}), " with VNNI"),
+        (frozenset({"avx2"}), " without VNNI"),
+        (None, ""),
+    ],
+)
+def test_integer_instructions_are_told_where_they_are_known(
+    instructions: frozenset[str] | None, told: str
+) -> None:
+    assert integer_instructions(Processor("AuthenticAMD", instructions)) == told
