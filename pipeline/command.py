@@ -10,6 +10,7 @@ from typing import NoReturn
 
 DEBUG_FLAG = "--debug"
 _FAILURE = 1
+_AGAIN_SECONDS = 0.01
 _INTERRUPTED = "interrupted; nothing half-written was left behind"
 # Those that came: what Interrupted meets on its way up may make another error of it, as a library
 # written in C does whose loading it breaks off.
@@ -26,8 +27,13 @@ def _interrupt(number: int, _: object) -> NoReturn:
 
 
 def _on_unraisable(report: sys.UnraisableHookArgs) -> None:
-    """Show what Python cannot raise, but no Interrupted: `run` looks at the signals itself."""
-    if not isinstance(report.exc_value, Interrupted):
+    """Show what Python cannot raise; an Interrupted is raised again, a moment later.
+
+    What is raised while Python tidies up behind an import, any module's, goes no further by itself.
+    """
+    if isinstance(report.exc_value, Interrupted):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+    else:
         sys.__unraisablehook__(report)
 
 
@@ -45,7 +51,7 @@ def run(arguments: list[str]) -> int:
         from speechquant.pipeline.app import run_app
 
         if _SIGNALS:
-            # What is raised while Python tidies up behind an import goes no further.
+            # Whatever became of it on its way up from an import: here it is known.
             raise Interrupted
         try:
             return run_app([argument for argument in arguments if argument != DEBUG_FLAG])
@@ -82,7 +88,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.unraisablehook = _on_unraisable
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))
 

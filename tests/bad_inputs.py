@@ -702,7 +702,14 @@ def _on_small_disk(
 def interrupted_export(at: Workspace, when: str | float) -> subprocess.CompletedProcess[str]:
     """Export and send Ctrl-C after some seconds, or as soon as stderr says `when`."""
     command = [*_COMMAND, "export", str(at.checkpoint), str(at.path("interrupted"))]
-    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell's background job ignores Ctrl-C, and so does what it starts until it says otherwise.
+    process = subprocess.Popen(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     before = ""
     if isinstance(when, str):
         assert process.stderr is not None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -297,10 +298,37 @@ def test_an_interrupt_that_python_swallows_during_an_import(
     assert capsys.readouterr().err == "error: interrupted; nothing half-written was left behind\n"
     shown: list[object] = []
     monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
+    again: list[object] = []
+    monkeypatch.setattr(signal, "setitimer", lambda *given: again.append(given))
     reports = [SimpleNamespace(exc_value=error) for error in (command.Interrupted(), ValueError())]
     for report in reports:
         command._on_unraisable(report)  # type: ignore[arg-type]
     assert shown == reports[1:]
+    assert len(again) == 1
+
+
+def test_an_interrupt_that_python_swallows_while_a_command_runs() -> None:
+    script = """
+import signal, sys, time
+from speechquant.pipeline import app, command
+
+class Swallows:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def runs(_):
+    Swallows()
+    time.sleep(20)
+    return 0
+
+app.run_app = runs
+command.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: interrupted; nothing half-written was left behind\n"
 
 
 def test_an_interrupt_that_a_library_makes_another_error_of(
