@@ -125,9 +125,9 @@ class Lot:
         return chunks
 
     @property
-    def text(self) -> str:
-        """What is said in all of them."""
-        return _normalize(" ".join(clip.text or "" for clip in self.clips))
+    def references(self) -> list[str]:
+        """What is said in each of them, as it is scored."""
+        return [_normalize(clip.text or "") for clip in self.clips]
 
 
 def lots_of(
@@ -148,16 +148,19 @@ def lots_of(
 Transcribe = Callable[[Sequence[Waveform]], Sequence[str]]
 
 
-def seams(lot: Lot, transcribe: Transcribe, chunks: Transcribe | None = None) -> Seams:
-    """Return what becomes of the lot's clips one by one, and of all strung together.
+def clip_by_clip(lot: Lot, transcribe: Transcribe) -> float:
+    """Return the word error rate of the lot's clips one by one."""
+    return score_wer(lot.references, list(map(_normalize, transcribe(lot.waves)))).rate
 
-    With `chunks` that hears them in chunks which begin and end with clips: no seam is to be found.
+
+def seams(lot: Lot, alone: float, heard: Sequence[str]) -> Seams:
+    """Return what became of the lot's clips in what was `heard` of all, in one text or several.
+
+    `alone` is the rate clip by clip.
     """
-    references = [_normalize(clip.text or "") for clip in lot.clips]
-    alone = score_wer(references, list(map(_normalize, transcribe(lot.waves))))
-    heard = _normalize(" ".join(chunks(lot.chunks) if chunks else transcribe([lot.wave])))
-    joined = score_wer([lot.text], [heard])
-    return Seams(alone.rate, joined.rate, *lost_and_repeated(references, heard))
+    text = _normalize(" ".join(heard))
+    joined = score_wer([" ".join(lot.references)], [text]).rate
+    return Seams(alone, joined, *lost_and_repeated(lot.references, text))
 
 
 def print_joined(
@@ -166,36 +169,47 @@ def print_joined(
     """Print the word errors of clips strung together beside those of the clips."""
     print_heading(
         f"Clips of zoo:test strung together, just over {JOINED_SECONDS / 60:g} minutes at a time",
-        *("lot", "clips", "silence between them", "what"),
-        *("WER clip by clip", "WER strung together", "difference"),
-        *("clips lost", "words told twice"),
+        *("lot", "clips", "silence between them", "what", "how"),
+        *("WER clip by clip", "WER so", "difference", "clips lost", "words told twice"),
     )
 
-    def print_lot(number: int, lot: Lot, what: str, *transcribe: Transcribe) -> None:
-        found = seams(lot, *transcribe)
-        lost = (found.lost_clips, found.repeated_words)
-        print_row(number, len(lot.clips), f"{lot.pause_seconds:g} s", what, *found.rates, *lost)
+    def print_lot(number: int, lot: Lot, what: str, alone: float, **heard: Sequence[str]) -> None:
+        for how, texts in heard.items():
+            found = seams(lot, alone, texts)
+            counts = (found.lost_clips, found.repeated_words)
+            pause = f"{lot.pause_seconds:g} s"
+            print_row(
+                number, len(lot.clips), pause, what, how.replace("_", " "), *found.rates, *counts
+            )
 
     def print_bundle(number: int, lot: Lot, bundle: Seq2SeqBundle) -> None:
-        with open_recognizer(bundle) as recognizer:
-            what = f"{bundle.spec.precision}, with the fall-back"
-            print_lot(number, lot, what, recognizer.transcribe)
-
-    def print_chunks(number: int, lot: Lot, bundle: Seq2SeqBundle) -> None:
         with (
             open_recognizer(bundle) as recognizer,
             open_recognizer(bundle, decoding=TIMED) as timed,
         ):
-            what = f"{bundle.spec.precision}, in chunks of whole clips"
-            print_lot(number, lot, what, recognizer.transcribe, timed.transcribe)
+            print_lot(
+                number,
+                lot,
+                f"{bundle.spec.precision}, with the fall-back",
+                clip_by_clip(lot, recognizer.transcribe),
+                strung_together=recognizer.transcribe([lot.wave]),
+                in_chunks_of_whole_clips=timed.transcribe(lot.chunks),
+                clip_by_clip_with_timestamps=timed.transcribe(lot.waves),
+            )
 
     for number, lot in enumerate(lots_of(clips, JOINED_SECONDS), start=1):
         for bundle in bundles:
             print_bundle(number, lot, bundle)
-            print_chunks(number, lot, bundle)
-        print_lot(number, lot, "transformers, greedy", reference.texts)
+        alone = clip_by_clip(lot, reference.texts)
+        heard = reference.texts([lot.wave])
+        print_lot(number, lot, "transformers, greedy", alone, strung_together=heard)
     for number, lot in enumerate(lots_of(clips, JOINED_SECONDS, PAUSE_SECONDS), start=1):
-        print_bundle(number, lot, bundles[0])
+        for bundle in bundles:
+            with open_recognizer(bundle) as recognizer:
+                alone = clip_by_clip(lot, recognizer.transcribe)
+                heard = recognizer.transcribe([lot.wave])
+            what = f"{bundle.spec.precision}, with the fall-back"
+            print_lot(number, lot, what, alone, strung_together=heard)
 
 
 def print_silence(bundles: Sequence[Seq2SeqBundle]) -> None:

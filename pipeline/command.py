@@ -10,6 +10,7 @@ from typing import NoReturn
 
 DEBUG_FLAG = "--debug"
 _FAILURE = 1
+# Long enough for Python to be done with what it could not raise an interrupt out of.
 _AGAIN_SECONDS = 0.01
 _INTERRUPTED = "interrupted; nothing half-written was left behind"
 # Those that came: what Interrupted meets on its way up may make another error of it, as a library

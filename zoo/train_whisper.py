@@ -61,6 +61,10 @@ _HOP_SAMPLES, _FFT_SAMPLES = 160, 400
 _POSITION_SAMPLES = SAMPLE_RATE_HZ // POSITIONS_PER_SECOND
 _IGNORED = -100
 _HEAD_FILE = "ctc-head.safetensors"
+# What is so many decades of power below the loudest moment is cut off, as the extractor does.
+_RANGE_DECADES = 8.0
+# A chunk of long audio is up to so many decades quieter than the loudest one.
+_LOUDER_DECADES = 2.0
 # A chunk that begins with a clip begins up to so much before it, or so much after it.
 _RAGGED_SECONDS = (0.06, 0.04)
 # So many strung together seldom leave room in a chunk, as long audio does not.
@@ -87,6 +91,7 @@ class Settings(RunSettings):
     tail_share: float = 0.0
     ragged_share: float = 0.0
     wrong_token_share: float = 0.0
+    quieter_share: float = 0.0
     timed_share: float = 0.4
     whole_chunk_share: float = 0.25
 
@@ -234,15 +239,21 @@ def batches(sets: Sets, settings: Settings, seed: str) -> Iterator[list[Example]
         yield from groups
 
 
-def log_mels(waves: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """Return what WhisperFeatureExtractor makes of waves [clips, samples]."""
+def log_mels(
+    waves: torch.Tensor, filters: torch.Tensor, louder: torch.Tensor | float = 0.0
+) -> torch.Tensor:
+    """Return what WhisperFeatureExtractor makes of waves [clips, samples].
+
+    They are parts of audio whose loudest moment is `louder` decades above theirs.
+    """
     import torch
 
     window = torch.hann_window(_FFT_SAMPLES)
     spectra = torch.stft(waves, _FFT_SAMPLES, _HOP_SAMPLES, window=window, return_complex=True)
     powers = filters.T @ (spectra[..., :-1].abs() ** 2)
     levels = torch.clamp(powers, min=1e-10).log10()
-    levels = torch.maximum(levels, levels.amax(dim=(1, 2), keepdim=True) - 8.0)
+    loudest = levels.amax(dim=(1, 2), keepdim=True) + louder
+    levels = torch.maximum(levels, loudest - _RANGE_DECADES)
     return (levels + 4.0) / 4.0
 
 
@@ -353,7 +364,8 @@ class Run(TrainingRun):
         from torch.nn.functional import cross_entropy
 
         draw = random.Random(f"{self.settings.seed}/{self.step}")
-        features = log_mels(torch.from_numpy(self._padded(batch, draw)), self.filters)
+        waves = torch.from_numpy(self._padded(batch, draw))
+        features = log_mels(waves, self.filters, self._louder(batch, draw))
         rows = [
             prompt_and_target(self.tokens, example.pieces, timestamps=example.timestamps)
             for example in batch
@@ -378,6 +390,21 @@ class Run(TrainingRun):
         is_chunk = draw.random() < self.settings.whole_chunk_share
         samples = _CHUNK_SAMPLES if is_chunk else min(least, _CHUNK_SAMPLES)
         return in_rows([example.wave for example in batch], _whole_positions(samples))
+
+    def _louder(self, batch: list[Example], draw: random.Random) -> torch.Tensor:
+        """Return how much louder the audio gets elsewhere that each is a chunk of.
+
+        Long audio is cut off below its own loudest moment, and is heard with timestamps.
+        """
+        import torch
+
+        decades = [
+            draw.uniform(0.0, _LOUDER_DECADES)
+            if example.timestamps and draw.random() < self.settings.quieter_share
+            else 0.0
+            for example in batch
+        ]
+        return torch.tensor(decades)[:, None, None]
 
     def _inputs_and_targets(
         self, rows: list[list[int]], draw: random.Random

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from speechquant.benchmarks.seams import Seams, lost_and_repeated
-from speechquant.benchmarks.whisper_agreement import Lot, seams
+from speechquant.benchmarks.whisper_agreement import Lot, clip_by_clip, seams
 from speechquant.core.manifests import LabelledClip
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 
@@ -41,6 +41,6 @@ def test_chunks_of_whole_clips_have_no_seams() -> None:
     lot = Lot(clips, waves, pause_seconds=0.0)
     assert [len(wave) / SAMPLE_RATE_HZ for wave in lot.chunks] == [6, 3, 9, 1]
     assert np.array_equal(np.concatenate(lot.chunks), lot.wave)
-    found = seams(lot, lambda waves: list("abcdx")[: len(waves)], lambda _: ["a b", "c", "d", ""])
-    assert found == Seams(0.2, 0.2, 1, 0)
-    assert seams(lot, lambda waves: list("abcdx")[: len(waves)]).joined == 0.8
+    assert clip_by_clip(lot, lambda waves: list("abcdx")[: len(waves)]) == 0.2
+    assert seams(lot, 0.2, ["a b", "c", "d", ""]) == Seams(0.2, 0.2, 1, 0)
+    assert seams(lot, 0.2, ["a"]).joined == 0.8

@@ -216,6 +216,31 @@ def test_features_and_encoder_are_those_of_transformers(tokens: Tokens) -> None:
         assert torch.allclose(encode(model, expected), given, atol=1e-5)
 
 
+def test_a_chunk_of_audio_that_is_louder_elsewhere(tokens: Tokens, tmp_path: Path) -> None:
+    """What is cut off below the loudest moment is so below the audio's, and not the chunk's."""
+    extractor = WhisperFeatureExtractor(chunk_length=CHUNK_SECONDS)
+    filters = torch.from_numpy(extractor.mel_filters).float()
+    rng = np.random.default_rng(0)
+    quiet, loud = (
+        rng.normal(0, level, 4 * RATE_HZ).astype(np.float32) for level in (1e-4, 10**-1.5)
+    )
+    whole = extractor(
+        np.concatenate([quiet, loud]), sampling_rate=RATE_HZ, return_tensors="pt"
+    ).input_features
+    mels = [log_mels(torch.from_numpy(wave[None]), filters) for wave in (quiet, loud)]
+    decades = 4 * (mels[1].amax() - mels[0].amax())
+    given = log_mels(torch.from_numpy(quiet[None]), filters, decades)
+    inner = slice(None, given.shape[2] - 2)  # the last windows reach into what follows
+    assert torch.allclose(given[..., inner], whole[..., : given.shape[2]][..., inner], atol=1e-3)
+    assert not torch.allclose(given, mels[0], atol=1e-3)
+
+    run = run_in(tmp_path / "run", tokens, replace(SETTINGS, quieter_share=0.5))
+    timed, plain = Example(quiet, (), timestamps=True), Example(quiet, (), timestamps=False)
+    louder = run._louder([timed, plain] * 50, random.Random(0)).flatten()
+    assert (louder[1::2] == 0).all() and 15 < (louder[::2] > 0).sum() < 35
+    assert louder.max() > 1 and louder.max() <= 2
+
+
 def run_in(folder: Path, tokens: Tokens, settings: Settings = SETTINGS) -> Run:
     folder.mkdir(exist_ok=True)
     (folder / SETTINGS_FILE).write_text(json.dumps(asdict(settings)))
