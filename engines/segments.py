@@ -39,6 +39,14 @@ def cut_at_timestamps(
     return segments, used if used > 0 else frames
 
 
+def untold_start(tokens: Sequence[int], first_timestamp: int) -> int:
+    """Return the position at which something begins of which nothing is told, 0 where nothing does.
+
+    The chunk was cut in the middle of it, and it may be speech as long as a chunk.
+    """
+    return tokens[0] - first_timestamp if len(tokens) == 1 and tokens[0] >= first_timestamp else 0
+
+
 def _between_timestamps(piece: Sequence[int], first: int) -> TimedTokens:
     text = tuple(token for token in piece if token < first)
     return TimedTokens(text, piece[0] - first, piece[-1] - first)

@@ -21,7 +21,12 @@ from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqBundle, Seq2SeqSpec
 from speechquant.engines.build_options import BATCH
 from speechquant.engines.log_mel import Features, chunk_features, log_mel
-from speechquant.engines.segments import FRAMES_PER_POSITION, TimedTokens, cut_at_timestamps
+from speechquant.engines.segments import (
+    FRAMES_PER_POSITION,
+    TimedTokens,
+    cut_at_timestamps,
+    untold_start,
+)
 from speechquant.engines.seq2seq_decoding import Decoded, decode
 from speechquant.engines.seq2seq_session import DecoderRun, Hidden, Seq2SeqSession
 from speechquant.engines.token_rules import TokenRules
@@ -66,12 +71,16 @@ class DecodingOptions:
 
 @dataclass
 class _Clip:
-    """A clip and how far it has come; `place` is the frame at which its next chunk begins."""
+    """A clip and how far it has come; `place` is the frame at which its next chunk begins.
+
+    `is_again` where that is inside the chunk before, of which nothing was told.
+    """
 
     wave: Waveform
     frames: int
     is_short: bool
     place: int = 0
+    is_again: bool = False
     language: str | None = None
     segments: list[Segment] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -310,12 +319,18 @@ class WhisperRecognizer:
 
     def _keep(self, clip: _Clip, frames: int, decoded: Decoded) -> int:
         """Add what was decoded to the clip; return how many frames that uses up."""
+        is_again, clip.is_again = clip.is_again, False
         if self._is_no_speech(decoded):
             return frames
         first = self.spec.generation.first_timestamp
         if first is None:
             clip.tokens += decoded.tokens
             return frames
+        start = untold_start(decoded.tokens, first)
+        if start and self._has_timestamps(clip) and not is_again:
+            # Once, or silence that is told to begin a little later would be heard for ever.
+            clip.is_again = True
+            return FRAMES_PER_POSITION * start
         # Also where no timestamps were asked for: a model that gives them goes on from there.
         pieces, used = cut_at_timestamps(decoded.tokens, first, frames)
         for piece in pieces:

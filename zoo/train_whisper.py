@@ -71,6 +71,7 @@ _RAGGED_SECONDS = (0.06, 0.04)
 _MOST_CLIPS = 8
 # Words are timed in so many clips of a set at most: there are tails enough in them.
 _TIMED_CLIPS = 3_000
+_MOST_DRAWS = 100
 _POOL = 512  # examples that are sorted by length before they are batched
 
 
@@ -114,6 +115,14 @@ class Example:
         return all(end is not None for _, _, end in self.pieces)
 
     @property
+    def tells_nothing_said(self) -> bool:
+        """Whether all that is said is one clip that is cut off, at a word that nobody knows.
+
+        Who learns from it to tell nothing loses a chunk full of speech.
+        """
+        return len(self.pieces) == 1 and not self.is_whole
+
+    @property
     def heard(self) -> tuple[str, int]:
         """The text of what is not cut off, and the samples it is in."""
         text = " ".join(text for text, _, end in self.pieces if end is not None)
@@ -124,6 +133,14 @@ class Example:
 
 def make_example(draw: random.Random, sets: Sets, settings: Settings) -> Example:
     """Return one clip, some clips strung together, or nobody speaking."""
+    for _ in range(_MOST_DRAWS):
+        example = _draw_example(draw, sets, settings)
+        if not example.tells_nothing_said:
+            return example
+    raise ValueError(f"no clip of {_MOST_DRAWS} ends in a chunk of {CHUNK_SECONDS} s; cut them")
+
+
+def _draw_example(draw: random.Random, sets: Sets, settings: Settings) -> Example:
     rng = np.random.default_rng(draw.getrandbits(64))
     kind = draw.random()
     if kind < settings.silent_share:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from speechquant.engines.segments import TimedTokens, cut_at_timestamps
+from speechquant.engines.segments import TimedTokens, cut_at_timestamps, untold_start
 
 FIRST = 100  # tokens below are text
 
@@ -38,6 +38,14 @@ def test_worked_examples(tokens: list[int], segments: list[TimedTokens], used: i
 def test_a_chunk_is_never_decoded_for_ever() -> None:
     _, used = cut_at_timestamps([at(0), 1, at(0), at(0)], FIRST, 200)
     assert used == 200
+
+
+@pytest.mark.parametrize(
+    ("tokens", "start"),
+    [([at(25)], 25), ([at(0)], 0), ([], 0), ([1], 0), ([at(25), 1], 0), ([at(25), at(25)], 0)],
+)
+def test_where_something_begins_of_which_nothing_is_told(tokens: list[int], start: int) -> None:
+    assert untold_start(tokens, FIRST) == start
 
 
 def test_as_transformers_cuts() -> None:

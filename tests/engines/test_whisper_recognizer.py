@@ -284,6 +284,47 @@ def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
     assert texts == [names[61], names[62], names[63]]
 
 
+def test_what_begins_in_a_chunk_and_is_not_told_is_heard_from_there_once(
+    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk that is cut in the middle of the only thing said in it is not skipped."""
+    first = whisper_bundle.spec.generation.first_timestamp
+    assert first is not None
+    told = {
+        0.0: [first + 25],  # cut off: begins 0.5 s after the chunk
+        0.5: [first, 60, 61, first + 90, first + 90],
+        2.3: [first + 10],
+        2.5: [first + 10],  # nothing was told again: noise
+        4.5: [first, 62, first + 20],
+    }
+    heard: list[float] = []
+    wave = noise(6.0, 1)
+
+    def place_of(features: np.ndarray) -> float:
+        return next(
+            place / 100
+            for place in range(0, 600, 10)
+            if np.array_equal(whole[:, place : place + 50], features[:, :50])
+        )
+
+    def decode(session: Any, hidden: Any, *rest: Any, draws: Any, **options: Any) -> list[Decoded]:
+        return [Decoded(tuple(told[heard[-1]]), -0.1, 0.0)]
+
+    with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
+        assert isinstance(recognizer, WhisperRecognizer)
+        whole = module.log_mel(wave, recognizer.spec.features, RATE_HZ)
+        encode = recognizer.session.encode
+        monkeypatch.setattr(module, "decode", decode)
+        monkeypatch.setattr(
+            recognizer.session,
+            "encode",
+            lambda features: heard.append(place_of(features[0])) or encode(features),
+        )
+        (found,) = recognizer.recognize([wave])
+    assert heard == [0.0, 0.5, 2.3, 2.5, 4.5]
+    assert [(segment.start, segment.end) for segment in found.segments] == [(0.5, 2.3), (4.5, 4.9)]
+
+
 def with_settings(
     bundle: Seq2SeqBundle, checkpoint: Path, folder: Path, **values: Any
 ) -> Seq2SeqBundle:

@@ -191,6 +191,19 @@ def test_a_first_clip_that_the_chunk_cuts_off_has_its_whole_words() -> None:
         assert 6 / 1.15 - 0.1 < end - start < 6 / 0.87 + 0.1
 
 
+def test_a_chunk_is_not_given_as_one_of_which_nothing_is_to_be_told() -> None:
+    def long_or_short(*seconds: int) -> list[Sample]:
+        return [Sample(np.ones(length * RATE_HZ, np.int16), "a b c") for length in seconds]
+
+    draw = random.Random(0)
+    settings = Settings(silent_share=0, joined_share=0.5, late_share=1)
+    made = [make_example(draw, [(1.0, long_or_short(12, 3))], settings) for _ in range(60)]
+    assert all(example.pieces[0][2] is not None for example in made)
+    assert any(len(example.pieces) > 1 and not example.is_whole for example in made)
+    with pytest.raises(ValueError, match="no clip of 100 ends in a chunk of 8 s; cut them"):
+        make_example(draw, [(1.0, long_or_short(12))], settings)
+
+
 def test_words_are_timed_by_the_ctc_head(tokens: Tokens, tmp_path: Path) -> None:
     run = run_in(tmp_path / "run", tokens)
     too_long = replace(samples(1)[0], wave=np.ones(9 * RATE_HZ, np.int16))
