@@ -68,6 +68,10 @@ def test_interrupt_at_any_moment(workspace: Workspace, when: str | float) -> Non
         # Python swallows it while it reads the .pth files, before it begins with the command.
         load_bundle(workspace.path("interrupted"))
         return
+    if done.returncode == 1 and when == 0.05 and "import the site module" in done.stderr:
+        # Python ends while it starts, on a busy machine: none of the command has been read.
+        assert not workspace.path("interrupted").exists()
+        return
     # -2: so early that Python itself has not yet begun with the command.
     assert done.returncode == 1 or (done.returncode == -2 and when == 0.05)
     if done.returncode == 1:
