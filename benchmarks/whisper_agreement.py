@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from speechquant.zoo.whisper_model import CHUNK_SECONDS
 COMPARED_CLIPS = 200
 JOINED_SECONDS = 600.0
 PAUSE_SECONDS = 0.5
+STRUNG_TOGETHER = "strung together"
 GREEDY = DecodingOptions(temperatures=(0.0,))
 # Audio longer than a chunk is always heard with them.
 TIMED = DecodingOptions(timestamps=True)
@@ -163,6 +164,19 @@ def seams(lot: Lot, alone: float, heard: Sequence[str]) -> Seams:
     return Seams(alone, joined, *lost_and_repeated(lot.references, text))
 
 
+def hear(bundle: Seq2SeqBundle, lot: Lot) -> tuple[float, dict[str, Sequence[str]]]:
+    """Return the word error rate clip by clip, and what is heard of all, by how it is heard."""
+    with open_recognizer(bundle) as recognizer:
+        alone = clip_by_clip(lot, recognizer.transcribe)
+        heard: dict[str, Sequence[str]] = {STRUNG_TOGETHER: recognizer.transcribe([lot.wave])}
+    # Parts are the same with pauses between them and without.
+    if not lot.pause_seconds:
+        with open_recognizer(bundle, decoding=TIMED) as timed:
+            heard["in chunks of whole clips"] = timed.transcribe(lot.chunks)
+            heard["clip by clip with timestamps"] = timed.transcribe(lot.waves)
+    return alone, heard
+
+
 def print_joined(
     bundles: Sequence[Seq2SeqBundle], reference: Reference, clips: Sequence[LabelledClip]
 ) -> None:
@@ -173,43 +187,23 @@ def print_joined(
         *("WER clip by clip", "WER so", "difference", "clips lost", "words told twice"),
     )
 
-    def print_lot(number: int, lot: Lot, what: str, alone: float, **heard: Sequence[str]) -> None:
+    def print_lot(
+        number: int, lot: Lot, what: str, alone: float, heard: Mapping[str, Sequence[str]]
+    ) -> None:
         for how, texts in heard.items():
             found = seams(lot, alone, texts)
             counts = (found.lost_clips, found.repeated_words)
             pause = f"{lot.pause_seconds:g} s"
-            print_row(
-                number, len(lot.clips), pause, what, how.replace("_", " "), *found.rates, *counts
-            )
+            print_row(number, len(lot.clips), pause, what, how, *found.rates, *counts)
 
-    def print_bundle(number: int, lot: Lot, bundle: Seq2SeqBundle) -> None:
-        with (
-            open_recognizer(bundle) as recognizer,
-            open_recognizer(bundle, decoding=TIMED) as timed,
-        ):
-            print_lot(
-                number,
-                lot,
-                f"{bundle.spec.precision}, with the fall-back",
-                clip_by_clip(lot, recognizer.transcribe),
-                strung_together=recognizer.transcribe([lot.wave]),
-                in_chunks_of_whole_clips=timed.transcribe(lot.chunks),
-                clip_by_clip_with_timestamps=timed.transcribe(lot.waves),
-            )
-
-    for number, lot in enumerate(lots_of(clips, JOINED_SECONDS), start=1):
-        for bundle in bundles:
-            print_bundle(number, lot, bundle)
-        alone = clip_by_clip(lot, reference.texts)
-        heard = reference.texts([lot.wave])
-        print_lot(number, lot, "transformers, greedy", alone, strung_together=heard)
-    for number, lot in enumerate(lots_of(clips, JOINED_SECONDS, PAUSE_SECONDS), start=1):
-        for bundle in bundles:
-            with open_recognizer(bundle) as recognizer:
-                alone = clip_by_clip(lot, recognizer.transcribe)
-                heard = recognizer.transcribe([lot.wave])
-            what = f"{bundle.spec.precision}, with the fall-back"
-            print_lot(number, lot, what, alone, strung_together=heard)
+    for pause_seconds in (0.0, PAUSE_SECONDS):
+        for number, lot in enumerate(lots_of(clips, JOINED_SECONDS, pause_seconds), start=1):
+            for bundle in bundles:
+                what = f"{bundle.spec.precision}, with the fall-back"
+                print_lot(number, lot, what, *hear(bundle, lot))
+            alone = clip_by_clip(lot, reference.texts)
+            heard = {STRUNG_TOGETHER: reference.texts([lot.wave])}
+            print_lot(number, lot, "transformers, greedy", alone, heard)
 
 
 def print_silence(bundles: Sequence[Seq2SeqBundle]) -> None:
