@@ -41,8 +41,12 @@ from speechquant.zoo.training_run import (
 )
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
+    HEAD_FILE,
     POSITIONS_PER_SECOND,
+    WEIGHTS_FILE,
     Tokens,
+    block_of,
+    is_output_projection,
     new_tokens,
     new_whisper,
     prompt_and_target,
@@ -60,7 +64,6 @@ _CHUNK_SAMPLES = CHUNK_SECONDS * SAMPLE_RATE_HZ
 _HOP_SAMPLES, _FFT_SAMPLES = 160, 400
 _POSITION_SAMPLES = SAMPLE_RATE_HZ // POSITIONS_PER_SECOND
 _IGNORED = -100
-_HEAD_FILE = "ctc-head.safetensors"
 # What is so many decades of power below the loudest moment is cut off, as the extractor does.
 _RANGE_DECADES = 8.0
 # A chunk of long audio is up to so many decades quieter than the loudest one.
@@ -327,15 +330,27 @@ class Run(TrainingRun):
     def _begin_with(self, checkpoint: Path) -> None:
         from safetensors.torch import load_file
 
-        given = {
-            key: value.float() for key, value in load_file(checkpoint / "model.safetensors").items()
-        }
+        given = {key: value.float() for key, value in load_file(checkpoint / WEIGHTS_FILE).items()}
         # The output projection is the embedding, and is stored once.
         given.setdefault("proj_out.weight", given["model.decoder.embed_tokens.weight"])
-        self.model.load_state_dict(given)
-        head = load_file(checkpoint / _HEAD_FILE)
+        self.model.load_state_dict({**self._new_blocks(given), **given})
+        head = load_file(checkpoint / HEAD_FILE)
         self.head.load_state_dict({key: value.float() for key, value in head.items()})
-        log.info("all weights taken from %s", checkpoint)
+        log.info("%d tensors taken from %s", len(given), checkpoint)
+
+    def _new_blocks(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the encoder's blocks that a checkpoint of fewer lacks, so that it says the same.
+
+        Such a block adds nothing to what it is given, until it has learned to.
+        """
+        import torch
+
+        known = {block_of(key) for key in given}
+        return {
+            key: torch.zeros_like(value) if is_output_projection(key) else value
+            for key, value in self.model.state_dict().items()
+            if block_of(key) not in known
+        }
 
     def _begin_with_hubert(self) -> None:
         from safetensors.torch import load_file
@@ -371,7 +386,7 @@ class Run(TrainingRun):
         # For those who train it further: without the head nothing hears where words end.
         save_file(
             {key: value.half() for key, value in self.head.state_dict().items()},
-            folder / _HEAD_FILE,
+            folder / HEAD_FILE,
         )
         self.copy_notes(folder)
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
+WEIGHTS_FILE = "model.safetensors"
+# The CTC head beside the decoder, for those who train a model further.
+HEAD_FILE = "ctc-head.safetensors"
 CHUNK_SECONDS = 8
 POSITIONS_PER_SECOND = 50
 _POSITIONS = CHUNK_SECONDS * POSITIONS_PER_SECOND
@@ -23,7 +26,7 @@ _SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|nospeech|>", "<|notimes
 # The encoder's blocks have the shape of zoo:hubert's, so that a training may begin with them.
 _SHAPE: dict[str, Any] = {
     "d_model": 256,
-    "encoder_layers": 4,
+    "encoder_layers": 6,
     "decoder_layers": 2,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
@@ -110,12 +113,12 @@ def read_tokens(folder: Path) -> Tokens:
     return Tokens(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
 
-def new_whisper(tokens: Tokens) -> PreTrainedModel:
-    """Return the untrained model."""
+def new_whisper(tokens: Tokens, **shape: Any) -> PreTrainedModel:
+    """Return the untrained model, in the zoo's shape but for what is given of it."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     config = WhisperConfig(
-        **_SHAPE,
+        **{**_SHAPE, **shape},
         vocab_size=tokens.tokenizer.get_vocab_size(),
         bos_token_id=tokens.end,
         eos_token_id=tokens.end,
@@ -123,6 +126,17 @@ def new_whisper(tokens: Tokens) -> PreTrainedModel:
         decoder_start_token_id=tokens.start,
     )
     return WhisperForConditionalGeneration(config)
+
+
+def block_of(key: str) -> str:
+    """Return the encoder's block that a weight is of, or nothing."""
+    start = "model.encoder.layers."
+    return start + key.removeprefix(start).split(".")[0] if key.startswith(start) else ""
+
+
+def is_output_projection(key: str) -> bool:
+    """Whether a weight makes what a block of the encoder adds to what it is given."""
+    return ".self_attn.out_proj." in key or ".fc2." in key
 
 
 def save_whisper(model: PreTrainedModel, tokens: Tokens, folder: Path) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import WhisperFeatureExtractor
 
 from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.exporter.whisper import export_whisper
 from speechquant.zoo import train_whisper as training
+from speechquant.zoo.models import VOCABULARY
 from speechquant.zoo.samples import Sample
 from speechquant.zoo.train_whisper import (
     Example,
@@ -336,6 +338,26 @@ def test_another_run_begins_with_a_checkpoint_and_its_head(tokens: Tokens, tmp_p
         before, after = getattr(first, module).state_dict(), getattr(second, module).state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key].half().float(), after[key]) for key in before)
+
+
+def test_a_checkpoint_of_fewer_blocks_says_the_same_with_new_ones(
+    tokens: Tokens, tmp_path: Path
+) -> None:
+    small = new_whisper(tokens, encoder_layers=2)
+    save_whisper(small, tokens, tmp_path / "small")
+    head = {"weight": torch.zeros(len(VOCABULARY), 256), "bias": torch.zeros(len(VOCABULARY))}
+    save_file(head, tmp_path / "small" / "ctc-head.safetensors")
+    grown = Run(tmp_path / "run", SETTINGS, tokens, warm=True, warm_start=tmp_path / "small").model
+    assert len(grown.model.encoder.layers) > 2
+    features = torch.randn(1, 80, 100)
+    with torch.inference_mode():
+        small.half().float()  # as it is saved
+        torch.testing.assert_close(encode(grown, features), encode(small, features))
+    output = encode(grown, features)
+    (output * torch.randn_like(output)).sum().backward()
+    for layer in grown.model.encoder.layers:
+        for learns in (layer.fc2, layer.self_attn.out_proj):
+            assert learns.weight.grad.abs().max() > 1e-3
 
 
 def test_what_is_saved_can_be_exported_and_heard(tokens: Tokens, tmp_path: Path) -> None:
