@@ -132,6 +132,8 @@ def _show(rows: Sequence[ModuleOutliers], attended: Sequence[ModuleOutliers], cl
             for row in rows
         ],
     )
+    if any(row.kurtosis < 1.0 for row in rows):  # less than the moments of any values can give
+        print("note: kurtosis below 1: outputs so small that the definition's floor of 1e-6 shows")
     average = _mean([row.kurtosis for row in attended])
     largest = max(rows, key=lambda row: row.infinity_norm)
     if average is not None:

@@ -48,6 +48,8 @@ def test_table_json_and_pictures(
     attended = [row["kurtosis"] for name, row in rows.items() if name.endswith("out_proj")]
     assert document["average_attention_kurtosis"] == pytest.approx(np.mean(attended))
     assert document["largest_infinity_norm"] == max(row["infinity_norm"] for row in rows.values())
+    floor_shows = any(row["kurtosis"] < 1.0 for row in rows.values())
+    assert any(line.startswith("note: kurtosis below 1") for line in lines) == floor_shows
 
 
 def test_what_cannot_be_measured(
