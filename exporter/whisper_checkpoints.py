@@ -152,6 +152,8 @@ def _generation_of(
         )
     no_timestamps = known.get("no_timestamps_token_id", tokens.get("<|notimestamps|>"))
     languages, tasks = _languages_and_tasks(config, settings, tokens)
+    # The older way to name both: tokens by their place in the prompt, the language's being 1.
+    forced = dict(setting("forced_decoder_ids") or ())
     return GenerationSpec(
         start=start,
         end=end,
@@ -162,8 +164,8 @@ def _generation_of(
         suppressed=_suppressed(config, settings, "suppress_tokens"),
         suppressed_first=_suppressed(config, settings, "begin_suppress_tokens"),
         latest_first_timestamp=known.get("max_initial_timestamp_index"),
-        language=_own_language(known, languages),
-        task=_own_task(known, tasks),
+        language=_own_language(known, forced, languages),
+        task=_own_task(known, forced, tasks),
         max_new_tokens=_most_new_tokens(known),
     )
 
@@ -178,7 +180,9 @@ def _suppressed(config: Any, settings: Mapping[str, Any] | None, name: str) -> t
     return tuple(number for number in found or () if 0 <= number < config.vocab_size)
 
 
-def _own_language(settings: Mapping[str, Any], languages: Mapping[str, int]) -> str | None:
+def _own_language(
+    settings: Mapping[str, Any], forced: Mapping[int, int | None], languages: Mapping[str, int]
+) -> str | None:
     """Return the language that a checkpoint tuned for one names; None leaves it to be detected."""
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
@@ -188,21 +192,21 @@ def _own_language(settings: Mapping[str, Any], languages: Mapping[str, int]) -> 
         code = TO_LANGUAGE_CODE.get(code, code)
         return code if code in languages else None
     if settings.get("task") is not None:
-        return None  # as transformers has it: then what is below does not count
-    # The older way: tokens by their place in the prompt, the language's being 1.
-    return _forced(settings, 1, languages)
+        return None  # as transformers has it: then what is forced does not count
+    return _name_of(forced.get(1), languages)
 
 
-def _own_task(settings: Mapping[str, Any], tasks: Mapping[str, int]) -> str | None:
+def _own_task(
+    settings: Mapping[str, Any], forced: Mapping[int, int | None], tasks: Mapping[str, int]
+) -> str | None:
     """Return the task that a checkpoint tuned for one names."""
     named = settings.get("task")
     if named is None and settings.get("language") is None:
-        return _forced(settings, 2, tasks)
+        return _name_of(forced.get(2), tasks)
     return named if named in tasks else None
 
 
-def _forced(settings: Mapping[str, Any], place: int, numbers: Mapping[str, int]) -> str | None:
-    token = dict(settings.get("forced_decoder_ids") or ()).get(place)
+def _name_of(token: int | None, numbers: Mapping[str, int]) -> str | None:
     return next((name for name, number in numbers.items() if number == token), None)
 
 

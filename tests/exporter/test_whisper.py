@@ -16,7 +16,11 @@ from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle, is_seq2seq, load_seq
 from speechquant.exporter import export
 from speechquant.exporter.export import is_whisper
 from speechquant.exporter.whisper import export_whisper, layer_of_whisper_module
-from speechquant.exporter.whisper_checkpoints import _languages_and_tasks, load_whisper
+from speechquant.exporter.whisper_checkpoints import (
+    _generation_of,
+    _languages_and_tasks,
+    load_whisper,
+)
 from speechquant.exporter.whisper_graphs import PlainAttention
 
 
@@ -160,6 +164,24 @@ def test_the_language_and_task_that_a_checkpoint_names(
     given = changed(tiny_whisper, tmp_path / "given", "generation_config.json", **settings)
     generation = load_whisper(str(given)).generation
     assert (generation.language, generation.task) == (language, task)
+
+
+def test_what_an_old_configuration_forces(tiny_whisper: Path, tmp_path: Path) -> None:
+    forced = {"forced_decoder_ids": [[1, 303], [2, 305]]}
+    given = changed(tiny_whisper, tmp_path / "given", "config.json", **forced)
+    generation = load_whisper(str(given)).generation
+    assert (generation.language, generation.task) == ("de", "translate")
+    # Checkpoints of the first days have no other settings.
+    config = SimpleNamespace(
+        vocab_size=51_865,
+        max_target_positions=448,
+        decoder_start_token_id=50_258,
+        eos_token_id=50_257,
+        forced_decoder_ids=[[1, 50_261], [2, 50_358], [3, 50_363]],
+    )
+    tokens = {"<|en|>": 50_259, "<|de|>": 50_261, "<|translate|>": 50_358}
+    generation = _generation_of(config, None, tokens, "old")
+    assert (generation.language, generation.task) == ("de", "translate")
 
 
 def test_old_settings_tell_by_the_vocabulary_whether_there_are_languages() -> None:
