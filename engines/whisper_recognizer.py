@@ -187,7 +187,9 @@ class WhisperRecognizer:
     def _clip(self, wave: Waveform) -> _Clip:
         features = self.spec.features
         frames = max(1, len(wave) // features.hop_samples)
-        return _Clip(wave, frames, frames <= features.chunk_frames)
+        is_short = frames <= features.chunk_frames
+        language = self._options.language or self.spec.generation.language
+        return _Clip(wave, frames, is_short, language=language)
 
     def _batches(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
         """Yield clips of about one length, whose chunks fit into one call."""
@@ -209,14 +211,16 @@ class WhisperRecognizer:
             for clip, frames in zip(clips, lengths, strict=True)
             if not self._is_silent(clip, frames)
         ]
-        used = dict.fromkeys(map(id, clips), 0)
+        used: dict[int, int] = {}
         if speaking:
             features = np.stack([self._features(clip, frames) for clip, frames in speaking])
             heard = self._decode([clip for clip, _ in speaking], features)
             for (clip, frames), decoded in zip(speaking, heard, strict=True):
                 used[id(clip)] = self._keep(clip, frames, decoded)
         for clip, frames in zip(clips, lengths, strict=True):
-            clip.place += used[id(clip)] or frames
+            if id(clip) not in used:
+                clip.is_again = False
+            clip.place += used.get(id(clip)) or frames
 
     @property
     def _chunk_frames(self) -> int:
@@ -285,17 +289,10 @@ class WhisperRecognizer:
         )
 
     def _set_languages(self, clips: Sequence[_Clip], hidden: Hidden) -> DecoderRun | None:
-        """Give each clip its language; return a run that heard all of them, where there is one."""
+        """Detect what languages are not known; return a run that heard all clips, if any did."""
         generation = self.spec.generation
-        if not generation.languages:
-            return None
-        given = self._options.language or generation.language
-        if given is not None:
-            for clip in clips:
-                clip.language = given
-            return None
         new = [index for index, clip in enumerate(clips) if clip.language is None]
-        if not new:
+        if not generation.languages or not new:
             return None
         starts = np.full((len(new), 1), generation.start, np.int64)
         run = self.session.start(hidden[new], starts)

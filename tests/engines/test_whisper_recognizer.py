@@ -235,6 +235,7 @@ def test_silence_has_no_text(whisper_bundle: Seq2SeqBundle) -> None:
     with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
         silent = np.zeros(5 * RATE_HZ, np.float32)
         assert recognizer.transcribe([silent, silent[:100]]) == ["", ""]
+        assert recognizer.recognize([silent])[0].language == GREEDY.language
         # Silence before and after leaves what is said between.
         spoken = np.concatenate([silent, noise(2.0, 3), silent])
         (transcript,) = recognizer.recognize([spoken])
@@ -284,21 +285,45 @@ def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
     assert texts == [names[61], names[62], names[63]]
 
 
+_FIRST = 311  # the token of 0.00 s
+_TOLD = [_FIRST, 60, 61, _FIRST + 90, _FIRST + 90]
+_TOLD_LAST = [_FIRST, 62, _FIRST + 20]
+
+
+@pytest.mark.parametrize(
+    ("told", "silent_until", "segments"),
+    [
+        (
+            {
+                0.0: [_FIRST + 25],  # cut off: begins 0.5 s after the chunk
+                0.5: _TOLD,
+                2.3: [_FIRST + 10],
+                2.5: [_FIRST + 10],  # nothing was told again: noise
+                4.5: _TOLD_LAST,
+            },
+            0.5,
+            [(0.5, 2.3), (4.5, 4.9)],
+        ),
+        # The chunk from 0.5 s on is silent, and that from 2.5 s on none that is heard again.
+        (
+            {0.0: [_FIRST + 25], 2.5: [_FIRST + 25], 3.0: _TOLD, 4.8: _TOLD_LAST},
+            2.5,
+            [(3.0, 4.8), (4.8, 5.2)],
+        ),
+    ],
+)
 def test_what_begins_in_a_chunk_and_is_not_told_is_heard_from_there_once(
-    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+    whisper_bundle: Seq2SeqBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    told: dict[float, list[int]],
+    silent_until: float,
+    segments: list[tuple[float, float]],
 ) -> None:
     """A chunk that is cut in the middle of the only thing said in it is not skipped."""
-    first = whisper_bundle.spec.generation.first_timestamp
-    assert first is not None
-    told = {
-        0.0: [first + 25],  # cut off: begins 0.5 s after the chunk
-        0.5: [first, 60, 61, first + 90, first + 90],
-        2.3: [first + 10],
-        2.5: [first + 10],  # nothing was told again: noise
-        4.5: [first, 62, first + 20],
-    }
+    assert whisper_bundle.spec.generation.first_timestamp == _FIRST
     heard: list[float] = []
     wave = noise(6.0, 1)
+    wave[RATE_HZ // 2 : int(silent_until * RATE_HZ)] = 0.0
 
     def place_of(features: np.ndarray) -> float:
         return next(
@@ -321,8 +346,8 @@ def test_what_begins_in_a_chunk_and_is_not_told_is_heard_from_there_once(
             lambda features: heard.append(place_of(features[0])) or encode(features),
         )
         (found,) = recognizer.recognize([wave])
-    assert heard == [0.0, 0.5, 2.3, 2.5, 4.5]
-    assert [(segment.start, segment.end) for segment in found.segments] == [(0.5, 2.3), (4.5, 4.9)]
+    assert heard == list(told)
+    assert [(segment.start, segment.end) for segment in found.segments] == segments
 
 
 def with_settings(
