@@ -130,7 +130,8 @@ def _quantized_graph(
     model = ir.load(bundle.model_path)
     nodes = quantized_nodes(model, bundle.spec, table.float_layers)
     quantize_weights(model, nodes, table.bits.weights, rounded=rounded, on_step=on_step)
-    quantize_lookups(model, table.bits.weights)
+    if table.tensors:  # without any it is the float model, and the commands call it that
+        quantize_lookups(model, table.bits.weights)
     quantize_activations(model, nodes, table, spelling)
     quantize_attention(model, bundle.spec, table, spelling)
     # What stays float may still lie in the float bundle's data file.

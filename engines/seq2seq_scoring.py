@@ -26,6 +26,9 @@ from speechquant.engines.seq2seq_session import Seq2SeqSession
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
 from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
 
+# A trial that writes loops would be decoded six times over, and by chance.
+GREEDY = DecodingOptions(temperatures=(0.0,))
+
 
 class _Simulation:
     """The three graphs with switches, and what transcribes with them."""
@@ -37,8 +40,7 @@ class _Simulation:
             name: SimulatedSession(bundle.part(name), threads, weights) for name in GRAPHS
         }
         self.session = Seq2SeqSession(self.graphs, lambda name: self.graphs[name].limits)
-        greedy = DecodingOptions(temperatures=(0.0,))
-        self.recognizer = WhisperRecognizer(bundle, self.session, greedy)
+        self.recognizer = WhisperRecognizer(bundle, self.session, GREEDY)
 
     def use(self, table: ScaleTable | None) -> None:
         """Round by `table` from now on."""

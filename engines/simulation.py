@@ -170,7 +170,7 @@ def rounded_weights(
     bundle: GraphSource, table: ScaleTable, levels: Mapping[str, Levels]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the weights as a quantized bundle's graph sees them; `levels` as it takes them."""
-    rounded = rounded_lookups(bundle, table.bits.weights)
+    rounded = rounded_lookups(bundle, table.bits.weights) if table.tensors else {}
     for weight in constant_weights(bundle, table.float_layers):
         quantized = quantize_weight(
             weight.values,

@@ -67,25 +67,25 @@ def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
     facts = bundle_facts(bundle)
     if pictures is not None:
         facts["pictures"] = [str(path) for path in draw_pictures(bundle, pictures)]
+    _show_with_scales(bundle, facts, as_json=as_json)
+
+
+def _show_seq2seq(bundle: Seq2SeqBundle, *, as_json: bool) -> None:
+    facts = bundle_facts(bundle)
+    if not as_json:
+        facts["languages"] = len(facts["languages"]) or "one"
+        del facts["graphs"]
+    _show_with_scales(bundle, facts, as_json=as_json)
+
+
+def _show_with_scales(
+    bundle: Bundle | Seq2SeqBundle, facts: dict[str, Any], *, as_json: bool
+) -> None:
     scales = bundle.folder / SCALES_FILE
     if scales.is_file():
         _show_table(read_scales(scales), facts, as_json=as_json)
     elif as_json:
         print_json(facts)
-    else:
-        _print_facts(facts)
-
-
-def _show_seq2seq(bundle: Seq2SeqBundle, *, as_json: bool) -> None:
-    facts = bundle_facts(bundle)
-    scales = bundle.folder / SCALES_FILE
-    if as_json and not scales.is_file():
-        print_json(facts)
-        return
-    facts["languages"] = len(facts["languages"]) or "one"
-    del facts["graphs"]
-    if scales.is_file():
-        _show_table(read_scales(scales), facts, as_json=as_json)
     else:
         _print_facts(facts)
 

@@ -53,6 +53,7 @@ from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.recognizers import open_recognizer
+from speechquant.engines.seq2seq_scoring import GREEDY
 from speechquant.pipeline.calibration import (
     DRAFT_FOLDER,
     NEAREST,
@@ -239,7 +240,7 @@ def _refuse_beside_scales(request: CalibrationRequest) -> None:
     asked_for = {
         "--method, --bits, --percentile or --asymmetric": request.method != MethodOptions(),
         "--search or --gamma": request.search != SearchOptions(),
-        "--keep-float": bool(request.keep_float),
+        "--keep-float": request.keep_float != _kept_in_float(request.bundle, None),
         "--quantize-attention": request.attention,
         "--weights": request.weight_rounding != NEAREST,
     }
@@ -331,8 +332,10 @@ def _allowed_errors(before: Evaluation, max_wer_drop: float | None) -> float:
 
 
 def _evaluate(request: CalibrationRequest, bundle: Bundle | Seq2SeqBundle) -> Evaluation:
+    # As the guard and the search score their trials, or their errors could not be compared.
+    decoding = GREEDY if isinstance(bundle, Seq2SeqBundle) else None
     with (
-        open_recognizer(bundle, threads=request.threads) as recognizer,
+        open_recognizer(bundle, threads=request.threads, decoding=decoding) as recognizer,
         progress("evaluating") as on_step,
     ):
         return evaluate(

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from speechquant.calibrators.guard import leave_in_float
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.errors import BundleError
@@ -83,6 +84,25 @@ def quantized(
     whisper_bundle: Seq2SeqBundle, table: ScaleTable, tmp_path_factory: pytest.TempPathFactory
 ) -> Seq2SeqBundle:
     return quantize_bundle(whisper_bundle, tmp_path_factory.mktemp("q") / "w8a8", table)
+
+
+def test_a_bundle_with_every_layer_in_float_is_the_float_model(
+    whisper_bundle: Seq2SeqBundle, table: ScaleTable, tmp_path: Path
+) -> None:
+    layers = tuple(sorted({row.layer for row in table.tensors.values()}))
+    nothing = leave_in_float(table, layers)
+    for name in GRAPHS:
+        assert not rounded_weights(whisper_bundle.part(name), nothing, {})
+    found = quantize_bundle(whisper_bundle, tmp_path / "float", nothing)
+    rng = np.random.default_rng(0)
+    mels = whisper_bundle.spec.features
+    features = rng.normal(0, 0.7, (1, mels.mel_bins, mels.chunk_frames)).astype(np.float32)
+    logits = []
+    for bundle in (whisper_bundle, found):
+        with open_seq2seq_session(bundle, provider="cpu", threads=1) as session:
+            run = session.start(session.encode(features), np.array([[301, 302, 306]]))
+            logits.append(run.prompt_logits)
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
 
 
 def test_the_probe_shows_what_torch_computes(

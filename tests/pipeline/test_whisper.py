@@ -11,11 +11,13 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from speechquant.benchmarks import evaluate
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import read_scales
 from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
 from speechquant.engines.transcripts import Transcript
+from speechquant.pipeline import quantization
 from speechquant.pipeline.command import run
 from speechquant.pipeline.transcription import _rows
 
@@ -80,7 +82,15 @@ def test_calibrate_and_quantize(
     files: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    temperatures = []
+
+    def evaluated(recognizer: Any, *rest: Any, **options: Any) -> Any:
+        temperatures.append(recognizer._options.temperatures)
+        return evaluate(recognizer, *rest, **options)
+
+    monkeypatch.setattr(quantization, "evaluate", evaluated)
     manifest = tmp_path / "data.jsonl"
     rows = [{"audio_filepath": path.name, "text": "one two"} for path in files]
     manifest.write_text("\n".join(map(json.dumps, rows)))
@@ -93,10 +103,19 @@ def test_calibrate_and_quantize(
     text = output(["quantize", *asked, out, "--keep-float", "none"], capsys)
     assert "W8A8; ema; 24 activations\n" in text
     assert "WER on 2 development clips" in text
+    # As what searches and what leaves layers in float score them.
+    assert temperatures == [(0.0,), (0.0,)]
     assert load_seq2seq_bundle(out).spec.precision == "w8a8"
     facts = json.loads(output(["inspect", out, "--json"], capsys))
     assert facts["quantized_tensors"] == 24
-    assert "encoder.last_projection" in output(["inspect", out], capsys)
+    assert facts["languages"] == ["de", "en", "haw"]
+    assert set(facts["graphs"]) == {"encoder", "decoder_prefill", "decoder_step"}
+    shown = output(["inspect", out], capsys)
+    assert "encoder.last_projection" in shown and "languages            3" in shown
+    given = ["quantize", whisper_bundle.folder, tmp_path / "g", "--scales", scales]
+    assert "in float: encoder.last_projection, cross" in output(given, capsys)
+    assert run([str(argument) for argument in [*given, "--force", "--keep-float", "none"]]) == 1
+    assert "--keep-float would change nothing of it" in capsys.readouterr().err
     searched = ["quantize", *asked[:3], tmp_path / "s", "--search", "fast", "--limit", "2"]
     assert "stablequant" in output(searched, capsys)
     assert (tmp_path / "s" / "search.jsonl").is_file()
