@@ -246,6 +246,16 @@ def _heard_by_whisper(*options: object) -> Callable[[Workspace], list[object]]:
     return arguments
 
 
+def _heard_in_english_only(at: Workspace) -> list[object]:
+    checkpoint = at.copy_of(at.whisper.with_name("whisper-checkpoint"), "checkpoint")
+    settings = checkpoint / "generation_config.json"
+    known = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**known, "is_multilingual": False}))
+    export(checkpoint, at.path("english-only"))
+    wave = at.wav("noise.wav", np.full(100, 0.1))
+    return ["transcribe", at.path("english-only"), wave, "--language", "en"]
+
+
 def _whisper_without_tokens(at: Workspace) -> list[object]:
     checkpoint = at.copy_of(at.whisper.with_name("whisper-checkpoint"), "no-tokens")
     (checkpoint / "tokenizer.json").unlink()
@@ -619,6 +629,8 @@ CASES = (
     Case("a bench of one repeat", _bench("--repeats", "1"), "say nothing about spread"),
     Case("a language that a Whisper model does not know", _heard_by_whisper("--language", "xx"),
          "'xx': no language of .*; give one of de, en, haw"),
+    Case("a language for an English-only Whisper model", _heard_in_english_only,
+         "an English-only checkpoint, or one of a single language; leave the language away"),
     Case("a task that a Whisper model does not know", _heard_by_whisper("--task", "sing"),
          "'sing': no task of"),
     Case("temperatures that are no numbers", _heard_by_whisper("--temperatures", "warm"),

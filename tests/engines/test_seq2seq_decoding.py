@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from speechquant.core.seq2seq import GenerationSpec, Seq2SeqBundle
+from speechquant.core.seq2seq import STEP, GenerationSpec, Seq2SeqBundle
 from speechquant.engines.seq2seq_decoding import decode
 from speechquant.engines.session import open_seq2seq_session
 from speechquant.engines.token_rules import TokenRules
@@ -71,6 +71,44 @@ def test_a_run_goes_on_with_some_of_its_clips(whisper_bundle: Seq2SeqBundle) -> 
         alone.advance([40, 20])
         expected = [alone.advance([41, 21]), alone.advance([42, 22])]
     assert np.abs(np.array(found) - expected).max() < 1e-5
+
+
+def test_a_step_copies_no_cache(
+    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values go from run to run as they are, the encoder's are bound but once."""
+    spec = whisper_bundle.spec
+    shape = (2, spec.features.mel_bins, spec.features.chunk_frames)
+    features = np.random.default_rng(0).normal(0, 0.7, shape).astype(np.float32)
+    prompts = np.array([[301, 302, 306], [301, 303, 306]])
+    copied: list[tuple[int, ...]] = []
+    bound: list[str] = []
+    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
+        run = session.start(session.encode(features), prompts)
+        step = session.graphs[STEP]
+        value_of, array_of, bind = step.value_of, step.array_of, run._runs.bind
+
+        def copied_in(array: NDArray[Any]) -> Any:
+            copied.append(array.shape)
+            return value_of(array)
+
+        def copied_out(value: Any) -> NDArray[Any]:
+            array = array_of(value)
+            copied.append(array.shape)
+            return array
+
+        def noted(name: str, value: Any) -> None:
+            bound.append(name)
+            bind(name, value)
+
+        monkeypatch.setattr(step, "value_of", copied_in)
+        monkeypatch.setattr(step, "array_of", copied_out)
+        monkeypatch.setattr(run._runs, "bind", noted)
+        for tokens in ([20, 30], [21, 31]):
+            run.advance(tokens)
+    vocabulary = run.prompt_logits.shape[-1]
+    assert copied == 2 * [(2, 1), (2, 1, vocabulary)]  # the token and the logits, no more
+    assert "tokens" in bound and not [name for name in bound if "cross" in name]
 
 
 def test_clips_are_encoded_one_by_one(
