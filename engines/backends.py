@@ -18,7 +18,7 @@ from speechquant.engines.openvino import (
     add_openvino,
     openvino_model,
     openvino_settings,
-    refuse_overflow,
+    refuse_other_results,
 )
 from speechquant.engines.openvino_session import OpenVinoSession, require_openvino
 from speechquant.engines.seq2seq_session import Seq2SeqSession
@@ -100,7 +100,7 @@ def _open_on_cpu(graph: GraphSource, threads: int | None, profile_to: Path | Non
 def _open_in_plugin(
     graph: GraphSource, threads: int | None, profile_to: Path | None
 ) -> BoundSession:
-    refuse_overflow(graph)
+    refuse_other_results(graph)
     options = session_options(threads, profile_to)
     add_openvino(options, graph, threads)
     spelled = _openvino_graph(graph)
@@ -114,7 +114,7 @@ def _open_in_plugin(
 def _open_in_package(
     graph: GraphSource, threads: int | None, profile_to: Path | None
 ) -> BoundSession:
-    refuse_overflow(graph)
+    refuse_other_results(graph)
     require_openvino()  # before the graph is rewritten, which takes a moment
     return OpenVinoSession(_openvino_graph(graph), openvino_settings(graph), threads)
 

@@ -14,6 +14,7 @@ from speechquant.core.errors import EngineError
 from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.processor import Processor, read_processor
+from speechquant.core.scales import largest_level
 from speechquant.engines.graph_writer import remove_unused
 from speechquant.engines.openvino_convolutions import spell_as_images
 from speechquant.engines.openvino_float_weights import give_float_weights
@@ -32,7 +33,7 @@ _PLUGIN = "OpenVINOExecutionProvider"
 _REGISTERED_AS = "speechquant-openvino"
 _OLDEST_ONNXRUNTIME = "1.23"
 _X86 = ("x86_64", "AMD64")
-_BFLOAT16_BITS = 8  # of its significand
+_BYTE_BITS = 8
 _REGISTERING = threading.Lock()
 
 
@@ -49,15 +50,19 @@ def add_openvino(
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
 
 
-def refuse_overflow(graph: GraphSource) -> None:
+def refuse_other_results(graph: GraphSource) -> None:
     """Raise EngineError where OpenVINO would compute something else than the graph says."""
-    precision = graph.precision
-    is_x86 = platform.machine() in _X86
-    if precision == FLOAT_PRECISION or not is_x86 or read_processor().sums_byte_products_exactly:
+    if graph.precision == FLOAT_PRECISION:
         return
-    # Its kernels then add pairs of products in 16 bits and cut off what does not fit.
-    weights, activations = (2**bits - 1 for bits in _bits(precision))
-    if activations < 2**8 and 2 * activations * (weights // 2) >= 2**15:
+    weights, activations = _bits(graph.precision)
+    if activations > _BYTE_BITS:
+        raise EngineError(f"OpenVINO leaves activations of {activations} bits unrounded")
+    if platform.machine() not in _X86 or read_processor().sums_byte_products_exactly:
+        return
+    # Its kernels then add pairs of products in 16 bits and cut off what does not fit; they take
+    # activations, which have a sign, for bytes without one: 128 higher.
+    largest_byte = 2 ** (_BYTE_BITS - 1) + largest_level(activations)
+    if 2 * largest_byte * largest_level(weights) >= 2**15:
         raise EngineError(
             "OpenVINO's sums of byte products overflow on a processor without VNNI or AMX"
         )
@@ -69,10 +74,9 @@ def openvino_settings(graph: GraphSource) -> dict[str, str]:
 
 
 def float_type(graph: GraphSource, processor: Processor) -> str:
-    """Return the type of what is not quantized, never narrower than what is."""
-    precision = graph.precision
-    fits = precision != FLOAT_PRECISION and _bits(precision)[1] <= _BFLOAT16_BITS
-    return "bf16" if fits and processor.has_bfloat16 else "f32"
+    """Return the type of what is not quantized; what is has no more bits than bfloat16 holds."""
+    is_quantized = graph.precision != FLOAT_PRECISION
+    return "bf16" if is_quantized and processor.has_bfloat16 else "f32"
 
 
 def _bits(precision: str) -> tuple[int, int]:

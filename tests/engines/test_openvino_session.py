@@ -189,7 +189,10 @@ def test_graph_and_settings_are_those_of_the_bundle(
         ("w8a8", {"avx512f", "amx_int8"}, False),
         ("fp32", {"avx2"}, False),
         ("w7a8", {"avx2"}, False),  # 2 * 63 * 255 fits into 16 bits
-        ("w8a16", {"avx2"}, False),  # computed in float32
+        ("w8a7", {"avx2"}, True),  # 2 * 127 * (128 + 63) does not
+        ("w8a3", {"avx2"}, True),
+        ("w8a2", {"avx2"}, False),
+        ("w6a6", {"avx2"}, False),
     ],
 )
 def test_a_processor_on_which_sums_overflow_is_refused(
@@ -205,11 +208,18 @@ def test_a_processor_on_which_sums_overflow_is_refused(
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     if is_refused:
         with pytest.raises(EngineError, match="overflow on a processor without VNNI or AMX"):
-            openvino.refuse_overflow(bundle)
+            openvino.refuse_other_results(bundle)
         monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-        openvino.refuse_overflow(bundle)  # another processor, other kernels
+        openvino.refuse_other_results(bundle)  # another processor, other kernels
     else:
-        openvino.refuse_overflow(bundle)
+        openvino.refuse_other_results(bundle)
+
+
+@pytest.mark.parametrize("bits", [9, 16])
+def test_what_openvino_would_not_round_is_refused(bits: int, tiny_bundle: Bundle) -> None:
+    wide = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision=f"w8a{bits}"))
+    with pytest.raises(EngineError, match=f"leaves activations of {bits} bits unrounded"):
+        openvino.refuse_other_results(wide)
 
 
 @pytest.mark.parametrize("provider", ["openvino", "auto"])
