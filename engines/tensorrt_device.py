@@ -182,6 +182,11 @@ def named_sizes(
     return sizes
 
 
+def _refused(error: Exception) -> EngineError:
+    reason = " ".join(str(error).split())
+    return EngineError(f"the GPU refuses ({reason}); free its memory, or give it less at once")
+
+
 class TensorRtDevice:
     """The first GPU with an engine on it; raises EngineError and MissingPackageError.
 
@@ -235,16 +240,16 @@ class TensorRtDevice:
         try:
             yield
         except self._driver.Error as error:
-            reason = " ".join(str(error).split())
-            raise EngineError(
-                f"the GPU refuses ({reason}); free its memory, or give it less at once"
-            ) from error
+            raise _refused(error) from error
         finally:
             self._driver.Context.pop()
 
     def new_buffer(self, size: int) -> Buffer:
-        """Return memory of `size` bytes."""
-        return Buffer(self._driver, self._stream, size)
+        """Return memory of `size` bytes; raises EngineError where there is not as much."""
+        try:
+            return Buffer(self._driver, self._stream, size)
+        except self._driver.Error as error:
+            raise _refused(error) from error
 
     def new_execution(self, *, repeats: bool = True) -> Execution:
         """Return one more execution of the network; `repeats` says that its shapes often do."""

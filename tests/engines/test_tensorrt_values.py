@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ from speechquant.engines import BuildOptions, DecodingOptions, build_engine, ope
 from speechquant.engines import tensorrt_values as values_module
 from speechquant.engines.seq2seq_session import Seq2SeqSession
 from speechquant.engines.session import open_seq2seq_session
-from speechquant.engines.tensorrt_values import TensorRtValues, open_together
+from speechquant.engines.tensorrt_device import TensorRtDevice
+from speechquant.engines.tensorrt_values import DeviceMemory, TensorRtValues, open_together
 from speechquant.engines.whisper_recognizer import WhisperRecognizer
 
 HALF, SINGLE = np.dtype("f2"), np.dtype("f4")
@@ -66,6 +68,57 @@ class FakeGpu:
     def copies(self) -> list[tuple[str, int]]:
         found, self.copied = self.copied, []
         return found
+
+
+class SmallDriver:
+    """As much of pycuda's driver as memory asks of it; it has a mebibyte."""
+
+    class Error(Exception):
+        pass
+
+    Context = SimpleNamespace(pop=lambda: None)
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    def mem_alloc(self, size: int) -> Any:
+        if self.held + size > 1 << 20:
+            raise self.Error("cuMemAlloc failed: out of memory")
+        self.held += size
+        return SmallMemory(self, size)
+
+
+class SmallMemory:
+    def __init__(self, driver: SmallDriver, size: int) -> None:
+        self.driver, self.size = driver, size
+
+    def __int__(self) -> int:
+        return 4096
+
+    def free(self) -> None:
+        self.driver.held -= self.size
+
+
+def test_memory_that_nobody_holds_is_given_back_where_the_gpu_is_full() -> None:
+    device = object.__new__(TensorRtDevice)  # a real one wants a GPU and an engine
+    driver = SmallDriver()
+    device._driver, device._stream = driver, None  # type: ignore[assignment]
+    device._context = SimpleNamespace(push=lambda: None)
+    memory = DeviceMemory(device)
+    with memory.in_use():
+        kept = memory.new_value((1 << 18,), np.dtype("u1"))
+        memory.new_value((1 << 19,), np.dtype("u1"))
+    gc.collect()
+    with memory.in_use():
+        kept = memory.new_value((1 << 19,), np.dtype("u1")), kept
+        assert driver.held == 3 << 18
+        memory.new_value((1 << 17,), np.dtype("u1"))
+    gc.collect()
+    with memory.in_use():
+        memory.new_value((1 << 18,), np.dtype("u1"))
+        assert driver.held == 1 << 20
+        with pytest.raises(EngineError, match=r"the GPU refuses \(cuMemAlloc failed: out of"):
+            memory.new_value((1 << 20,), np.dtype("u1"))
 
 
 class FakeDevice:
