@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def _engine_candidate(
         provider=AUTO,
         precision=manifest.source["precision"],
         size_bytes=engine_bytes(engine),
-        sha256=digest_of(dict(engine.files)),
+        sha256=digest_of({"files": dict(engine.files), "reading": asdict(engine.spec)}),
         sample_rate_hz=engine.spec.sample_rate_hz,
         products=_built_products(engine),
         decoding=decoding,

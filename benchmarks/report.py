@@ -77,8 +77,7 @@ class TokenCell:
 
     `features` of the whole clips, and `encoder`, `prefill` and `later`, each token after the first,
     of their first chunks are nanoseconds, with as many given tokens for every candidate. The counts
-    are those of the cell's own runs, whose tokens the model chose: chunks encoded, starts of the
-    decoder (for each chunk at each temperature, and to detect a language), and its steps.
+    are those of the cell's own runs, whose tokens the model chose: what `Written` counts.
     """
 
     features: tuple[int, ...]

@@ -133,7 +133,8 @@ def own_work_table(model: ModelFigures, batch: int) -> Table:
         batch,
         "What each did from waveform to text, its tokens being its own: steps of the decoder, "
         "which give every clip of the batch a later token; chunks encoded; starts of the decoder, "
-        "one for the chunks of a batch at each temperature, and one to detect a language"
+        "one for the chunks of a batch at each temperature, and, where languages are detected, one "
+        "more for some of a batch, or for all of it a step for each other token of the prompt"
         + in_batches(batch),
         lambda _, latency: _own_entry(latency),
     )

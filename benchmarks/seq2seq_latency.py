@@ -45,7 +45,8 @@ class Written:
     """What the model's own run came to: chunks encoded, starts of the decoder, steps after them.
 
     The decoder starts once for each chunk, or batch of them, at each temperature that it is tried
-    at, and once more to detect a language. A step gives each clip of the batch one more token.
+    at, and once more to detect the language of some of a batch; for that of all the same start
+    goes on, by a step for each other token of the prompt. A step gives each clip one more token.
     """
 
     chunks: int

@@ -105,7 +105,8 @@ class Workbench:
         """Return StableQuant's choice on `dev`, the calibration set where none is given."""
         dev = self.calibration if dev is None else dev
         task = ScoringTask(self.bundle.folder, tuple(dev), attention=self.attention)
-        keys = [clip_key(clip) for clip in dev]
+        reading = self.bundle.reading_sha256
+        keys = [data_key([clip_key(clip), reading])[:16] for clip in dev]
         with (
             open_scorer(task, self.workers) as scorer,
             RecordedScorer(scorer, self.work / f"{search}-{SEARCH_FILE}", keys) as recorded,
@@ -156,7 +157,7 @@ class Workbench:
 
     @cached_property
     def _test_key(self) -> str:
-        return data_key([clip_key(clip) for clip in self.test])[:16]
+        return data_key([self.bundle.reading_sha256, *map(clip_key, self.test)])[:16]
 
     def _words(self, bundle: Bundle | Seq2SeqBundle) -> ErrorRate:
         with open_recognizer(bundle) as recognizer:

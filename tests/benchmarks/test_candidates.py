@@ -14,7 +14,7 @@ from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle, new_bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
 from speechquant.core.processor import read_processor
-from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, openvino_session
 
 
@@ -86,9 +86,14 @@ def test_another_way_to_read_a_model_is_another_candidate(
     with new_bundle(path, spec, dict(whisper_bundle.made_from)) as folder:
         for name in whisper_bundle.files:
             shutil.copyfile(whisper_bundle.folder / name, folder / name)
-    found = candidates_of([whisper_bundle.folder, path], ["cpu"])
-    assert len({one.model for one in found}) == 1
-    assert len({one.sha256 for one in found}) == 2
+    engines = [
+        build_engine(bundle, tmp_path / name, BuildOptions("onnxruntime")).folder
+        for bundle, name in ((whisper_bundle, "engine"), (load_seq2seq_bundle(path), "other"))
+    ]
+    for pair in ([whisper_bundle.folder, path], engines):
+        found = candidates_of(pair, ["cpu"])
+        assert len({one.model for one in found}) == 1
+        assert len({one.sha256 for one in found}) == 2
 
 
 def test_a_provider_named_twice_is_one(tiny_bundle: Bundle) -> None:
