@@ -15,6 +15,9 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from speechquant.core.audio import Waveform
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
@@ -49,7 +52,16 @@ class ScoringTask:
     attention: bool = False
 
 
-FIRST_LABEL = ord("0")  # label 0 in the log; those after it are readable characters too
+_FIRST_LABEL = ord("0")  # label 0 in the log; those after it are readable characters too
+_SURROGATES = range(0xD800, 0xE000)  # no characters by themselves
+
+
+def labels_of(logits: NDArray[np.float32]) -> str:
+    """Return the best label of each row, a character each."""
+    numbers = (_FIRST_LABEL + label for label in logits.argmax(axis=-1).tolist())
+    return "".join(
+        chr(number + len(_SURROGATES) * (number >= _SURROGATES.start)) for number in numbers
+    )
 
 
 def rounding_key(trial: Trial) -> object:
@@ -100,7 +112,7 @@ class UtteranceScorer:
         hypothesis = self._normalize(heard)
         reference = self._normalize(self._task.clips[job.utterance].text or "")
         counts = score_wer([reference], [hypothesis]).clips[0]
-        labels = "".join(chr(FIRST_LABEL + label) for label in logits.argmax(axis=-1).tolist())
+        labels = labels_of(logits)
         return Score(counts.errors, counts.reference_length, hypothesis, labels)
 
     def _session_of(self, trial: Trial) -> SimulatedSession:

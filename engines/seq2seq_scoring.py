@@ -16,10 +16,10 @@ from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle
 from speechquant.core.text import normalizer
 from speechquant.core.wer import score_wer
 from speechquant.engines.scoring import (
-    FIRST_LABEL,
     SESSIONS_KEPT,
     KeptWaves,
     ScoringTask,
+    labels_of,
     rounding_key,
 )
 from speechquant.engines.seq2seq_session import Seq2SeqSession
@@ -114,5 +114,4 @@ def _best_after(
 ) -> str:
     hidden = session.encode(features)
     run = session.start(hidden, np.array([tokens], np.int64))
-    best = run.prompt_logits[0].argmax(axis=-1)
-    return "".join(chr(FIRST_LABEL + label) for label in best.tolist())
+    return labels_of(run.prompt_logits[0])

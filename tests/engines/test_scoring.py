@@ -22,7 +22,13 @@ from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.scoring import Job, Score, Trial
 from speechquant.engines import open_recognizer, quantize_bundle
 from speechquant.engines.probe import ProbeSession
-from speechquant.engines.scoring import ScoringPool, ScoringTask, new_scorer, open_scorer
+from speechquant.engines.scoring import (
+    ScoringPool,
+    ScoringTask,
+    labels_of,
+    new_scorer,
+    open_scorer,
+)
 
 RATE_HZ = 16_000
 CLIPS = 6
@@ -52,6 +58,16 @@ def table(tiny_bundle: Bundle, task: ScoringTask) -> ScaleTable:
         amax = max(float(np.abs(activations[name]).max()) for activations in seen)
         rows[name] = Scale(layer, amax / 127, amax)
     return ScaleTable(tiny_bundle.model_sha256, "max", Bits(), rows)
+
+
+def test_every_label_is_a_character_of_its_own_that_a_log_can_hold() -> None:
+    labels = [0, 1, 51_864, 55_247, 55_248, 57_295, 57_296, 69_999]
+    logits = np.zeros((len(labels), 70_000), np.float32)
+    logits[np.arange(len(labels)), labels] = 1.0
+    found = labels_of(logits)
+    assert len(set(found)) == len(found) == len(labels)
+    assert found.encode()  # surrogates have no bytes
+    assert found[0] == "0"
 
 
 def trials_of(table: ScaleTable) -> list[Trial]:
