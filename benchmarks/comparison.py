@@ -34,6 +34,7 @@ _RESAMPLES = 20_000
 _LEAST_TAIL_DRAWS = 3  # an interval whose end rests on fewer draws says nothing
 _MEMORY_NOISE = 0.05  # two runs of one build were up to 4.3 % apart
 SAME, BETTER, WORSE, REGRESSION = "same", "better", "worse", "REGRESSION"
+UNJUDGED = "not judged"
 _PERCENT = 100.0
 _BYTES_PER_MB = 1e6
 
@@ -115,7 +116,7 @@ def compare_reports(old: Report, new: Report, bounds: Bounds | None = None) -> C
     if _chance_apart(old.method.repeats, new.method.repeats) > false_alarms:
         notes.append(
             f"{old.method.repeats} and {new.method.repeats} runs of a shape are too few to judge "
-            "single shapes by; their mean is"
+            "single shapes by; the mean of several is judged"
         )
     return Comparison(tuple(changes), tuple(notes))
 
@@ -247,7 +248,7 @@ def _latencies(
         is_judged = not is_yardstick and is_enough and is_fair
         yield Change(
             after.name, f"{quantity.name} at {shape[0]:g} s x {shape[1]}", unit, *medians,
-            medians[1] / medians[0], low, high, verdict if is_judged else SAME,
+            medians[1] / medians[0], low, high, verdict if is_judged else UNJUDGED,
         )  # fmt: skip
     if len(logs) > 1:
         # Single shapes may each be lost in noise where all together are not.
@@ -256,7 +257,7 @@ def _latencies(
         verdict = _verdict(whole, low, high, bounds.slowdown)
         yield Change(
             after.name, f"{quantity.name}, mean of all shapes", unit, 1.0, whole, whole, low, high,
-            SAME if is_yardstick else verdict,
+            UNJUDGED if is_yardstick else verdict,
         )  # fmt: skip
 
 

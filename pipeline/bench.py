@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from speechquant.benchmarks.bench import JOURNAL_FILE, run_bench
 from speechquant.benchmarks.candidates import Candidate, candidates_of, peer_candidates
 from speechquant.benchmarks.comparison import (
     SAME,
+    UNJUDGED,
     Bounds,
     Change,
     compare_reports,
@@ -253,13 +255,17 @@ def run_compare(old: Path, new: Path, bounds: Bounds, *, as_json: bool) -> None:
     if as_json:
         print_json(comparison_facts(comparison))
     else:
-        shown = [change for change in comparison.changes if change.verdict != SAME]
+        count = Counter(change.verdict for change in comparison.changes)
+        shown = [one for one in comparison.changes if one.verdict not in (SAME, UNJUDGED)]
         if shown:
             print_table(
                 ["candidate", "what", "old", "new", "change", "interval", "verdict"],
                 [_row(change) for change in shown],
             )
-        print(f"{len(comparison.changes) - len(shown)} figures are the same within their noise")
+        print(
+            f"{count[SAME]} figures are the same within their noise, "
+            f"{count[UNJUDGED]} are not judged"
+        )
         for note in comparison.notes:
             print(f"note: {note}")
     if comparison.regressions:
