@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -82,7 +83,7 @@ def read_audio(path: Path, sample_rate_hz: int, max_seconds: float | None = None
         if not path.is_file():
             raise AudioError(f"{path}: no such audio file; check the path")
         _refuse_truncated_wav(path)
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             if max_seconds is not None:
                 refuse_too_long(str(path), file.frames / file.samplerate, max_seconds)
             announced, rate = file.frames, file.samplerate
@@ -109,7 +110,7 @@ def audio_seconds(path: Path) -> float:
     import soundfile
 
     try:
-        return float(soundfile.info(path).duration)
+        return float(soundfile.info(os.fsencode(path)).duration)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise AudioError(
             f"{path}: cannot be read as audio ({_one_line(error)}); "

@@ -172,7 +172,7 @@ class Seq2SeqEngine:
     @property
     def build_seconds(self) -> float:
         """How long the builds of all graphs took."""
-        return sum(manifest.build_seconds for manifest in self.manifests.values())
+        return round(sum(manifest.build_seconds for manifest in self.manifests.values()), 3)
 
 
 def graphs_of(engine: Engine | Seq2SeqEngine) -> list[EngineGraph]:

@@ -103,5 +103,5 @@ def _no_speech(run: DecoderRun, spec: GenerationSpec) -> NDArray[np.float64]:
 
 def _drawn(scores: Scores, temperature: float, draw: np.random.Generator) -> int:
     # In float64: the generator wants a sum of one to more digits than float32 has.
-    weights = np.exp((scores - scores.max()) / temperature, dtype=np.float64)
+    weights = np.exp((scores - scores.max()).astype(np.float64) / temperature)
     return int(draw.choice(len(weights), p=weights / weights.sum()))

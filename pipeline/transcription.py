@@ -99,7 +99,8 @@ def _rows(
 
 
 def _print_row(row: dict[str, Any], decoding: DecodingOptions) -> None:
-    print(f"{row['path']}\t{row['text']}", flush=True)
+    text = " ".join(row["text"].splitlines())  # a line a file, whatever a model writes
+    print(f"{row['path']}\t{text}", flush=True)
     if decoding.timestamps:
         for segment in row["segments"]:
             print(f"  {segment['start']:8.2f} to {segment['end']:8.2f} s  {segment['text']}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speechquant.core.audio import audio_files_in, check_samples, read_audio
+from speechquant.core.audio import audio_files_in, audio_seconds, check_samples, read_audio
 from speechquant.core.errors import AudioError
 
 RATE_HZ = 16_000
@@ -40,6 +41,13 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([np.full(100, 0.2), np.full(100, 0.6)], 1), RATE_HZ, "FLOAT")
     np.testing.assert_allclose(read_audio(path, RATE_HZ), 0.4, rtol=1e-6)
+
+
+def test_a_name_that_is_no_utf_8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"bad\xff.wav")
+    soundfile.write(os.fsencode(path), np.full(1600, 0.25), RATE_HZ)
+    assert len(read_audio(path, RATE_HZ)) == 1600
+    assert audio_seconds(path) == 0.1
 
 
 def test_samples_at_the_same_rate_are_untouched(tmp_path: Path) -> None:

@@ -56,6 +56,22 @@ def test_clips_that_have_ended_leave_once_they_are_half_of_the_batch() -> None:
     assert session.run.rows == [8, 8, 8, 4, 4, 2, 1]
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-50, 0.4])
+def test_the_colder_the_more_certain(temperature: float) -> None:
+    session: Any = CountedSession()
+    rules = TokenRules(SPEC, timestamps=False)
+    found = decode(
+        session,
+        np.zeros((3, 1, 1), np.float32),
+        np.full((3, 1), START),
+        rules,
+        SPEC,
+        temperature=temperature,
+        draws=[np.random.default_rng(clip) for clip in range(3)],
+    )
+    assert [decoded.tokens for decoded in found] == [(WORD,) * clip for clip in range(3)]
+
+
 def test_a_run_goes_on_with_some_of_its_clips(whisper_bundle: Seq2SeqBundle) -> None:
     spec = whisper_bundle.spec
     rng = np.random.default_rng(0)
