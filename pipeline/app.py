@@ -144,7 +144,9 @@ def inspect(
     ],
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Draw a quantized bundle's amplitudes and search here.", readable=False),
+        typer.Option(
+            help="Draw amplitudes and search of a quantized CTC bundle here.", readable=False
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -289,7 +291,10 @@ def quantize(
     gamma: Gamma = 0.25,
     max_wer_drop: Annotated[
         float | None,
-        typer.Option(help="WER points that it may cost on --dev; layers stay float to keep it."),
+        typer.Option(
+            help="WER points that it may cost on --dev, Whisper models decoded greedily; layers "
+            "stay float to keep it."
+        ),
     ] = None,
     keep_float: KeepFloat = None,
     quantize_attention: QuantizeAttention = False,
@@ -333,7 +338,9 @@ def quantize(
 
 @app.command()
 def build(
-    bundle: BundleFolder,
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder that `quantize` or `export` wrote.", readable=False)
+    ],
     out: Annotated[Path, typer.Argument(help="Folder of the engine to write.", readable=False)],
     backend: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx, onnxruntime.")],
     target: Annotated[

@@ -22,9 +22,9 @@ from speechquant.calibrators.methods import STABLEQUANT, MethodOptions, table_fr
 from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
-from speechquant.core.audio import audio_seconds
 from speechquant.core.bundles import DESCRIPTION, Bundle
 from speechquant.core.errors import ManifestError, OptionError
+from speechquant.core.files import only_process
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import CalibrationData, ScaleTable
 from speechquant.core.seq2seq import Seq2SeqBundle, parts_of
@@ -34,7 +34,7 @@ from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.probe import open_probe
 from speechquant.engines.scoring import ScoringTask, open_scorer
 from speechquant.pipeline.console import progress
-from speechquant.pipeline.sources import data_set_of
+from speechquant.pipeline.sources import data_set_of, measured_seconds
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,20 @@ def work_folder(out: Path) -> Path:
     """Return where the work towards `out` is kept until it is there."""
     target = out.resolve()
     return target.parent / f"{target.name}.work"
+
+
+@contextmanager
+def alone_in(work: Path) -> Iterator[None]:
+    """Keep other runs out of a work folder: the first to end would remove what they have done.
+
+    Raises StorageError where another one is in it. An empty folder does not stay.
+    """
+    with only_process(work, wait=False):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                work.rmdir()
 
 
 def remove_work(work: Path) -> None:
@@ -121,8 +135,8 @@ class CalibrationRequest:
     def has_texts(self) -> bool:
         """Whether there is a development set."""
         if self.dev is None and self.data is not None:
-            is_complete = all(clip.text is not None for clip in self.clips)
-            return is_complete and self._has_words(self.clips)
+            clips = self._read(self.data, require_text=False)
+            return all(clip.text is not None for clip in clips) and self._has_words(clips)
         return self.dev is not None
 
     def require_data(self) -> None:
@@ -203,7 +217,7 @@ def _statistics_of(
             on_step,
             attention=request.attention,
         )
-    seconds = sum(audio_seconds(clip.path) for clip in request.clips)
+    seconds = measured_seconds(request.bundle, request.clips)
     return statistics, CalibrationData(sha256, len(request.clips), round(seconds, 2))
 
 

@@ -177,7 +177,9 @@ def _on_one_line(value: Any) -> str:
 def _show_table(table: ScaleTable, facts: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         tensors = {name: asdict(row) for name, row in table.tensors.items()}
-        print_json({**facts, **table_facts(table), "tensors": tensors})
+        # The table's own are those of the float model that it was made for.
+        own = {f"table_{key}" if key in facts else key: v for key, v in table_facts(table).items()}
+        print_json({**facts, **own, "tensors": tensors})
         return
     _print_facts(facts)
     print(f"\n{summary_of(table)}\n")

@@ -16,7 +16,7 @@ from speechquant.core.files import refuse_unwritable
 from speechquant.core.seq2seq import load_any_bundle
 from speechquant.engines.module_probe import AttentionValues, ModuleProbe
 from speechquant.pipeline.console import print_json, print_table, progress
-from speechquant.pipeline.sources import data_set_of
+from speechquant.pipeline.sources import data_set_of, measured_seconds
 
 _TOP_DIMENSIONS = 10
 _SHOWN_DIMENSIONS = 3
@@ -41,6 +41,7 @@ def run_outliers(
         new_figure(1.0, 1.0)  # complains of a missing package before the work is done
     with progress("rendering") as on_step:
         clips = data_set_of(data, require_text=False, on_step=on_step)[:limit]
+    measured_seconds(bundle, clips)  # warns of what is not measured
     statistics, shown = OutlierStatistics(), None
     with ModuleProbe(bundle, threads) as probe, progress("measuring") as on_step:
         module = _chosen_attention(probe.attentions, attention)

@@ -15,7 +15,7 @@ from speechquant.benchmarks.evaluation import Evaluation, evaluate
 from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.guard import GuardResult, keep_budget
-from speechquant.calibrators.methods import MethodOptions
+from speechquant.calibrators.methods import STABLEQUANT, MethodOptions
 from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.bundles import (
@@ -59,6 +59,7 @@ from speechquant.pipeline.calibration import (
     NEAREST,
     Calibration,
     CalibrationRequest,
+    alone_in,
     calibrate,
     recorded_scorer,
     remove_work,
@@ -128,19 +129,23 @@ def _kept_in_float(
 def run_calibrate(request: CalibrationRequest, out: Path, *, force: bool, as_json: bool) -> None:
     """Write scales.json and show it in short."""
     require_float(request.bundle)
-    refuse_existing_file(out, force=force)
+    search_log = out.with_name(f"{out.stem}.{SEARCH_FILE}")
+    for path in (out, search_log) if request.method.method == STABLEQUANT else (out,):
+        refuse_existing_file(path, force=force)
     refuse_unwritable(out)
-    made = calibrate(request)
-    write_scales(made.table, out, force=force)
-    if made.search is not None:
-        kept = out.with_name(f"{out.stem}.{SEARCH_FILE}")
-        with new_file(kept, force=True) as partial:
-            shutil.copyfile(request.work / SEARCH_FILE, partial)
-    remove_work(request.work)
+    with alone_in(request.work):
+        made = calibrate(request)
+        write_scales(made.table, out, force=force)
+        if made.search is not None:
+            with new_file(search_log, force=True) as partial:
+                shutil.copyfile(request.work / SEARCH_FILE, partial)
+        remove_work(request.work)
     if as_json:
         print_json({"scales": str(out), **table_facts(made.table), **search_facts(made.search)})
         return
     print(f"{out}: {summary_of(made.table)}")
+    if made.search is not None:
+        print(f"{search_log}: every evaluation of the search")
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,7 @@ class Outcome:
 
     before: Evaluation
     after: Evaluation
+    is_greedy: bool  # of a model that has other ways to decode
 
     @property
     def drop(self) -> DifferenceInterval:
@@ -192,20 +198,23 @@ class Outcome:
 def run_quantize(request: CalibrationRequest, options: QuantizeOptions, *, as_json: bool) -> None:
     """Write the quantized bundle when it is scored and keeps the budget, and show what came."""
     _refuse_before_any_work(request, options)
-    is_scored = options.max_wer_drop is not None or request.has_texts
-    if is_scored:
-        _ = request.dev_clips  # complained of before any work, where they have no texts
-    made = _given(request, options) if options.scales else calibrate(request)
-    refuse_unspellable(made.table, options.spelling)
-    outcome, guard = None, None
-    if is_scored:
-        outcome, guard = _score_and_guard(request, options, made)
-    table = guard.table if guard else made.table
-    if not table.tensors:
-        log.warning("warning: no layer can be quantized within the budget; OUT is the float model")
-    report = report_facts(table, made.search, outcome, guard, options)
-    bundle = _write(request, options.out, table, made, options, report)
-    remove_work(request.work)
+    with alone_in(request.work):
+        is_scored = options.max_wer_drop is not None or request.has_texts
+        if is_scored:
+            _ = request.dev_clips  # complained of before any work, where they have no texts
+        made = _given(request, options) if options.scales else calibrate(request)
+        refuse_unspellable(made.table, options.spelling)
+        outcome, guard = None, None
+        if is_scored:
+            outcome, guard = _score_and_guard(request, options, made)
+        table = guard.table if guard else made.table
+        if not table.tensors:
+            log.warning(
+                "warning: no layer can be quantized within the budget; OUT is the float model"
+            )
+        report = report_facts(table, made.search, outcome, guard, options)
+        bundle = _write(request, options.out, table, made, options, report)
+        remove_work(request.work)
     if as_json:
         print_json({"bundle": str(options.out), "size_bytes": bundle.size_bytes, **report})
         return
@@ -313,7 +322,8 @@ def _score_and_guard(
         table = guard.table if guard else made.table
         draft = _write(request, request.work / DRAFT_FOLDER, table, made, options, {})
         log.info("scoring %s", table.bits.name)
-        outcome = Outcome(before, _evaluate(request, draft))
+        is_greedy = isinstance(request.bundle, Seq2SeqBundle)
+        outcome = Outcome(before, _evaluate(request, draft), is_greedy)
         excess = outcome.after.words.errors - _allowed_errors(before, options.max_wer_drop)
         if excess <= 0 or not table.tensors:
             return outcome, guard
@@ -421,7 +431,8 @@ def report_facts(
 def _print_outcome(outcome: Outcome, guard: GuardResult | None, options: QuantizeOptions) -> None:
     drop, before, after = outcome.drop, outcome.before, outcome.after
     print(
-        f"WER on {len(before.clips)} development clips: float {100 * before.words.rate:.2f} %, "
+        f"WER on {len(before.clips)} development clips{', greedy' if outcome.is_greedy else ''}: "
+        f"float {100 * before.words.rate:.2f} %, "
         f"quantized {100 * after.words.rate:.2f} %; "
         f"{100 * drop.difference:+.2f} points, {100 * drop.confidence:.0f} % interval "
         f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}"

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+from speechquant.core.audio import audio_seconds
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import CheckpointError, ManifestError, MissingPackageError, OptionError
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.progress import OnStep
+from speechquant.core.seq2seq import Seq2SeqBundle
+
+log = logging.getLogger(__name__)
 
 ZOO_PREFIX = "zoo:"
 
@@ -37,6 +44,22 @@ def data_set_of(
         known = ", ".join(ZOO_PREFIX + known for known in SPLITS)
         raise ManifestError(f"{data}: no such part of the zoo's corpus; choose {known}")
     return read_data_set(zoo_manifest(split, on_step), require_text=require_text)
+
+
+def measured_seconds(bundle: Bundle | Seq2SeqBundle, clips: Sequence[LabelledClip]) -> float:
+    """Return how much of the clips a probe hears, and warn where that is not all of them."""
+    lengths = [audio_seconds(clip.path) for clip in clips]
+    if not isinstance(bundle, Seq2SeqBundle):
+        return sum(lengths)
+    chunk = bundle.spec.features.chunk_samples / bundle.spec.sample_rate_hz
+    longer = sum(length > chunk for length in lengths)
+    if longer:
+        log.warning(
+            "warning: %d of %d clips are longer than a chunk of %g s; their first chunk alone "
+            "counts: cut them to have all of it measured",
+            longer, len(lengths), chunk,
+        )  # fmt: skip
+    return sum(min(length, chunk) for length in lengths)
 
 
 def zoo_manifest(split: str, on_step: OnStep | None = None) -> Path:

@@ -21,6 +21,7 @@ import soundfile
 from bad_inputs import SEARCH_ON_FULL_DISK_LINE, Workspace, error_lines, searched_on_full_disk
 
 from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.files import only_process
 from speechquant.core.scales import read_scales
 from speechquant.engines import open_recognizer
 from speechquant.pipeline.command import run
@@ -156,6 +157,42 @@ def test_layers_stay_float_until_the_budget_is_kept(
     table = read_scales(tmp_path / "guarded" / "scales.json")
     assert {row.layer for row in table.tensors.values()}.isdisjoint({"conv.3", *layers})
     assert files_in(tmp_path) == {"free", "guarded"}
+
+
+def test_one_run_alone_works_towards_a_name(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command, place in (("quantize", []), ("calibrate", ["--out"])):
+        asked = [command, tiny_bundle.folder, *place, tmp_path / "out", "--data", data]
+        with only_process(tmp_path / "out.work", wait=False):
+            assert run([*map(str, asked), "--method", "max", *_ALONE]) == 1
+        assert "another run is at work in it" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_there_needs_no_texts(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "scales.json"
+    asked: list[object] = [tiny_bundle.folder, "--data", data, *_ALONE]
+    output(["calibrate", *asked, "--method", "max", "--out", table], capsys)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    silent = tmp_path / "no-texts.jsonl"
+    paths = [{"audio_filepath": str(data.parent / row["audio_filepath"])} for row in rows]
+    silent.write_text("".join(f"{json.dumps(row)}\n" for row in paths))
+    given = ["quantize", tiny_bundle.folder, tmp_path / "out", "--scales", table, "--data", silent]
+    assert "development_set" not in output(given, capsys)
+
+
+def test_a_log_beside_a_table_is_not_replaced_unasked(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "scales.search.jsonl"
+    log.write_text("mine")
+    asked = ["calibrate", str(tiny_bundle.folder), "--out", str(tmp_path / "scales.json")]
+    assert run([*asked, "--data", str(data)]) == 1
+    assert str(log) in capsys.readouterr().err
+    assert log.read_text() == "mine"
 
 
 def test_a_budget_that_no_layer_fits_is_said(

@@ -16,10 +16,11 @@ from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import read_scales
 from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
+from speechquant.engines import DecodingOptions
 from speechquant.engines.transcripts import Transcript
 from speechquant.pipeline import quantization
 from speechquant.pipeline.command import run
-from speechquant.pipeline.transcription import _rows
+from speechquant.pipeline.transcription import _print_row, _rows
 
 RATE_HZ = 16_000
 
@@ -83,6 +84,7 @@ def test_calibrate_and_quantize(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     temperatures = []
 
@@ -96,18 +98,25 @@ def test_calibrate_and_quantize(
     manifest.write_text("\n".join(map(json.dumps, rows)))
     asked: list[object] = [whisper_bundle.folder, "--data", manifest, "--method", "ema"]
     scales, out = tmp_path / "scales.json", tmp_path / "w8a8"
+    caplog.clear()
     text = output(["calibrate", *asked, "--asymmetric", "--out", scales], capsys)
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "1 of 2 clips are longer than a chunk of 2 s" in warning.getMessage()
+    calibrated_on = read_scales(scales).data
+    assert calibrated_on is not None and calibrated_on.seconds == 3.0
     # What the paper leaves in float is left where nothing else is asked for.
     assert "in float: encoder.last_projection, cross" in text
     assert not read_scales(scales).symmetric
     text = output(["quantize", *asked, out, "--keep-float", "none"], capsys)
     assert "W8A8; ema; 24 activations\n" in text
-    assert "WER on 2 development clips" in text
+    assert "WER on 2 development clips, greedy" in text
     # As what searches and what leaves layers in float score them.
     assert temperatures == [(0.0,), (0.0,)]
     assert load_seq2seq_bundle(out).spec.precision == "w8a8"
     facts = json.loads(output(["inspect", out, "--json"], capsys))
     assert facts["quantized_tensors"] == 24
+    assert facts["model_sha256"] == load_seq2seq_bundle(out).model_sha256
+    assert facts["table_model_sha256"] == whisper_bundle.model_sha256
     assert facts["languages"] == ["de", "en", "haw"]
     assert set(facts["graphs"]) == {"encoder", "decoder_prefill", "decoder_step"}
     shown = output(["inspect", out], capsys)
@@ -140,6 +149,13 @@ def test_bench(
     assert document["method"]["decoding"].endswith("language haw; temperatures 0")
     (cell,) = document["results"][0]["cells"]
     assert cell["tokens"]["chunks"] == [1, 1, 1]
+
+
+def test_a_transcript_is_one_line_whatever_a_model_writes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _print_row({"path": "a.wav", "text": "one\ntwo\x85three"}, DecodingOptions())
+    assert capsys.readouterr().out == "a.wav\tone two three\n"
 
 
 def test_export(tiny_whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
