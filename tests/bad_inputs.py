@@ -24,6 +24,7 @@ from tiny_whisper import save_tiny_whisper
 from speechquant.benchmarks.report import write_report
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable, scales_document
+from speechquant.core.seq2seq import load_seq2seq_bundle
 from speechquant.exporter import export
 
 RATE_HZ = 16_000
@@ -247,11 +248,12 @@ def _heard_by_whisper(*options: object) -> Callable[[Workspace], list[object]]:
 
 
 def _heard_in_english_only(at: Workspace) -> list[object]:
-    checkpoint = at.copy_of(at.whisper.with_name("whisper-checkpoint"), "checkpoint")
-    settings = checkpoint / "generation_config.json"
-    known = json.loads(settings.read_text())
-    settings.write_text(json.dumps({**known, "is_multilingual": False}))
-    export(checkpoint, at.path("english-only"))
+    whole = load_seq2seq_bundle(at.whisper)
+    generation = replace(whole.spec.generation, languages={}, tasks={})
+    spec = replace(whole.spec, generation=generation)
+    with new_bundle(at.path("english-only"), spec, dict(whole.made_from)) as folder:
+        for name in whole.files:
+            shutil.copyfile(whole.folder / name, folder / name)
     wave = at.wav("noise.wav", np.full(100, 0.1))
     return ["transcribe", at.path("english-only"), wave, "--language", "en"]
 

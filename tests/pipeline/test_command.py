@@ -196,9 +196,14 @@ def test_demo(
         assert name in text
     assert f"the page is {out / 'report' / 'report.html'}" in text
     assert (out / "report" / "report.html").is_file()
+    # Again over what is there; the bench, which takes the longest, has tests of its own for that.
+    benched: list[tuple[object, ...]] = []
+    monkeypatch.setattr(demo, "run_bench_command", lambda *given, **_: benched.append(given))
     document = json.loads(output(["demo", "--out", out, "--json"], capsys))
     assert document["data"]["clips"] == 3
     assert len(document["results"][0]["accuracy"]["words"]) == 3
+    ((folders, _, report, options),) = benched
+    assert all(folder.is_dir() for folder in folders) and report == out / "report" and options.force
 
 
 def test_transcribe_imports_neither_torch_nor_transformers(
