@@ -112,11 +112,10 @@ class CalibrationRequest:
 
     @cached_property
     def clips(self) -> list[LabelledClip]:
-        """The calibration data."""
-        needs_text = self.dev is None and self.method.method == STABLEQUANT
+        """The calibration data, with texts or without: what needs them reads `dev_clips`."""
         if self.data is None:
             raise OptionError("no calibration data; give --data, or a table with --scales")
-        return self._read(self.data, needs_text)
+        return self._read(self.data, require_text=False)
 
     @cached_property
     def dev_clips(self) -> list[LabelledClip]:
@@ -135,8 +134,8 @@ class CalibrationRequest:
     def has_texts(self) -> bool:
         """Whether there is a development set."""
         if self.dev is None and self.data is not None:
-            clips = self._read(self.data, require_text=False)
-            return all(clip.text is not None for clip in clips) and self._has_words(clips)
+            is_complete = all(clip.text is not None for clip in self.clips)
+            return is_complete and self._has_words(self.clips)
         return self.dev is not None
 
     def require_data(self) -> None:

@@ -182,7 +182,6 @@ class Outcome:
 
     before: Evaluation
     after: Evaluation
-    is_greedy: bool  # of a model that has other ways to decode
 
     @property
     def drop(self) -> DifferenceInterval:
@@ -220,7 +219,8 @@ def run_quantize(request: CalibrationRequest, options: QuantizeOptions, *, as_js
         return
     print(f"{options.out}: {megabytes(bundle.size_bytes)}, {summary_of(table)}")
     if outcome:
-        _print_outcome(outcome, guard, options)
+        greedy = ", greedy" if isinstance(request.bundle, Seq2SeqBundle) else ""
+        _print_outcome(outcome, guard, options, f"development clips{greedy}")
 
 
 def _refuse_before_any_work(request: CalibrationRequest, options: QuantizeOptions) -> None:
@@ -322,8 +322,7 @@ def _score_and_guard(
         table = guard.table if guard else made.table
         draft = _write(request, request.work / DRAFT_FOLDER, table, made, options, {})
         log.info("scoring %s", table.bits.name)
-        is_greedy = isinstance(request.bundle, Seq2SeqBundle)
-        outcome = Outcome(before, _evaluate(request, draft), is_greedy)
+        outcome = Outcome(before, _evaluate(request, draft))
         excess = outcome.after.words.errors - _allowed_errors(before, options.max_wer_drop)
         if excess <= 0 or not table.tensors:
             return outcome, guard
@@ -428,10 +427,12 @@ def report_facts(
     return facts
 
 
-def _print_outcome(outcome: Outcome, guard: GuardResult | None, options: QuantizeOptions) -> None:
+def _print_outcome(
+    outcome: Outcome, guard: GuardResult | None, options: QuantizeOptions, clips: str
+) -> None:
     drop, before, after = outcome.drop, outcome.before, outcome.after
     print(
-        f"WER on {len(before.clips)} development clips{', greedy' if outcome.is_greedy else ''}: "
+        f"WER on {len(before.clips)} {clips}: "
         f"float {100 * before.words.rate:.2f} %, "
         f"quantized {100 * after.words.rate:.2f} %; "
         f"{100 * drop.difference:+.2f} points, {100 * drop.confidence:.0f} % interval "

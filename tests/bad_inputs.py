@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from reports import report
 from tiny import save_tiny_checkpoint
-from tiny_whisper import save_tiny_whisper
+from tiny_whisper import save_tiny_whisper, with_generation
 
 from speechquant.benchmarks.report import write_report
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
@@ -249,11 +249,7 @@ def _heard_by_whisper(*options: object) -> Callable[[Workspace], list[object]]:
 
 def _heard_in_english_only(at: Workspace) -> list[object]:
     whole = load_seq2seq_bundle(at.whisper)
-    generation = replace(whole.spec.generation, languages={}, tasks={})
-    spec = replace(whole.spec, generation=generation)
-    with new_bundle(at.path("english-only"), spec, dict(whole.made_from)) as folder:
-        for name in whole.files:
-            shutil.copyfile(whole.folder / name, folder / name)
+    with_generation(whole, at.path("english-only"), languages={}, tasks={})
     wave = at.wav("noise.wav", np.full(100, 0.1))
     return ["transcribe", at.path("english-only"), wave, "--language", "en"]
 

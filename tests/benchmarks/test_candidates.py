@@ -1,20 +1,20 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from quantized import w8a8
+from tiny_whisper import with_generation
 
 from speechquant.benchmarks.candidate_process import CandidateProcess, UnsuitableError
 from speechquant.benchmarks.candidates import candidates_of
 from speechquant.core import onnx_files
-from speechquant.core.bundles import Bundle, new_bundle
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
 from speechquant.core.processor import read_processor
-from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
+from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, openvino_session
 
 
@@ -80,17 +80,12 @@ def test_weights_beside_an_engine_are_a_part_of_it(
 def test_another_way_to_read_a_model_is_another_candidate(
     whisper_bundle: Seq2SeqBundle, tmp_path: Path
 ) -> None:
-    path = tmp_path / "bundle"
-    generation = replace(whisper_bundle.spec.generation, max_new_tokens=3)
-    spec = replace(whisper_bundle.spec, generation=generation)
-    with new_bundle(path, spec, dict(whisper_bundle.made_from)) as folder:
-        for name in whisper_bundle.files:
-            shutil.copyfile(whisper_bundle.folder / name, folder / name)
+    short = with_generation(whisper_bundle, tmp_path / "bundle", max_new_tokens=3)
     engines = [
         build_engine(bundle, tmp_path / name, BuildOptions("onnxruntime")).folder
-        for bundle, name in ((whisper_bundle, "engine"), (load_seq2seq_bundle(path), "other"))
+        for bundle, name in ((whisper_bundle, "engine"), (short, "other"))
     ]
-    for pair in ([whisper_bundle.folder, path], engines):
+    for pair in ([whisper_bundle.folder, short.folder], engines):
         found = candidates_of(pair, ["cpu"])
         assert len({one.model for one in found}) == 1
         assert len({one.sha256 for one in found}) == 2

@@ -56,6 +56,15 @@ def output(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+def without_texts(data: Path, folder: Path) -> Path:
+    """Write a manifest of the same clips that has no texts."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    silent = folder / "no-texts.jsonl"
+    paths = [{"audio_filepath": str(data.parent / row["audio_filepath"])} for row in rows]
+    silent.write_text("".join(f"{json.dumps(row)}\n" for row in paths))
+    return silent
+
+
 def files_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -129,10 +138,7 @@ def test_one_clip_is_worth_a_warning(
 def test_data_without_texts_is_enough_for_a_method_without_a_search(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
-    silent = tmp_path / "no-texts.jsonl"
-    paths = [{"audio_filepath": str(data.parent / row["audio_filepath"])} for row in rows]
-    silent.write_text("".join(f"{json.dumps(row)}\n" for row in paths))
+    silent = without_texts(data, tmp_path)
     out = tmp_path / "out"
     report = output(
         ["quantize", tiny_bundle.folder, out, "--data", silent, "--method", "mse"], capsys
@@ -176,10 +182,7 @@ def test_a_table_that_is_there_needs_no_texts(
     table = tmp_path / "scales.json"
     asked: list[object] = [tiny_bundle.folder, "--data", data, *_ALONE]
     output(["calibrate", *asked, "--method", "max", "--out", table], capsys)
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
-    silent = tmp_path / "no-texts.jsonl"
-    paths = [{"audio_filepath": str(data.parent / row["audio_filepath"])} for row in rows]
-    silent.write_text("".join(f"{json.dumps(row)}\n" for row in paths))
+    silent = without_texts(data, tmp_path)
     given = ["quantize", tiny_bundle.folder, tmp_path / "out", "--scales", table, "--data", silent]
     assert "development_set" not in output(given, capsys)
 
