@@ -13,8 +13,11 @@ demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
 
 # A process for each core: most tests keep one busy. The tests of a file stay together, with what they share.
+# A process that dies is named with its test and ends the run, as does the time limit, in seconds.
+TEST_SECONDS ?= 1800
 test: $(READY)
-	$(RUN)/python -m pytest --numprocesses auto --dist loadfile
+	$(RUN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0 \
+		--run-seconds $(TEST_SECONDS)
 
 # Minutes instead of seconds: the true-size models.
 test-slow: $(READY)

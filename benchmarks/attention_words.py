@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechquant.benchmarks.float_tables import print_heading, print_row
-from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.machine import describe_scoring
 from speechquant.benchmarks.workbench import Workbench
 from speechquant.calibrators.methods import STABLEQUANT
 from speechquant.core.manifests import read_data_set
@@ -61,7 +61,7 @@ def _points(drop: DifferenceInterval) -> str:
 def main() -> None:
     """Print both models."""
     sys.stdout.write(
-        f"# Attention's own products at W8A8, measured\n\nOn {describe_machine()}.\n"
+        f"# Attention's own products at W8A8, measured\n\nOn {describe_scoring()}.\n"
         f"Calibrated and searched on {CALIBRATION_CLIPS} clips of zoo:dev. "
         "The intervals are paired bootstraps.\n"
     )

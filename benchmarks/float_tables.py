@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechquant.benchmarks.evaluation import evaluate
-from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.machine import describe_scoring
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
@@ -144,7 +144,7 @@ def main() -> None:
         help="PATH[,hold_out=8]: a further set, of which only the last speakers are scored",
     )
     options = parser.parse_args()
-    sys.stdout.write(f"# The float path, measured\n\nOn {describe_machine()}.\n")
+    sys.stdout.write(f"# The float path, measured\n\nOn {describe_scoring()}.\n")
     with tempfile.TemporaryDirectory() as folder:
         print_accuracy(Path(folder), options.data)
         print_export_cost(Path(folder))

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from speechquant.benchmarks.float_tables import print_heading, print_row
-from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.machine import describe_scoring
 from speechquant.benchmarks.whisper_agreement import clip_by_clip, lots_of, seams
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=TRAINED_MODELS / WHISPER)
     options = parser.parse_args()
-    sys.stdout.write(f"# What zoo:{WHISPER} knows by heart\n\nOn {describe_machine()}.\n")
+    sys.stdout.write(f"# What zoo:{WHISPER} knows by heart\n\nOn {describe_scoring()}.\n")
     print_heading(
         f"Word errors on {CLIPS} clips each",
         *("sentences", "voices", "one by one", "strung together", "difference"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speechquant.benchmarks.report import Machine
 from speechquant.core.processor import Processor, read_processor
+from speechquant.engines.backends import CPU
 
 _BYTES_PER_KIB = 1024
 _PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
@@ -45,6 +46,11 @@ def describe_machine() -> str:
         except PackageNotFoundError:
             continue
     return ", ".join(parts)
+
+
+def describe_scoring() -> str:
+    """Return the machine, and what counted the words on it."""
+    return f"{describe_machine()}; words counted on provider {CPU}"
 
 
 def this_machine() -> Machine:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.machine import describe_scoring
 from speechquant.benchmarks.stablequant_tables import heading_rows, markdown_row, zoo_split
 from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.calibrators.stablequant import SearchResult
@@ -148,7 +148,7 @@ def main() -> None:
     split = zoo_split()
     sys.stdout.write("# The fast search beside Algorithm 1\n\n")
     sys.stdout.write(
-        f"On {describe_machine()}. Statistics of all of zoo:dev; {options.sets} disjoint sets of "
+        f"On {describe_scoring()}. Statistics of all of zoo:dev; {options.sets} disjoint sets of "
         f"{options.clips} clips of it to search on; WER in % on zoo:test, with the "
         "paired-bootstrap 95 % interval of the difference.\n\n"
     )

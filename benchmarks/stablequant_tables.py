@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.machine import describe_scoring
 from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip, read_data_set
@@ -199,7 +199,7 @@ def main() -> None:
     lines = [
         "# StableQuant and its rivals, measured",
         "",
-        f"Made by `make stablequant-tables` on {describe_machine()}. Every cell is the word error "
+        f"Made by `make stablequant-tables` on {describe_scoring()}. Every cell is the word error "
         "rate of a quantized bundle run by ONNX Runtime, in %, and in brackets the difference from "
         "float in points with its paired-bootstrap 95 % interval. The paper's rows are of other "
         "models (HuBERT-Large, wav2vec2-Large) on LibriSpeech test-clean: only the pattern "

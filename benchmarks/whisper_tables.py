@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.benchmarks.machine import describe_machine
+from speechquant.benchmarks.machine import describe_scoring
 from speechquant.benchmarks.stablequant_tables import cell, heading_rows, markdown_row, zoo_split
 from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.calibrators.methods import EMA, STABLEQUANT
@@ -107,7 +107,7 @@ def main() -> None:
         lines = [
             "# Whisper at W8A8: word errors",
             "",
-            f"Made by `make whisper-tables` on {describe_machine()}. zoo:{WHISPER} on {split.name} "
+            f"Made by `make whisper-tables` on {describe_scoring()}. zoo:{WHISPER} on {split.name} "
             f"({len(split.test)} clips, {words} words), calibrated and searched on "
             f"{len(split.calibration)} clips of zoo:dev. Every cell is the word error rate of a "
             "bundle run by ONNX Runtime, in %, and in brackets the difference from float in points "

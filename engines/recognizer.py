@@ -16,7 +16,6 @@ from speechquant.core.bundles import Bundle, ModelSpec
 from speechquant.core.engine_folders import Engine, Limits
 from speechquant.core.errors import AudioError, BundleError, EngineError
 from speechquant.core.progress import OnStep
-from speechquant.engines.backends import AUTO
 from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.ctc_decoding import CtcDecoder, SpokenWord
 from speechquant.engines.session import Session, load_source, open_session
@@ -185,7 +184,7 @@ class Recognizer:
 def open_ctc_recognizer(
     source: Bundle | Engine | str | Path,
     *,
-    provider: str = AUTO,
+    provider: str | None = None,
     threads: int | None = None,
     profile_to: Path | None = None,
 ) -> Recognizer:

@@ -8,7 +8,6 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine, Seq2SeqEngine
 from speechquant.core.errors import OptionError
 from speechquant.core.seq2seq import Seq2SeqBundle
-from speechquant.engines.backends import AUTO
 from speechquant.engines.recognizer import Recognizer, open_ctc_recognizer
 from speechquant.engines.session import load_any_source, open_seq2seq_session
 from speechquant.engines.whisper_recognizer import (
@@ -23,7 +22,7 @@ AnyRecognizer = Recognizer | WhisperRecognizer
 def open_recognizer(
     source: Bundle | Seq2SeqBundle | Engine | Seq2SeqEngine | str | Path,
     *,
-    provider: str = AUTO,
+    provider: str | None = None,
     threads: int | None = None,
     decoding: DecodingOptions | None = None,
     profile_to: Path | None = None,

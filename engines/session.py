@@ -66,17 +66,18 @@ class Session(Protocol):
 def open_session(
     source: Bundle | Engine | str | Path,
     *,
-    provider: str = AUTO,
+    provider: str | None = None,
     threads: int | None = None,
     profile_to: Path | None = None,
 ) -> Session:
     """Return a session on a bundle or an engine, a folder of either or one already loaded.
 
     `provider` is what a bundle runs on: cpu, openvino (ONNX Runtime's plugin where it takes this
-    processor, else the package openvino), or auto, which is openvino on Intel's processors. What is
-    missing or fails is replaced by cpu with a warning. `threads` is the number of cores one call
-    may use, None for all. With `profile_to`, the start of a file's path, ONNX Runtime times every
-    node. Raises BundleError, EngineError, OptionError.
+    processor, else the package openvino), or auto, which is openvino on Intel's processors. Without
+    one it is cpu on every machine, so that a result does not depend on who made the processor. What
+    is missing or fails is replaced by cpu with a warning. An engine runs on its own backend.
+    `threads` is the number of cores one call may use, None for all. With `profile_to`, the start of
+    a file's path, ONNX Runtime times every node. Raises BundleError, EngineError, OptionError.
     """
     _refuse_unknown(provider, threads)
     source = load_source(source)
@@ -91,7 +92,7 @@ def open_session(
 def open_seq2seq_session(
     source: Seq2SeqBundle | Seq2SeqEngine,
     *,
-    provider: str = AUTO,
+    provider: str | None = None,
     threads: int | None = None,
     profile_to: Path | None = None,
 ) -> Seq2SeqSession:
@@ -114,10 +115,10 @@ def open_seq2seq_session(
     return _first_to_open(provider, bundle.folder, opened)
 
 
-def _refuse_unknown(provider: str, threads: int | None) -> None:
+def _refuse_unknown(provider: str | None, threads: int | None) -> None:
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")
-    if provider not in PROVIDERS:
+    if provider not in (None, *PROVIDERS):
         raise OptionError(f"no provider {provider!r}; choose one of {', '.join(PROVIDERS)}")
 
 
@@ -134,8 +135,10 @@ def load_any_source(folder: Path) -> Bundle | Seq2SeqBundle | Engine | Seq2SeqEn
     return load_any_engine(folder) if is_engine(folder) else load_any_bundle(folder)
 
 
-def _first_to_open(provider: str, folder: Path, opened: Callable[[Backend], Opened]) -> Opened:
-    *preferred, last = backends_of(provider)
+def _first_to_open(
+    provider: str | None, folder: Path, opened: Callable[[Backend], Opened]
+) -> Opened:
+    *preferred, last = backends_of(provider or CPU)
     reasons: dict[str, None] = {}  # each once, in order
     for backend in preferred:
         try:
@@ -153,7 +156,7 @@ def _first_to_open(provider: str, folder: Path, opened: Callable[[Backend], Open
 
 
 def _engine_session(
-    engine: Engine, provider: str, threads: int | None, profile_to: Path | None
+    engine: Engine, provider: str | None, threads: int | None, profile_to: Path | None
 ) -> Session:
     _refuse_other_provider(engine, provider)
     if engine.manifest.backend in _ON_GPUS:
@@ -164,7 +167,10 @@ def _engine_session(
 
 
 def _seq2seq_engine_session(
-    engine: Seq2SeqEngine, provider: str, threads: int | None, traces: Mapping[str, Path | None]
+    engine: Seq2SeqEngine,
+    provider: str | None,
+    threads: int | None,
+    traces: Mapping[str, Path | None],
 ) -> Seq2SeqSession:
     _refuse_other_provider(engine, provider)
     parts = {name: engine.part(name) for name in GRAPHS}
@@ -177,9 +183,9 @@ def _seq2seq_engine_session(
     )
 
 
-def _refuse_other_provider(engine: Engine | Seq2SeqEngine, provider: str) -> None:
+def _refuse_other_provider(engine: Engine | Seq2SeqEngine, provider: str | None) -> None:
     backend = engine.manifest.backend
-    if provider != AUTO and (backend, provider) != (ONNXRUNTIME, CPU):
+    if provider not in (None, AUTO) and (backend, provider) != (ONNXRUNTIME, CPU):
         raise OptionError(
             f"{engine.folder}: an engine of {backend}, which runs on nothing else; "
             f"leave the provider {provider!r} out, or give the bundle it was made from"

@@ -32,6 +32,13 @@ Provider = Annotated[
         "others."
     ),
 ]
+ScoringProvider = Annotated[
+    str | None,
+    typer.Option(
+        help="What a bundle runs on: cpu, openvino, auto. An engine runs on its own backend.",
+        show_default="cpu",
+    ),
+]
 Runnable = Annotated[
     Path, typer.Argument(help="Folder that `export`, `quantize` or `build` wrote.", readable=False)
 ]
@@ -116,7 +123,7 @@ def evaluate(
     language: Language = None,
     task: Task = None,
     temperatures: Temperatures = None,
-    provider: Provider = "auto",
+    provider: ScoringProvider = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:

@@ -49,6 +49,7 @@ from speechquant.core.seq2seq import (
 )
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, difference_interval
+from speechquant.engines.backends import CPU
 from speechquant.engines.constant_weights import constant_weights
 from speechquant.engines.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
@@ -341,10 +342,13 @@ def _allowed_errors(before: Evaluation, max_wer_drop: float | None) -> float:
 
 
 def _evaluate(request: CalibrationRequest, bundle: Bundle | Seq2SeqBundle) -> Evaluation:
-    # As the guard and the search score their trials, or their errors could not be compared.
+    # As the guard and the search score their trials, or their errors could not be compared: on
+    # another provider, whose arithmetic is another, no budget could hold even with all in float.
     decoding = GREEDY if isinstance(bundle, Seq2SeqBundle) else None
     with (
-        open_recognizer(bundle, threads=request.threads, decoding=decoding) as recognizer,
+        open_recognizer(
+            bundle, provider=CPU, threads=request.threads, decoding=decoding
+        ) as recognizer,
         progress("evaluating") as on_step,
     ):
         return evaluate(
@@ -412,6 +416,7 @@ def report_facts(
     facts = {**table_facts(table), **search_facts(search)}
     if outcome is not None:
         facts["development_set"] = {
+            "provider": CPU,
             "clips": len(outcome.before.clips),
             "words": outcome.before.words.reference_length,
             "wer_float": outcome.before.words.rate,
@@ -436,7 +441,7 @@ def _print_outcome(
         f"float {100 * before.words.rate:.2f} %, "
         f"quantized {100 * after.words.rate:.2f} %; "
         f"{100 * drop.difference:+.2f} points, {100 * drop.confidence:.0f} % interval "
-        f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}"
+        f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}; provider {CPU}"
     )
     if options.max_wer_drop is None:
         return

@@ -94,7 +94,7 @@ def run_evaluate(
     normalizer: str,
     limit: int | None,
     worst: int,
-    provider: str,
+    provider: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:

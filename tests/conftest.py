@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from run_limit import pytest_addoption, pytest_configure
 from tiny import save_tiny_checkpoint
 from tiny_whisper import save_tiny_whisper
 
@@ -15,6 +16,8 @@ from speechquant.exporter import export
 from speechquant.exporter.whisper import export_whisper
 
 SAMPLE_RATE_HZ = 16_000
+
+__all__ = ["pytest_addoption", "pytest_configure"]  # hooks that pytest looks for here
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,14 @@ from speechquant.benchmarks.candidates import candidates_of
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
-from speechquant.core.processor import read_processor
 from speechquant.core.seq2seq import Seq2SeqBundle
-from speechquant.engines import BuildOptions, DecodingOptions, build_engine, openvino_session
+from speechquant.engines import (
+    BuildOptions,
+    DecodingOptions,
+    build_engine,
+    openvino,
+    openvino_session,
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +110,13 @@ def test_two_graphs_of_one_checkpoint_are_two_models(tiny_bundle: Bundle, tmp_pa
     assert len({one.model for one in found}) == 1
 
 
-@pytest.mark.skipif(read_processor().is_intel, reason="the plugin takes this processor")
 def test_a_provider_that_is_not_to_be_had_is_no_other_one(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def offer_none() -> Any:
+        raise EngineError("OpenVINO's plugin offers no device")
+
+    monkeypatch.setattr(openvino, "_cpu_device", offer_none)
     monkeypatch.setattr(openvino_session, "find_spec", lambda name: None)
     (found,) = candidates_of([tiny_bundle.folder], ["openvino"])
     with pytest.raises(EngineError, match=r"^openvino: .*OpenVINO") as caught:

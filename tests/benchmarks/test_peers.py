@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,18 @@ def ready(peer: Peer | MissingPeer) -> Peer:
     return peer
 
 
+def without_wrong_kernels() -> AbstractContextManager[None]:
+    """Keep torch from oneDNN's kernels.
+
+    Those for AMX get a grouped convolution in bfloat16 wrong that has fewer than 16 channels a group
+    (torch 2.13): off by more than its values. The tiny models have 12, real ones 48 and more.
+    """
+    import torch
+
+    flags: AbstractContextManager[None] = torch.backends.mkldnn.flags(enabled=False)  # type: ignore[no-untyped-call]
+    return flags
+
+
 # One level of 8 bits is 1/255 of a range, and two tiny blocks add little to it; bfloat16 has 8 bits.
 @pytest.mark.parametrize(
     ("name", "precision", "farthest"),
@@ -104,7 +117,8 @@ def test_each_peer_computes_nearly_what_the_bundle_does(
 ) -> None:
     peer = ready(made[1][name])
     assert peer.precision == precision
-    off = differences(peer, tiny_bundle, [noise, noise[:20_000]])
+    with without_wrong_kernels():
+        off = differences(peer, tiny_bundle, [noise, noise[:20_000]])
     assert max(off) < farthest
     assert precision == "fp32" or min(off) > 1e-4  # it is not the float graph
     with Recognizer(tiny_bundle, open_peer(peer, tiny_bundle, 1)) as recognizer:

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from processors import ALL
 from quantized import openvino_is_exact, w8a8
 from tiny import save_tiny_checkpoint
 
@@ -64,9 +65,12 @@ def test_it_computes_what_the_other_provider_does(
     reference = logits_of(in_float, "cpu", noise)
     np.testing.assert_allclose(logits_of(in_float, "openvino", noise), reference, atol=1e-4)
     expected = logits_of(quantized, "cpu", noise)
-    difference = np.abs(logits_of(quantized, "openvino", noise) - expected).mean()
-    # Rounded values that tip, and bfloat16 between them, cost as much as quantizing at the most.
-    assert difference < np.abs(reference - expected).mean()
+    found = logits_of(quantized, "openvino", noise)
+    # With bfloat16 between the layers other values tip over a half. Two roundings that have nothing
+    # in common differ by the square root of 2 times what each of them costs.
+    cost = np.abs(reference - expected).mean()
+    assert np.abs(found - expected).mean() < 1.5 * cost
+    assert np.abs(found - reference).mean() < 1.2 * cost
 
 
 @pytest.fixture
@@ -138,10 +142,11 @@ def test_threads_and_float_type_are_passed_on(
 
 def test_only_a_quantized_bundle_is_narrowed_and_only_where_it_pays(tiny_bundle: Bundle) -> None:
     quantized = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision="w8a8"))
-    bfloat16 = Processor("GenuineIntel", frozenset({"amx_bf16"}))
-    assert float_type(quantized, bfloat16) == "bf16"
-    assert float_type(quantized, Processor("GenuineIntel", frozenset())) == "f32"
-    assert float_type(tiny_bundle, bfloat16) == "f32"
+    narrowed = {name for name, found in ALL.items() if float_type(quantized, found) == "bf16"}
+    assert narrowed == {"Intel, AMX", "AMD, VNNI and bfloat16"}
+    # AMX's integer kernels need it, whatever else a hypervisor shows.
+    assert float_type(quantized, Processor("GenuineIntel", frozenset({"amx_int8"}))) == "bf16"
+    assert {float_type(tiny_bundle, found) for found in ALL.values()} == {"f32"}
 
 
 def test_a_graph_that_openvino_refuses_runs_on_the_cpu_with_a_warning(

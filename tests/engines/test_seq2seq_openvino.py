@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from processors import INTEL_AMX, INTEL_VNNI, every_processor, pretend
 from quantized import openvino_is_exact, whisper_w8a8
 
 from speechquant.core.errors import EngineError, MissingPackageError
@@ -20,7 +21,6 @@ from speechquant.engines.backends import Backend, how_it_runs
 from speechquant.engines.seq2seq_session import Seq2SeqSession
 from speechquant.engines.session import open_seq2seq_session
 
-AMD = Processor("AuthenticAMD", frozenset({"avx512_vnni"}))
 PROMPTS = np.array([[301, 302, 306], [301, 303, 306], [301, 304, 306]])
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None, reason="openvino is not installed: pip install openvino"
@@ -42,7 +42,7 @@ def in_package(monkeypatch: pytest.MonkeyPatch) -> None:
         raise EngineError("OpenVINO's plugin offers no device")
 
     monkeypatch.setattr(openvino, "_cpu_device", offer_none)
-    monkeypatch.setattr(openvino, "read_processor", lambda: AMD)
+    pretend(INTEL_VNNI, monkeypatch, openvino)
 
 
 def features_of(bundle: Seq2SeqBundle, seed: int, clips: int = 3) -> NDArray[np.float32]:
@@ -193,9 +193,13 @@ def test_all_three_graphs_run_on_the_cpu_where_openvino_refuses_one(
     )
 
 
-@pytest.mark.parametrize(("vendor", "expected"), [("GenuineIntel", 3), ("AuthenticAMD", 1)])
+@every_processor
+@pytest.mark.parametrize("provider", ["auto", "cpu", None])
 def test_auto_is_openvino_on_intels_processors_alone(
-    vendor: str, expected: int, whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+    provider: str | None,
+    processor: Processor,
+    whisper_bundle: Seq2SeqBundle,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = []
     for name in ("OPENVINO_PLUGIN", "OPENVINO_PACKAGE", "ON_CPU"):
@@ -205,17 +209,17 @@ def test_auto_is_openvino_on_intels_processors_alone(
             raise EngineError("not here")
 
         monkeypatch.setattr(backends, name, Backend("cpu", refuse))
-    monkeypatch.setattr(backends, "read_processor", lambda: Processor(vendor, frozenset()))
+    pretend(processor, monkeypatch, backends)
     with pytest.raises(EngineError, match="not here"):
-        open_seq2seq_session(whisper_bundle)
-    assert len(tried) == expected
+        open_seq2seq_session(whisper_bundle, provider=provider)
+    is_openvino = provider == "auto" and processor.vendor == "GenuineIntel"
+    assert len(tried) == (3 if is_openvino else 1)
 
 
 def test_the_type_of_what_is_not_quantized(
     whisper_bundle: Seq2SeqBundle, quantized: Seq2SeqBundle, tmp_path: Path
 ) -> None:
-    bfloat16 = Processor("GenuineIntel", frozenset({"amx_bf16"}))
     for bundle, expected in ((whisper_bundle, "f32"), (quantized, "bf16")):
         for name in bundle.spec.graphs:
-            assert openvino.float_type(bundle.part(name), bfloat16) == expected
-            assert openvino.float_type(bundle.part(name), AMD) == "f32"
+            assert openvino.float_type(bundle.part(name), INTEL_AMX) == expected
+            assert openvino.float_type(bundle.part(name), INTEL_VNNI) == "f32"

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from processors import AMD_BFLOAT16, ARM, INTEL_AMX, INTEL_OLD, INTEL_VNNI, pretend
 from quantized import table_from_noise, w8a8
 
 from speechquant.core import onnx_files
@@ -32,10 +33,6 @@ from speechquant.engines.qdq import Spelling
 from speechquant.engines.recognizer import feeds_of
 from speechquant.engines.simulation import SimulatedSession, rounded_weights
 
-INTEL = Processor("GenuineIntel", frozenset({"avx512_vnni"}))
-AMD = Processor("AuthenticAMD", frozenset({"avx512_vnni"}))
-OLD = Processor("GenuineIntel", frozenset({"avx2"}))
-
 
 @pytest.fixture(scope="module")
 def quantized(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -51,10 +48,6 @@ def engine_of(bundle: Bundle, out: Path, backend: str = "onnxruntime") -> Engine
     return make_engine(out, bundle.spec, fill)
 
 
-def on(processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "read_processor", lambda: processor)
-
-
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     found = onnx_files.find_spec
     for module in (onnx_files, openvino_session):
@@ -63,7 +56,9 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-@pytest.mark.parametrize(("provider", "processor"), [("openvino", AMD), ("auto", INTEL)])
+@pytest.mark.parametrize(
+    ("provider", "processor"), [("openvino", AMD_BFLOAT16), ("auto", INTEL_AMX)]
+)
 def test_a_missing_provider_falls_back_with_its_cause_and_mend(
     tiny_bundle: Bundle,
     provider: str,
@@ -71,7 +66,7 @@ def test_a_missing_provider_falls_back_with_its_cause_and_mend(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    on(processor, monkeypatch)
+    pretend(processor, monkeypatch, backends)
     without_openvino(monkeypatch)
     with (
         caplog.at_level(logging.INFO, "speechquant"),
@@ -88,15 +83,24 @@ def test_a_missing_provider_falls_back_with_its_cause_and_mend(
     )
 
 
-@pytest.mark.parametrize(("provider", "processor"), [("cpu", INTEL), ("auto", AMD)])
+@pytest.mark.parametrize(
+    ("provider", "processor"),
+    [
+        ("cpu", INTEL_AMX),
+        ("auto", AMD_BFLOAT16),
+        ("auto", ARM),
+        (None, INTEL_AMX),
+        (None, INTEL_VNNI),
+    ],
+)
 def test_what_is_wanted_needs_no_warning(
     tiny_bundle: Bundle,
-    provider: str,
+    provider: str | None,
     processor: Processor,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    on(processor, monkeypatch)
+    pretend(processor, monkeypatch, backends)
     with (
         caplog.at_level(logging.INFO, "speechquant"),
         open_session(tiny_bundle, provider=provider) as session,
@@ -127,24 +131,27 @@ def check_entry(options: onnxruntime.SessionOptions, key: str, expected: str | N
         assert options.get_session_config_entry(key) == expected
 
 
-@pytest.mark.parametrize(("processor", "expected"), [(AMD, None), (OLD, "1"), (Processor(), "1")])
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [(AMD_BFLOAT16, None), (INTEL_AMX, None), (INTEL_VNNI, None), (INTEL_OLD, "1"), (ARM, "1")],
+)
 def test_kernels_that_overflow_are_avoided(
     tiny_bundle: Bundle,
     processor: Processor,
     expected: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    on(processor, monkeypatch)
+    pretend(processor, monkeypatch, backends)
     options = onnxruntime.SessionOptions()
     backends.configure_cpu(options)
     check_entry(options, "session.x64quantprecision", expected)
 
 
-@pytest.mark.parametrize(("processor", "expected"), [(AMD, None), (OLD, "1")])
+@pytest.mark.parametrize(("processor", "expected"), [(AMD_BFLOAT16, None), (INTEL_OLD, "1")])
 def test_graphs_that_nobody_rewrote_are_computed_as_spelled(
     processor: Processor, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnxruntime_session, "read_processor", lambda: processor)
+    pretend(processor, monkeypatch, onnxruntime_session)
     options = onnxruntime.SessionOptions()
     onnxruntime_session.compute_as_spelled(options)
     check_entry(options, "session.disable_quant_qdq", expected)

@@ -45,6 +45,7 @@ def test_transcribe(
     whisper_bundle: Seq2SeqBundle, files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[object] = ["transcribe", whisper_bundle.folder, *files, "--temperatures", "0"]
+    asked += ["--provider", "cpu"]
     document = json.loads(output([*asked, "--json", "--language", "en"], capsys))
     short, long = document["clips"]
     assert document["provider"] == "cpu"
