@@ -37,24 +37,24 @@ bad-inputs: $(READY)
 
 # DATA='--data PATH/an4-train,hold_out=8' adds a set of real voices.
 float-tables: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.float_tables $(DATA) > docs/results/float.md
+	$(RUN)/python -m speechquant.benchmarks.papers.float_tables $(DATA) > docs/results/float.md
 
 # Half an hour on two cores. DATA as above adds a set; WORK='--work FOLDER' lets a killed run go on.
 stablequant-tables: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.stablequant_tables --workers 2 $(WORK) $(DATA)
+	$(RUN)/python -m speechquant.benchmarks.papers.stablequant_tables --workers 2 $(WORK) $(DATA)
 
 # Half an hour as well.
 search-comparison: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.search_comparison --workers 2 > docs/results/search.md
+	$(RUN)/python -m speechquant.benchmarks.papers.search_comparison --workers 2 > docs/results/search.md
 
 calibration-cost: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.calibration_cost > docs/results/calibration-cost.md
+	$(RUN)/python -m speechquant.benchmarks.papers.calibration_cost > docs/results/calibration-cost.md
 
 attention-words: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.attention_words > docs/results/attention-words.md
+	$(RUN)/python -m speechquant.benchmarks.papers.attention_words > docs/results/attention-words.md
 
 backend-agreement: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.backend_agreement > docs/results/backend-agreement.md
+	$(RUN)/python -m speechquant.benchmarks.papers.backend_agreement > docs/results/backend-agreement.md
 
 # The reports of docs/results: both zoo models with their words, hubert-base and its peers, hubert-large, the
 # latter two with speed and size alone. An hour on two cores that do nothing else; a killed run goes on.
@@ -115,24 +115,24 @@ $(VENV)/.peers: $(READY)
 
 # Ten minutes on a machine that does nothing else.
 regression-check: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.regression_check > docs/results/regression-check.md
+	$(RUN)/python -m speechquant.benchmarks.papers.regression_check > docs/results/regression-check.md
 
 whisper-speed: $(VENV)/.peers
-	$(RUN)/python -m speechquant.benchmarks.whisper_speed > docs/results/whisper-speed.md
+	$(RUN)/python -m speechquant.benchmarks.papers.whisper_speed > docs/results/whisper-speed.md
 
 whisper-agreement: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.whisper_agreement > docs/results/whisper-agreement.md
+	$(RUN)/python -m speechquant.benchmarks.papers.whisper_agreement > docs/results/whisper-agreement.md
 
 # Renders zoo:train first, where it is not there.
 known-and-new: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.known_and_new > docs/results/known-and-new.md
+	$(RUN)/python -m speechquant.benchmarks.papers.known_and_new > docs/results/known-and-new.md
 
 # WORK as above.
 whisper-tables: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.whisper_tables --workers 2 $(WORK)
+	$(RUN)/python -m speechquant.benchmarks.papers.whisper_tables --workers 2 $(WORK)
 
 engine-builds: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.engine_builds > docs/results/engines-sm86.md
+	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds > docs/results/engines-sm86.md
 
 # The calibrator classes and the session on the real TensorRT 8.5, which needs Python 3.10
 # (PYTHON310=... where it is not found) and 1.7 GB of downloads, but no GPU. speechquant goes in without
@@ -148,7 +148,7 @@ test-tensorrt8:
 	else \
 		$(MAKE) --no-print-directory $(TENSORRT8)/.ready PYTHON310="$(PYTHON310)" && \
 		$(TENSORRT8)/bin/python -m pytest --confcutdir=tests/tensorrt8 tests/tensorrt8 \
-			tests/calibrators/test_tensorrt.py tests/engines/test_tensorrt_session.py; \
+			tests/calibrators/test_tensorrt.py tests/engines/tensorrt/test_session.py; \
 	fi
 
 # The import fails where a library of CUDA is missing, which the tests would take for a reason to skip.

@@ -1,12 +1,12 @@
 """Proof that a bundle is right and fast: `evaluate`, `measure_latency`, `run_bench`."""
 
-from speechquant.benchmarks.bench import run_bench
-from speechquant.benchmarks.candidates import candidates_of
+from speechquant.benchmarks.bench.candidates import candidates_of
+from speechquant.benchmarks.bench.latency import measure_latency
+from speechquant.benchmarks.bench.plan import Plan
+from speechquant.benchmarks.bench.run import run_bench
 from speechquant.benchmarks.evaluation import Evaluation, evaluate
-from speechquant.benchmarks.latency import measure_latency
-from speechquant.benchmarks.pages import write_pages
-from speechquant.benchmarks.plan import Plan
-from speechquant.benchmarks.report import Report, read_report
+from speechquant.benchmarks.report.record import Report, read_report
+from speechquant.benchmarks.report.write import write_pages
 from speechquant.core.manifests import read_data_set
 
 __all__ = [

@@ -12,7 +12,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep, after
 from speechquant.core.text import normalizer as normalizer_named
 from speechquant.core.wer import ErrorRate, score_cer, score_wer
-from speechquant.engines.recognizers import AnyRecognizer
+from speechquant.engines.families import AnyRecognizer
 
 _CLIPS_AT_ONCE = 64
 # An hour of samples is 230 MB, so many long clips must not be held together.

@@ -29,11 +29,11 @@ from speechquant.core.scales import Bits, ScaleTable
 from speechquant.core.seq2seq import Seq2SeqBundle, is_graph_file, parts_of
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
-from speechquant.engines.constant_weights import constant_weights
-from speechquant.engines.probe import open_probe
+from speechquant.engines.ctc.probe import open_probe
+from speechquant.engines.families import open_recognizer
+from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.recognizers import open_recognizer
-from speechquant.engines.scoring import ScoringTask, open_scorer
+from speechquant.engines.scorers import ScoringTask, open_scorer
 
 log = logging.getLogger(__name__)
 

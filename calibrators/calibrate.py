@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.calibrators.candidates import Candidates
+from speechquant.calibrators.clip_candidates import Candidates
 from speechquant.calibrators.collection import ActivationsOf, collect
 from speechquant.calibrators.fast_search import search_fast
 from speechquant.calibrators.methods import (

@@ -25,7 +25,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from speechquant.calibrators.candidates import CLIP_PERCENTS, Candidates
+from speechquant.calibrators.clip_candidates import CLIP_PERCENTS, Candidates
 from speechquant.calibrators.stablequant import (
     GAMMA_POINTS,
     LayerEffect,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechquant.calibrators.candidates import CLIP_PERCENTS, Candidates
+from speechquant.calibrators.clip_candidates import CLIP_PERCENTS, Candidates
 from speechquant.core.errors import CalibrationError
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import ScaleTable

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.described_folders import (
+from speechquant.core.artifact_folders import (
     FolderKind,
     check_files,
     digest_of,

@@ -11,18 +11,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from speechquant.core.artifact_folders import (
+    FolderKind,
+    check_files,
+    new_described_folder,
+    read_description,
+)
 from speechquant.core.bundles import (
     ENGINE_DESCRIPTION,
     VOCABULARY_FILE,
     ModelSpec,
     TensorSpec,
     spec_of,
-)
-from speechquant.core.described_folders import (
-    FolderKind,
-    check_files,
-    new_described_folder,
-    read_description,
 )
 from speechquant.core.errors import EngineError
 from speechquant.core.graphs import Model

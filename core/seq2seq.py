@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechquant.core.artifact_folders import (
+    check_files,
+    digest_of,
+    read_description,
+)
 from speechquant.core.bundles import (
     BUNDLE_KIND,
     DESCRIPTION,
@@ -14,11 +19,6 @@ from speechquant.core.bundles import (
     TensorSpec,
     load_bundle,
     tensor_specs_of,
-)
-from speechquant.core.described_folders import (
-    check_files,
-    digest_of,
-    read_description,
 )
 from speechquant.core.errors import BundleError
 from speechquant.core.graphs import GraphSource, Layered

@@ -2,12 +2,12 @@
 
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
-from speechquant.engines.qdq import Spelling
+from speechquant.engines.ctc.recognizer import Recognizer
+from speechquant.engines.families import open_recognizer
+from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.recognizer import Recognizer
-from speechquant.engines.recognizers import open_recognizer
 from speechquant.engines.session import Session, open_session
-from speechquant.engines.whisper_recognizer import DecodingOptions, WhisperRecognizer
+from speechquant.engines.whisper.recognizer import DecodingOptions, WhisperRecognizer
 
 __all__ = [
     "BuildOptions",

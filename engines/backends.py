@@ -12,22 +12,22 @@ from speechquant.core.bundles import FLOAT_PRECISION
 from speechquant.core.errors import BundleError, EngineError, MissingPackageError
 from speechquant.core.graphs import GraphSource
 from speechquant.core.processor import read_processor
-from speechquant.engines.cpu_graph import UNWANTED_OPTIMIZERS, cpu_model
-from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
-from speechquant.engines.openvino import (
+from speechquant.engines.decoder_session import Seq2SeqSession
+from speechquant.engines.onnxruntime.graph import UNWANTED_OPTIMIZERS, cpu_model
+from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
+from speechquant.engines.openvino.plugin import (
     add_openvino,
     openvino_model,
     openvino_settings,
     refuse_other_results,
 )
-from speechquant.engines.openvino_session import OpenVinoSession, require_openvino
-from speechquant.engines.seq2seq_session import Seq2SeqSession
+from speechquant.engines.openvino.session import OpenVinoSession, require_openvino
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime
 
-    from speechquant.engines.bound_values import BoundSession
+    from speechquant.engines.runners import BoundSession
     from speechquant.engines.session import Session
 
 log = logging.getLogger(__name__)

@@ -42,9 +42,9 @@ from speechquant.engines.build_options import (
     samples_of,
     three_numbers,
 )
-from speechquant.engines.recognizer import trial_feeds
-from speechquant.engines.seq2seq_build import seq2seq_graphs
+from speechquant.engines.ctc.recognizer import trial_feeds
 from speechquant.engines.session import ONNXRUNTIME
+from speechquant.engines.whisper.graphs_to_build import seq2seq_graphs
 
 Builder = Callable[[GraphToBuild, Path, BuildOptions, "OnStep | None"], Built]
 
@@ -52,7 +52,7 @@ Builder = Callable[[GraphToBuild, Path, BuildOptions, "OnStep | None"], Built]
 def _tensorrt(
     graph: GraphToBuild, folder: Path, options: BuildOptions, on_step: OnStep | None
 ) -> Built:
-    from speechquant.engines.tensorrt_builder import build_tensorrt
+    from speechquant.engines.tensorrt.builder import build_tensorrt
 
     return build_tensorrt(graph, folder, options, on_step)
 
@@ -60,7 +60,7 @@ def _tensorrt(
 def _onnxruntime(
     graph: GraphToBuild, folder: Path, options: BuildOptions, on_step: OnStep | None
 ) -> Built:
-    from speechquant.engines.onnxruntime_engine import build_onnxruntime
+    from speechquant.engines.onnxruntime.builder import build_onnxruntime
 
     return build_onnxruntime(graph, folder, options)
 
@@ -196,7 +196,7 @@ class _Build:
 
 
 def _share_decoder_weights(folder: Path, manifests: Mapping[str, EngineManifest]) -> None:
-    from speechquant.engines.onnxruntime_engine import share_weights
+    from speechquant.engines.onnxruntime.builder import share_weights
 
     files = [folder / manifests[name].engine_file for name in (PREFILL, STEP)]
     share_weights(files, folder / DECODER_DATA)

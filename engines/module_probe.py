@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
-from speechquant.engines.module_outputs import AttentionTensors, ModuleTensors, module_tensors
-from speechquant.engines.probe import ProbedGraph
-from speechquant.engines.recognizer import feeds_of, read_clip
-from speechquant.engines.seq2seq_probe import ChunkProbe
+from speechquant.engines.ctc.probe import ProbedGraph
+from speechquant.engines.ctc.recognizer import feeds_of, read_clip
+from speechquant.engines.trials.module_outputs import (
+    AttentionTensors,
+    ModuleTensors,
+    module_tensors,
+)
+from speechquant.engines.whisper.probe import ChunkProbe
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -27,8 +27,8 @@ from speechquant.core.seq2seq import (
     parts_of,
 )
 from speechquant.core.weights import Levels
-from speechquant.engines.lookups import quantize_lookups
-from speechquant.engines.qdq import (
+from speechquant.engines.graphs.embeddings import quantize_lookups
+from speechquant.engines.graphs.qdq import (
     Spelling,
     quantize_activations,
     quantize_attention,

@@ -30,8 +30,8 @@ from speechquant.engines.backends import (
     configure_cpu,
     how_it_runs,
 )
-from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
-from speechquant.engines.seq2seq_session import Seq2SeqSession
+from speechquant.engines.decoder_session import Seq2SeqSession
+from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def _engine_session(
 ) -> Session:
     _refuse_other_provider(engine, provider)
     if engine.manifest.backend in _ON_GPUS:
-        from speechquant.engines.tensorrt_session import TensorRtSession
+        from speechquant.engines.tensorrt.session import TensorRtSession
 
         return TensorRtSession(engine)
     return _opened_in_onnxruntime(engine, threads, profile_to)
@@ -175,7 +175,7 @@ def _seq2seq_engine_session(
     _refuse_other_provider(engine, provider)
     parts = {name: engine.part(name) for name in GRAPHS}
     if engine.manifest.backend in _ON_GPUS:
-        from speechquant.engines.tensorrt_values import open_together
+        from speechquant.engines.tensorrt.bound_session import open_together
 
         return Seq2SeqSession(open_together(parts))
     return Seq2SeqSession(

@@ -9,9 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.benchmarks.bench import JOURNAL_FILE, run_bench
-from speechquant.benchmarks.candidates import Candidate, candidates_of, peer_candidates
-from speechquant.benchmarks.comparison import (
+from speechquant.benchmarks.bench.candidates import Candidate, candidates_of, peer_candidates
+from speechquant.benchmarks.bench.plan import Plan
+from speechquant.benchmarks.bench.run import JOURNAL_FILE, run_bench
+from speechquant.benchmarks.peers.make import MissingPeer, Peer, make_peers, require_peers
+from speechquant.benchmarks.report.comparison import (
     SAME,
     UNJUDGED,
     Bounds,
@@ -19,20 +21,18 @@ from speechquant.benchmarks.comparison import (
     compare_reports,
     comparison_facts,
 )
-from speechquant.benchmarks.pages import HTML_FILE, require_page_packages, write_figures
-from speechquant.benchmarks.peers import MissingPeer, Peer, make_peers, require_peers
-from speechquant.benchmarks.plan import Plan
-from speechquant.benchmarks.report import FLOAT, REPORT_FILE, read_report
-from speechquant.benchmarks.report_figures import Candidate as Measured
-from speechquant.benchmarks.report_figures import ModelFigures, ReportFigures, figures_of
-from speechquant.benchmarks.report_tables import absence
-from speechquant.benchmarks.report_words import conclusions, difference, duration, percent, shape
+from speechquant.benchmarks.report.figures import Candidate as Measured
+from speechquant.benchmarks.report.figures import ModelFigures, ReportFigures, figures_of
+from speechquant.benchmarks.report.record import FLOAT, REPORT_FILE, read_report
+from speechquant.benchmarks.report.tables import absence
+from speechquant.benchmarks.report.words import conclusions, difference, duration, percent, shape
+from speechquant.benchmarks.report.write import HTML_FILE, require_page_packages, write_figures
 from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OptionError, RegressionError, ReportError
 from speechquant.core.files import new_folder, only_process, refuse_existing, refuse_unwritable
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.backends import AUTO, backends_of
-from speechquant.engines.whisper_recognizer import DecodingOptions
+from speechquant.engines.whisper.recognizer import DecodingOptions
 from speechquant.pipeline.calibration import work_folder
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import data_set_of, numbers_of, whole_numbers_of
@@ -176,7 +176,7 @@ def _refuse_peers_of_whisper(candidates: Sequence[Candidate]) -> None:
             raise OptionError(
                 f"{candidate.source}: --peers makes versions of CTC models; leave it away, and see "
                 'how fast other tools run a Whisper model with "python -m '
-                'speechquant.benchmarks.whisper_speed"'
+                'speechquant.benchmarks.papers.whisper_speed"'
             )
 
 

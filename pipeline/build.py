@@ -15,7 +15,7 @@ from speechquant.core.engine_folders import (
 )
 from speechquant.core.seq2seq import load_any_bundle
 from speechquant.engines.build import build_engine, options_from_text
-from speechquant.engines.tensorrt_layers import LayerReport, layer_report
+from speechquant.engines.tensorrt.layers import LayerReport, layer_report
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 
 # What is the same for all graphs of an engine.

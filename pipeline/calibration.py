@@ -30,9 +30,9 @@ from speechquant.core.scales import CalibrationData, ScaleTable
 from speechquant.core.seq2seq import Seq2SeqBundle, parts_of
 from speechquant.core.text import normalizer
 from speechquant.core.weights import Levels
-from speechquant.engines.constant_weights import constant_weights
-from speechquant.engines.probe import open_probe
-from speechquant.engines.scoring import ScoringTask, open_scorer
+from speechquant.engines.ctc.probe import open_probe
+from speechquant.engines.graphs.constant_weights import constant_weights
+from speechquant.engines.scorers import ScoringTask, open_scorer
 from speechquant.pipeline.console import progress
 from speechquant.pipeline.sources import data_set_of, measured_seconds
 

@@ -8,13 +8,13 @@ from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
-from speechquant.benchmarks.report import REPORT_FILE
+from speechquant.benchmarks.report.record import REPORT_FILE
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
-from speechquant.engines.recognizers import open_recognizer
-from speechquant.engines.whisper_recognizer import DecodingOptions
+from speechquant.engines.families import open_recognizer
+from speechquant.engines.whisper.recognizer import DecodingOptions
 from speechquant.exporter.ctc import export
 from speechquant.pipeline.bench import BenchOptions, run_bench_command
 from speechquant.pipeline.quantization import QuantizeOptions, new_request, run_quantize

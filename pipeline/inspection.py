@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from speechquant.benchmarks.pictures import (
+from speechquant.benchmarks.pictures.quantization import (
     TensorAmplitudes,
     draw_distributions,
     draw_layer_effects,
     draw_percentiles,
 )
-from speechquant.benchmarks.search_findings import Search, read_search
+from speechquant.benchmarks.report.search import Search, read_search
 from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.statistics import ActivationStatistics
@@ -30,8 +30,8 @@ from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.scales import SCALES_FILE, ScaleTable, quantizes_attention, read_scales
 from speechquant.core.seq2seq import Seq2SeqBundle, is_seq2seq, load_seq2seq_bundle
-from speechquant.engines.stored_weights import stored_weights
-from speechquant.engines.tensorrt_layers import (
+from speechquant.engines.graphs.stored_weights import stored_weights
+from speechquant.engines.tensorrt.layers import (
     INT8,
     OTHER,
     EngineLayer,

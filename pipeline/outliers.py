@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechquant.benchmarks.outlier_pictures import draw_attention, draw_outlier_dimensions
-from speechquant.benchmarks.pictures import new_figure
+from speechquant.benchmarks.pictures.outliers import draw_attention, draw_outlier_dimensions
+from speechquant.benchmarks.pictures.quantization import new_figure
 from speechquant.calibrators.outliers import ModuleOutliers, OutlierStatistics
 from speechquant.core.bundles import require_float
 from speechquant.core.errors import OptionError

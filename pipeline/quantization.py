@@ -50,11 +50,11 @@ from speechquant.core.seq2seq import (
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.engines.backends import CPU
-from speechquant.engines.constant_weights import constant_weights
-from speechquant.engines.qdq import Spelling, refuse_unspellable
+from speechquant.engines.families import open_recognizer
+from speechquant.engines.graphs.constant_weights import constant_weights
+from speechquant.engines.graphs.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.recognizers import open_recognizer
-from speechquant.engines.seq2seq_scoring import GREEDY
+from speechquant.engines.whisper.scoring import GREEDY
 from speechquant.pipeline.calibration import (
     DRAFT_FOLDER,
     NEAREST,

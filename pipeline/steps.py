@@ -11,8 +11,8 @@ from speechquant.benchmarks.evaluation import evaluate as evaluate_clips
 from speechquant.core.bundles import Bundle
 from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.core.wer import ErrorRate
-from speechquant.engines.recognizers import open_recognizer
-from speechquant.engines.whisper_recognizer import DecodingOptions
+from speechquant.engines.families import open_recognizer
+from speechquant.engines.whisper.recognizer import DecodingOptions
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import checkpoint_of, data_set_of
 

@@ -16,7 +16,7 @@ from speechquant.core.bundles import Bundle, ModelSpec, load_bundle, require_flo
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
-from speechquant.engines.recognizer import feeds_of, read_clip
+from speechquant.engines.ctc.recognizer import feeds_of, read_clip
 from speechquant.pipeline.calibration import CalibrationRequest, calibrate
 
 

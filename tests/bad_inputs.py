@@ -21,7 +21,7 @@ from reports import report
 from tiny import save_tiny_checkpoint
 from tiny_whisper import save_tiny_whisper, with_generation
 
-from speechquant.benchmarks.report import write_report
+from speechquant.benchmarks.report.record import write_report
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable, scales_document
 from speechquant.core.seq2seq import load_seq2seq_bundle

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from speechquant.core.errors import EngineError
-from speechquant.engines.targets import current_capability
+from speechquant.engines.tensorrt.targets import current_capability
 
 LIBRARIES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from speechquant.benchmarks.pictures import LayerEffect, PercentilePoint
-from speechquant.benchmarks.report import (
+from speechquant.benchmarks.pictures.quantization import LayerEffect, PercentilePoint
+from speechquant.benchmarks.report.record import (
     FLOAT,
     OURS,
     PEER,
@@ -24,7 +24,7 @@ from speechquant.benchmarks.report import (
     Skipped,
     TokenCell,
 )
-from speechquant.benchmarks.search_findings import Search
+from speechquant.benchmarks.report.search import Search
 from speechquant.core.wer import EditCounts, ErrorRate
 
 LENGTHS, BATCHES, REPEATS = (1.0, 2.0, 10.0), (1, 4), 9

@@ -41,11 +41,16 @@ OPTIONAL = (
 )
 
 
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("speechquant", *parts)).removesuffix(".__init__")
+
+
 def modules() -> list[tuple[str, Path]]:
     return [
-        (f"speechquant.{folder}.{path.stem}".removesuffix(".__init__"), path)
+        (module_name(path), path)
         for folder in FOLDERS
-        for path in sorted((ROOT / folder).glob("*.py"))
+        for path in sorted((ROOT / folder).rglob("*.py"))
     ]
 
 
@@ -70,12 +75,11 @@ def test_imports_point_one_way(module: str, path: Path) -> None:
 
 
 def test_every_folder_is_packaged_and_typed() -> None:
-    named = [f"speechquant.{folder}" for folder in FOLDERS]
-    assert sorted(SETUPTOOLS["packages"]) == named
-    assert SETUPTOOLS["package-dir"] == {
-        name: name.split(".")[1] for name in SETUPTOOLS["packages"]
-    }
-    assert sorted(SETUPTOOLS["package-data"]) == named
+    on_disk = [name for name, path in modules() if path.name == "__init__.py"]
+    assert sorted(SETUPTOOLS["packages"]) == sorted(on_disk)
+    named = {f"speechquant.{folder}": folder for folder in FOLDERS}
+    assert SETUPTOOLS["package-dir"] == named
+    assert set(named) <= set(SETUPTOOLS["package-data"])
     for folder in FOLDERS:
         assert (ROOT / "typings" / "speechquant" / folder).resolve() == ROOT / folder
         assert (ROOT / folder / "py.typed").is_file()

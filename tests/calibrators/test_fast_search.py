@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from speechquant.calibrators.candidates import CLIP_PERCENTS, Candidates
+from speechquant.calibrators.clip_candidates import CLIP_PERCENTS, Candidates
 from speechquant.calibrators.fast_search import search_fast
 from speechquant.calibrators.histogram import Histogram
 from speechquant.core.scales import Bits

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from speechquant.calibrators.candidates import CLIP_PERCENTS, Candidates
+from speechquant.calibrators.clip_candidates import CLIP_PERCENTS, Candidates
 from speechquant.calibrators.fast_search import search_fast
 from speechquant.calibrators.guard import keep_budget
 from speechquant.calibrators.histogram import Histogram

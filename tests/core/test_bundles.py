@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from speechquant.core.artifact_folders import digest_of
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.described_folders import digest_of
 from speechquant.core.errors import BundleError
 
 

@@ -25,13 +25,14 @@ from speechquant.core.errors import (
     StorageError,
 )
 from speechquant.core.scales import Bits
-from speechquant.engines import build, tensorrt_builder
+from speechquant.engines import build
 from speechquant.engines.build import build_engine, main, options_from_text
 from speechquant.engines.build_options import BuildOptions, batch_of, limits_of, three_numbers
-from speechquant.engines.qdq import Spelling
+from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.targets import current_capability, name_of
-from speechquant.engines.tensorrt_layers import LayerReport, read_layers
+from speechquant.engines.tensorrt import builder as tensorrt_builder
+from speechquant.engines.tensorrt.layers import LayerReport, read_layers
+from speechquant.engines.tensorrt.targets import current_capability, name_of
 from speechquant.exporter import export
 from speechquant.zoo.models import TRAINED_MODELS
 

@@ -13,8 +13,8 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import DecodingOptions, open_recognizer
+from speechquant.engines.ctc.recognizer import feeds_of, read_clip
 from speechquant.engines.module_probe import ModuleProbe
-from speechquant.engines.recognizer import feeds_of, read_clip
 
 RATE_HZ = 16_000
 

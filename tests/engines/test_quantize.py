@@ -24,8 +24,8 @@ from speechquant.core.errors import (
 )
 from speechquant.core.scales import Bits, Scale, ScaleTable, largest_level, read_scales
 from speechquant.engines import open_recognizer, open_session
-from speechquant.engines.probe import ProbeSession
-from speechquant.engines.qdq import Spelling
+from speechquant.engines.ctc.probe import ProbeSession
+from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.exporter import export
 

@@ -21,17 +21,13 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine
 from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
 from speechquant.core.processor import Processor
-from speechquant.engines import (
-    backends,
-    onnxruntime_session,
-    open_recognizer,
-    open_session,
-    openvino_session,
-)
-from speechquant.engines.onnxruntime_session import OnnxRuntimeSession, session_options
-from speechquant.engines.qdq import Spelling
-from speechquant.engines.recognizer import feeds_of
-from speechquant.engines.simulation import SimulatedSession, rounded_weights
+from speechquant.engines import backends, open_recognizer, open_session
+from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.onnxruntime import session as onnxruntime_session
+from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
+from speechquant.engines.openvino import session as openvino_session
+from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 
 
 @pytest.fixture(scope="module")

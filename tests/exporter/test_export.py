@@ -13,10 +13,10 @@ import torch
 import transformers
 from tiny import VARIANTS, save_tiny_checkpoint, tiny_model
 
-from speechquant.benchmarks.float_tables import PARITY_SECONDS
+from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS
 from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OutputExistsError, ParityError
-from speechquant.engines.probe import ProbeSession
+from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.exporter import ctc, export
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult

@@ -11,10 +11,10 @@ import soundfile
 from quantized import w8a8
 from reports import report
 
-from speechquant.benchmarks import candidate_process
-from speechquant.benchmarks.peers import MissingPeer, Peer
-from speechquant.benchmarks.report import Skipped, read_report, write_report
-from speechquant.benchmarks.report_figures import figures_of
+from speechquant.benchmarks.bench import process as candidate_process
+from speechquant.benchmarks.peers.make import MissingPeer, Peer
+from speechquant.benchmarks.report.figures import figures_of
+from speechquant.benchmarks.report.record import Skipped, read_report, write_report
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.files import only_process

@@ -11,8 +11,8 @@ import soundfile
 
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.scales import read_scales
-from speechquant.engines.constant_weights import constant_weights
-from speechquant.engines.stored_weights import stored_weights
+from speechquant.engines.graphs.constant_weights import constant_weights
+from speechquant.engines.graphs.stored_weights import stored_weights
 from speechquant.pipeline.command import run
 
 RATE_HZ = 16_000

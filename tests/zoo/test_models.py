@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from speechquant.benchmarks import evaluate
-from speechquant.benchmarks.float_tables import PARITY_SECONDS, score_torch
+from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS, score_torch
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer

@@ -1,0 +1,258 @@
+"""Whether zoo:whisper's bundle does what its checkpoint does, and what it does with long audio.
+
+`python -m speechquant.benchmarks.papers.whisper_agreement`: parity of the graphs, texts beside
+those of transformers' `generate`, clips strung together beside clips one by one, and what is
+invented where nobody speaks. Writes Markdown to stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechquant.benchmarks.bench.machine import describe_machine
+from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.joined_clips import Seams, lost_and_repeated
+from speechquant.benchmarks.workbench import Workbench
+from speechquant.calibrators.methods import EMA
+from speechquant.core.audio import Waveform, read_audio
+from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION, Seq2SeqBundle
+from speechquant.core.text import normalizer
+from speechquant.core.wer import score_wer
+from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
+from speechquant.exporter.random_models import PREFIX
+from speechquant.exporter.whisper import export_whisper
+from speechquant.zoo.augment import coloured_noise
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
+from speechquant.zoo.models import TRAINED_MODELS, WHISPER
+from speechquant.zoo.whisper_model import CHUNK_SECONDS
+
+COMPARED_CLIPS = 200
+JOINED_SECONDS = 600.0
+PAUSE_SECONDS = 0.5
+STRUNG_TOGETHER = "strung together"
+GREEDY = DecodingOptions(temperatures=(0.0,))
+# Audio longer than a chunk is always heard with them.
+TIMED = DecodingOptions(timestamps=True)
+_RANDOM = f"{PREFIX}whisper-tiny"
+_normalize = normalizer("basic")
+
+
+class Reference:
+    """The checkpoint as transformers runs it."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        import transformers
+
+        self._model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(
+            checkpoint, dtype="float32"
+        )
+        self._model.eval()
+        self._extractor = transformers.WhisperFeatureExtractor.from_pretrained(checkpoint)
+        self._tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(checkpoint / "tokenizer.json")
+        )
+
+    def texts(self, waves: Sequence[Waveform]) -> list[str]:
+        """Return what `generate` says, greedily; audio longer than a chunk with timestamps."""
+        return list(map(self._text, waves))
+
+    def _text(self, wave: Waveform) -> str:
+        is_long = len(wave) > self._extractor.n_samples
+        given: dict[str, Any] = {"truncation": False, "padding": "longest"} if is_long else {}
+        features = self._extractor(
+            wave, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", **given
+        ).input_features
+        tokens = self._model.generate(features, return_timestamps=is_long)[0].tolist()
+        end = self._model.config.eos_token_id
+        return str(self._tokenizer.decode([token for token in tokens if token < end])).strip()
+
+
+def print_parity(folder: Path) -> None:
+    """Print the largest difference of any output or cache from torch's."""
+    columns = (f"{name} and its caches" if name != ENCODER else name for name in GRAPHS)
+    print_heading("Parity: max abs(ONNX - torch) of every output", "model", *columns)
+    sources = {f"zoo:{WHISPER}": str(TRAINED_MODELS / WHISPER), _RANDOM: _RANDOM}
+    for name, source in sources.items():
+        _, results = export_whisper(source, folder / "parity", force=True)
+        largest = [
+            max(result.max_difference for result in results if result.graph == graph)
+            for graph in GRAPHS
+        ]
+        print_row(name, *(f"{difference:.1e}" for difference in largest))
+
+
+def print_texts(bundle: Seq2SeqBundle, reference: Reference, clips: Sequence[LabelledClip]) -> None:
+    """Print how many clips have the text that transformers gives them."""
+    waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in clips]
+    expected = reference.texts(waves)
+    with open_recognizer(bundle, decoding=GREEDY) as recognizer:
+        found = recognizer.transcribe(waves)
+    alike = sum(one == other for one, other in zip(found, expected, strict=True))
+    print_heading("Greedy texts beside transformers' generate", "clips", "the same text")
+    print_row(len(clips), alike)
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Clips that are strung together."""
+
+    clips: tuple[LabelledClip, ...]
+    waves: tuple[Waveform, ...]
+    pause_seconds: float
+
+    @property
+    def wave(self) -> Waveform:
+        """All of them, each with the pause behind it."""
+        pause = np.zeros(round(self.pause_seconds * SAMPLE_RATE_HZ), np.float32)
+        return np.concatenate([part for wave in self.waves for part in (wave, pause)])
+
+    @property
+    def chunks(self) -> list[Waveform]:
+        """As many as go into a chunk strung together, one chunk behind the other."""
+        chunks: list[Waveform] = []
+        for wave in self.waves:
+            if chunks and len(chunks[-1]) + len(wave) <= CHUNK_SECONDS * SAMPLE_RATE_HZ:
+                chunks[-1] = np.concatenate([chunks[-1], wave])
+            else:
+                chunks.append(wave)
+        return chunks
+
+    @property
+    def references(self) -> list[str]:
+        """What is said in each of them, as it is scored."""
+        return [_normalize(clip.text or "") for clip in self.clips]
+
+
+def lots_of(
+    clips: Sequence[LabelledClip], seconds: float, pause_seconds: float = 0.0
+) -> Iterator[Lot]:
+    """Yield clips one behind the other, just over `seconds` at a time; those left over are not."""
+    pause = round(pause_seconds * SAMPLE_RATE_HZ)
+    taken: list[LabelledClip] = []
+    waves: list[Waveform] = []
+    for clip in clips:
+        taken.append(clip)
+        waves.append(read_audio(clip.path, SAMPLE_RATE_HZ))
+        if sum(len(wave) + pause for wave in waves) >= seconds * SAMPLE_RATE_HZ:
+            yield Lot(tuple(taken), tuple(waves), pause_seconds)
+            taken, waves = [], []
+
+
+Transcribe = Callable[[Sequence[Waveform]], Sequence[str]]
+
+
+def clip_by_clip(lot: Lot, transcribe: Transcribe) -> float:
+    """Return the word error rate of the lot's clips one by one."""
+    return score_wer(lot.references, list(map(_normalize, transcribe(lot.waves)))).rate
+
+
+def seams(lot: Lot, alone: float, heard: Sequence[str]) -> Seams:
+    """Return what became of the lot's clips in what was `heard` of all, in one text or several.
+
+    `alone` is the rate clip by clip.
+    """
+    text = _normalize(" ".join(heard))
+    joined = score_wer([" ".join(lot.references)], [text]).rate
+    return Seams(alone, joined, *lost_and_repeated(lot.references, text))
+
+
+def hear(bundle: Seq2SeqBundle, lot: Lot) -> tuple[float, dict[str, Sequence[str]]]:
+    """Return the word error rate clip by clip, and what is heard of all, by how it is heard."""
+    with open_recognizer(bundle) as recognizer:
+        alone = clip_by_clip(lot, recognizer.transcribe)
+        heard: dict[str, Sequence[str]] = {STRUNG_TOGETHER: recognizer.transcribe([lot.wave])}
+    # Parts are the same with pauses between them and without.
+    if not lot.pause_seconds:
+        with open_recognizer(bundle, decoding=TIMED) as timed:
+            heard["in chunks of whole clips"] = timed.transcribe(lot.chunks)
+            heard["clip by clip with timestamps"] = timed.transcribe(lot.waves)
+    return alone, heard
+
+
+def print_joined(
+    bundles: Sequence[Seq2SeqBundle], reference: Reference, clips: Sequence[LabelledClip]
+) -> None:
+    """Print the word errors of clips strung together beside those of the clips."""
+    print_heading(
+        f"Clips of zoo:test strung together, just over {JOINED_SECONDS / 60:g} minutes at a time",
+        *("lot", "clips", "silence between them", "what", "how"),
+        *("WER clip by clip", "WER so", "difference", "clips lost", "words told twice"),
+    )
+
+    def print_lot(
+        number: int, lot: Lot, what: str, alone: float, heard: Mapping[str, Sequence[str]]
+    ) -> None:
+        for how, texts in heard.items():
+            found = seams(lot, alone, texts)
+            counts = (found.lost_clips, found.repeated_words)
+            pause = f"{lot.pause_seconds:g} s"
+            print_row(number, len(lot.clips), pause, what, how, *found.rates, *counts)
+
+    for pause_seconds in (0.0, PAUSE_SECONDS):
+        for number, lot in enumerate(lots_of(clips, JOINED_SECONDS, pause_seconds), start=1):
+            for bundle in bundles:
+                what = f"{bundle.spec.precision}, with the fall-back"
+                print_lot(number, lot, what, *hear(bundle, lot))
+            alone = clip_by_clip(lot, reference.texts)
+            heard = {STRUNG_TOGETHER: reference.texts([lot.wave])}
+            print_lot(number, lot, "transformers, greedy", alone, heard)
+
+
+def print_silence(bundles: Sequence[Seq2SeqBundle]) -> None:
+    """Print how many words are heard where nobody speaks."""
+    rng = np.random.default_rng(0)
+    cases: dict[str, list[Waveform]] = {
+        f"digital silence, {seconds} s": [np.zeros(seconds * SAMPLE_RATE_HZ, np.float32)]
+        for seconds in (1, 8, 60)
+    }
+    for colour, tilt in (("white", 0.0), ("pink", 1.0)):
+        for level in (-90, -60, -40, -20):
+            gain = np.float32(10 ** (level / 20))
+            waves = [
+                gain * coloured_noise(seconds * SAMPLE_RATE_HZ, tilt, rng)
+                for seconds in (1, 3, 5, 8, 30)
+            ]
+            cases[f"{colour} noise of {level} dBFS, 1 to 30 s, 5 clips"] = waves
+    names = [bundle.spec.precision for bundle in bundles]
+    print_heading("Words heard where nobody speaks", "sound", *names)
+    rows = {name: list[int]() for name in cases}
+    for bundle in bundles:
+        with open_recognizer(bundle) as recognizer:
+            for name, waves in cases.items():
+                rows[name].append(sum(len(text.split()) for text in recognizer.transcribe(waves)))
+    for name, counts in rows.items():
+        print_row(name, *counts)
+
+
+def quantized(bundle: Seq2SeqBundle, folder: Path) -> Seq2SeqBundle:
+    """Return the bundle at W8A8 as `speechquant quantize --method ema` makes it of zoo:dev."""
+    bench = Workbench(bundle, read_data_set(corpus_manifest("dev")), (), folder.parent)
+    table = bench.table(EMA, 8, float_layers=(LAST_PROJECTION, CROSS))
+    return quantize_bundle(bundle, folder, table)
+
+
+def main() -> None:
+    """Print every table."""
+    sys.stdout.write(f"# zoo:{WHISPER}, checked\n\nOn {describe_machine()}.\n")
+    clips = read_data_set(corpus_manifest("test"))
+    reference = Reference(TRAINED_MODELS / WHISPER)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        bundle, _ = export_whisper(TRAINED_MODELS / WHISPER, folder / "float")
+        bundles = [bundle, quantized(bundle, folder / "w8a8")]
+        print_parity(folder)
+        print_texts(bundle, reference, clips[:COMPARED_CLIPS])
+        print_joined(bundles, reference, clips)
+        print_silence(bundles)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Other tools' versions of a bundle."""

@@ -1,0 +1,1 @@
+"""Pictures of quantized bundles and of outliers."""

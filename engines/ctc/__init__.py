@@ -1,0 +1,1 @@
+"""Models with one label a frame: what goes before and after their graph."""

@@ -1,0 +1,210 @@
+"""From waveforms to texts, with nothing but NumPy around a session."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
+from speechquant.core.bundles import Bundle, ModelSpec
+from speechquant.core.engine_folders import Engine, Limits
+from speechquant.core.errors import AudioError, BundleError, EngineError
+from speechquant.core.progress import OnStep
+from speechquant.engines.build_options import BATCH, SAMPLES
+from speechquant.engines.ctc.decoding import CtcDecoder, SpokenWord
+from speechquant.engines.session import Session, load_source, open_session
+from speechquant.engines.transcripts import Transcript, Word
+
+# Attention holds scores of frames x frames for every head: at 120 s those are 2.3 GB in a large
+# model, at two hours 8 TB.
+MAX_CLIP_SECONDS = 120.0
+# What one batch may hold, its padding counted; more does not make a CPU any faster.
+_BATCH_SECONDS = 60.0
+# Clips of one batch are padded to the longest; beyond this ratio the padding costs too much.
+_LONGEST_TO_SHORTEST = 1.25
+_TRIAL_SECONDS = 2.0
+_VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor
+
+
+def require_usable(
+    spec: ModelSpec, wave: Waveform, name: str, limits: Limits | None = None
+) -> None:
+    """Raise AudioError, naming the clip, where a model of `spec` cannot take `wave`.
+
+    `limits`, in samples, are those of an engine that was built for some lengths only.
+    """
+    if wave.ndim != 1:
+        raise AudioError(f"{name}: has shape {wave.shape}; give mono samples, one dimension")
+    check_samples(wave, name)
+    rate = spec.sample_rate_hz
+    if len(wave) < spec.min_samples:
+        raise AudioError(
+            f"{name}: its length is {len(wave)} at {rate} Hz, the model needs at least "
+            f"{spec.min_samples} samples ({1000 * spec.min_samples / rate:.0f} ms); "
+            "leave the clip out"
+        )
+    refuse_too_long(name, len(wave) / rate, MAX_CLIP_SECONDS)
+    if limits is not None and not limits.least <= len(wave) <= limits.most:
+        raise AudioError(
+            f"{name}: lasts {len(wave) / rate:.2f} s, the engine was built for "
+            f"{limits.least / rate:.2f} to {limits.most / rate:.2f} s; build it with other "
+            "--lengths, or leave the clip out"
+        )
+
+
+def read_clip(spec: ModelSpec, path: Path, limits: Limits | None = None) -> Waveform:
+    """Return a file as a model of `spec` takes it; raises AudioError."""
+    wave = read_audio(path, spec.sample_rate_hz, MAX_CLIP_SECONDS)
+    require_usable(spec, wave, str(path), limits)
+    return wave
+
+
+def _normalized(wave: Waveform) -> Waveform:
+    centred = wave - wave.mean(dtype=np.float64)
+    return np.asarray(centred / np.sqrt(wave.var(dtype=np.float64) + _VARIANCE_FLOOR), np.float32)
+
+
+def feeds_of(spec: ModelSpec, waves: Sequence[Waveform]) -> dict[str, NDArray[Any]]:
+    """Return what the graph takes for a batch of waveforms: padded samples and their lengths."""
+    lengths = np.array([len(wave) for wave in waves], np.int64)
+    padded = np.zeros((len(waves), int(lengths.max())), np.float32)
+    for row, wave in zip(padded, waves, strict=True):
+        row[: len(wave)] = _normalized(wave) if spec.normalize_waveform else wave
+    return {"input_values": padded, "input_lengths": lengths}
+
+
+def trial_feeds(spec: ModelSpec) -> dict[str, NDArray[Any]]:
+    """Return seeded noise on which the ranges of a graph's values can be seen."""
+    samples = round(_TRIAL_SECONDS * spec.sample_rate_hz)
+    noise = np.random.default_rng(0).standard_normal((2, samples)).astype(np.float32)
+    # The second clip is shorter, so that what masks its padding is at work too.
+    return feeds_of(spec, [noise[0], noise[1, : samples // 2]])
+
+
+class Recognizer:
+    """A session with what goes before and after it; a context manager."""
+
+    max_clip_seconds = MAX_CLIP_SECONDS
+
+    def __init__(self, bundle: Bundle, session: Session, limits: Limits | None = None) -> None:
+        self.spec: ModelSpec = bundle.spec
+        self.session = session
+        self._limits = limits
+        self._decoder = CtcDecoder.from_bundle(bundle)
+
+    @property
+    def provider(self) -> str:
+        """What the session runs on."""
+        return self.session.provider
+
+    def __enter__(self) -> Recognizer:
+        self.session.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.session.__exit__(kind, error, trace)
+
+    def check(self, wave: Waveform, name: str) -> None:
+        """Raise AudioError, naming the clip, where the model cannot take `wave`."""
+        require_usable(self.spec, wave, name, self._limits)
+
+    def read(self, path: Path) -> Waveform:
+        """Return a file as the model takes it; raises AudioError."""
+        return read_clip(self.spec, path, self._limits)
+
+    def transcribe(
+        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+    ) -> list[str]:
+        """Return the text of each mono waveform, which must be at the model's sample rate."""
+        return [transcript.text for transcript in self.recognize(waveforms, on_step)]
+
+    def recognize(
+        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+    ) -> list[Transcript]:
+        """Return the text of each mono waveform and when each word was said."""
+        waves = [np.asarray(wave, np.float32) for wave in waveforms]
+        for index, wave in enumerate(waves):
+            self.check(wave, f"waveform {index}")
+        transcripts: dict[int, Transcript] = {}
+        for batch in self._batches([len(wave) for wave in waves]):
+            heard = self._run([waves[index] for index in batch])
+            transcripts.update(zip(batch, heard, strict=True))
+            if on_step is not None:
+                on_step(len(transcripts), len(waves))
+        return [transcripts[index] for index in range(len(waves))]
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Yield the clips' indices in batches of about one length, of one only where it matters."""
+        budget = _BATCH_SECONDS * self.spec.sample_rate_hz
+        longest_beside = _LONGEST_TO_SHORTEST if self.spec.padding_exact else 1.0
+        batch: list[int] = []
+        for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            is_full = lengths[index] * (len(batch) + 1) > budget
+            if batch and (is_full or lengths[index] > longest_beside * lengths[batch[0]]):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _run(self, waves: list[Waveform]) -> list[Transcript]:
+        feeds = feeds_of(self.spec, waves)
+        return self.transcripts_of(self.session.run(feeds)["logits"], feeds["input_lengths"])
+
+    def transcripts_of(self, logits: NDArray[Any], lengths: Iterable[int]) -> list[Transcript]:
+        """Return what the logits of a padded batch say, whose clips have `lengths` samples."""
+        return [
+            self._transcript_of(row[: self.spec.frames_of(int(length))])
+            for row, length in zip(logits, lengths, strict=True)
+        ]
+
+    def _transcript_of(self, logits: NDArray[Any]) -> Transcript:
+        words = self._decoder.words_of(logits)
+        return Transcript(
+            " ".join(word.text for word in words), tuple(self._timed(word) for word in words)
+        )
+
+    def _timed(self, word: SpokenWord) -> Word:
+        seconds_per_frame = math.prod(self.spec.conv_strides) / self.spec.sample_rate_hz
+        start, end = word.first_frame * seconds_per_frame, (word.last_frame + 1) * seconds_per_frame
+        return Word(word.text, round(start, 3), round(end, 3))
+
+
+def open_ctc_recognizer(
+    source: Bundle | Engine | str | Path,
+    *,
+    provider: str | None = None,
+    threads: int | None = None,
+    profile_to: Path | None = None,
+) -> Recognizer:
+    """Return a recognizer on a bundle or an engine, as `open_session` takes them."""
+    source = load_source(source)
+    if source.spec.task != "ctc":
+        raise BundleError(f"{source.folder}: task {source.spec.task!r}; a ctc model is needed")
+    # All that decoding reads of an engine is what a bundle has too.
+    described = Bundle(source.folder, source.spec, source.files)
+    limits = source.manifest.limits.get(SAMPLES) if isinstance(source, Engine) else None
+    if isinstance(source, Engine):
+        _refuse_least_batch(source)
+    session = open_session(source, provider=provider, threads=threads, profile_to=profile_to)
+    return Recognizer(described, session, limits)
+
+
+def _refuse_least_batch(engine: Engine) -> None:
+    batch = engine.manifest.limits.get(BATCH)
+    if batch is not None and batch.least > 1:
+        raise EngineError(
+            f"{engine.folder}: takes no fewer than {batch.least} clips at once, and the last ones "
+            f"of a list may be fewer; build it with --batch 1,{batch.best},{batch.most}"
+        )

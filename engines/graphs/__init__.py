@@ -1,0 +1,1 @@
+"""What rewrites and reads a graph, whatever backend it is for."""

@@ -1,0 +1,85 @@
+"""A quantized graph in the other spelling: the same integers around another zero point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.errors import OptionError
+from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.writer import GraphWriter, constant_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_Types = dict[np.dtype[Any], np.dtype[Any]]
+_SIGNED: _Types = {np.dtype(np.uint8): np.dtype(np.int8), np.dtype(np.uint16): np.dtype(np.int16)}
+_UNSIGNED: _Types = {signed: unsigned for unsigned, signed in _SIGNED.items()}
+
+
+def respell(model: ir.Model, spelling: Spelling) -> None:
+    """Write the activations' integers as `spelling` has them; every dequantized value stays.
+
+    Bounds of fewer than 8 bits need no change: they are Clips of the float before. Raises
+    OptionError for integers around another point than 0, which the TENSORRT spelling cannot write;
+    then nothing is changed.
+    """
+    pairs = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    renewed = {node: zero for node in pairs if (zero := _respelled(node, spelling)) is not None}
+    for node, zero_point in renewed.items():
+        _set_zero_point(model, node, zero_point)
+
+
+def is_asymmetric(model: ir.Model) -> bool:
+    """Return whether any activation's integers are around another point than 0."""
+    try:
+        for node in model.graph:
+            if node.op_type == "QuantizeLinear":
+                _respelled(node, Spelling.TENSORRT)
+    except OptionError:
+        return True
+    return False
+
+
+def _respelled(node: ir.Node, spelling: Spelling) -> NDArray[Any] | None:
+    """Return the zero point that `node` shall have, None where it may keep its own."""
+    zero_point = _zero_point_of(node)
+    given = zero_point.dtype
+    wanted = (_SIGNED if spelling is Spelling.TENSORRT else _UNSIGNED).get(given)
+    shifted = int(zero_point)
+    if wanted is not None:
+        half = 1 << (8 * given.itemsize - 1)
+        shifted += half if spelling is Spelling.ONNXRUNTIME else -half
+    if spelling is Spelling.TENSORRT and shifted:
+        raise OptionError(
+            f"{node.name}: zero point {int(zero_point)} of {given.name} is asymmetric, and "
+            "integers around 0 are wanted; calibrate symmetrically"
+        )
+    return None if wanted is None else np.array(shifted, wanted)
+
+
+def _zero_point_of(node: ir.Node) -> NDArray[Any]:
+    """Return a zero point without dimensions."""
+    given = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    if given is None or given.size != 1:
+        raise OptionError(
+            f"{node.name}: has no single constant zero point, as every activation of a bundle has; "
+            'make it again with "speechquant quantize"'
+        )
+    return given.reshape(())
+
+
+def _set_zero_point(model: ir.Model, node: ir.Node, zero_point: NDArray[Any]) -> None:
+    import onnx_ir as ir
+
+    old, integers = node.inputs[2], node.outputs[0]
+    value = GraphWriter(model, before=node).constant(zero_point)
+    node.replace_input_with(2, value)
+    integers.type = ir.TensorType(ir.DataType.from_numpy(zero_point.dtype))
+    for reader, _ in integers.uses():
+        if reader.op_type == "DequantizeLinear":
+            reader.replace_input_with(2, value)
+    if old is not None and old.name is not None and not old.uses():
+        model.graph.initializers.pop(old.name, None)

@@ -1,0 +1,1 @@
+"""ONNX Runtime: its sessions, its engines, and the graph its CPU kernels are fastest on."""

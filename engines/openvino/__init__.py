@@ -1,0 +1,1 @@
+"""OpenVINO: the plugin of ONNX Runtime, the package of its own, and the graph both like."""

@@ -1,0 +1,43 @@
+"""Weights that OpenVINO must be given as floats, because it would get the integers wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from speechquant.core.weights import along_channels
+from speechquant.engines.graphs.writer import GraphWriter, constant_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def give_float_weights(model: ir.Model) -> int:
+    """Give convolutions that several nodes or a norm read float weights; return how many.
+
+    OpenVINO 2026.4 moves the scale of an integer convolution behind the nodes that read it. It gets
+    x * x wrong then (by a scale), and forgets a norm's epsilon. With a float weight of the same
+    values it multiplies in float. These are first convolutions of one channel, which cost little.
+    """
+    found = [node for node in model.graph if node.op_type == "Conv" and _is_read_wrongly(node)]
+    return sum(_give_float_weight(model, node) for node in found)
+
+
+def _is_read_wrongly(node: ir.Node) -> bool:
+    readers = {reader for reader, _ in node.outputs[0].uses()}
+    return len(readers) > 1 or any(reader.op_type == "InstanceNormalization" for reader in readers)
+
+
+def _give_float_weight(model: ir.Model, node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    scaling = None if weight is None else weight.producer()
+    if scaling is None or scaling.op_type != "DequantizeLinear":
+        return False
+    levels, scales = constant_of(scaling.inputs[0]), constant_of(scaling.inputs[1])
+    if levels is None or scales is None:
+        return False
+    axis = scaling.attributes.get_int("axis", 1)
+    values = levels.astype(np.float32) * along_channels(scales, axis, levels.ndim)
+    node.replace_input_with(1, GraphWriter(model, before=node).constant(values))
+    return True

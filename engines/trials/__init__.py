@@ -1,0 +1,1 @@
+"""Graphs opened with changes: rounded by any table at run time, or with more outputs."""

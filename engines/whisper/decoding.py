@@ -1,0 +1,107 @@
+"""From the encoder's output to tokens: greedy, or drawn at a temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.seq2seq import GenerationSpec
+from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession, Tokens
+from speechquant.engines.whisper.token_rules import Scores, TokenRules, log_sum_exp
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What was decoded for one clip: tokens without the end.
+
+    `log_probability` is the mean of the tokens', the end's among them; `no_speech` the probability
+    that nothing is said, 0 where the model does not tell.
+    """
+
+    tokens: tuple[int, ...]
+    log_probability: float
+    no_speech: float
+
+
+def decode(
+    session: Seq2SeqSession,
+    hidden: Hidden,
+    prompts: Tokens,
+    rules: TokenRules,
+    spec: GenerationSpec,
+    *,
+    temperature: float = 0.0,
+    draws: Sequence[np.random.Generator] = (),
+    begun: DecoderRun | None = None,
+) -> list[Decoded]:
+    """Return what follows the prompts [clips, tokens], each clip until its own end.
+
+    Above a `temperature` of 0 tokens are drawn, each clip's by its own of `draws`. `begun` is a run
+    that was given the first token of each prompt alone; it goes on here.
+    """
+    run = begun or session.start(hidden, prompts)
+    logits = run.prompt_logits[:, -1]
+    for tokens in prompts[:, run.prompt_logits.shape[1] :].T:
+        logits = run.advance(tokens.tolist())
+    heard = [_Heard() for _ in prompts]
+    running = list(range(len(prompts)))  # the clips in the run, by its rows
+    for step in range(spec.room_after(prompts.shape[1])):
+        scores = rules.apply(logits, [heard[clip].tokens for clip in running], is_first=step == 0)
+        totals = log_sum_exp(scores)
+        chosen: list[int] = scores.argmax(axis=-1).tolist()
+        left = []
+        for row, clip in enumerate(running):
+            if heard[clip].has_ended:
+                continue
+            if temperature > 0:
+                chosen[row] = _drawn(scores[row], temperature, draws[clip])
+            heard[clip].add(chosen[row], scores[row, chosen[row]] - totals[row], spec.end)
+            if not heard[clip].has_ended:
+                left.append(row)
+        if not left:
+            break
+        # Each row costs its caches' bytes at every token; to copy half of them takes about as long
+        # as four tokens.
+        if 2 * len(left) <= len(running):
+            run.keep(left)
+            running, chosen = [running[row] for row in left], [chosen[row] for row in left]
+        logits = run.advance(chosen)
+    silences = _no_speech(run, spec)
+    return [clip.decoded(float(silence)) for clip, silence in zip(heard, silences, strict=True)]
+
+
+@dataclass
+class _Heard:
+    """What a clip has been heard to say so far; `total` is the log probability of all of it."""
+
+    tokens: list[int] = field(default_factory=list)
+    has_ended: bool = False
+    total: float = 0.0
+
+    def add(self, token: int, log_probability: float, end: int) -> None:
+        self.total += log_probability
+        if token == end:
+            self.has_ended = True
+        else:
+            self.tokens.append(token)
+
+    def decoded(self, no_speech: float) -> Decoded:
+        count = len(self.tokens) + self.has_ended
+        return Decoded(tuple(self.tokens), float(self.total) / max(count, 1), no_speech)
+
+
+def _no_speech(run: DecoderRun, spec: GenerationSpec) -> NDArray[np.float64]:
+    if spec.no_speech is None:
+        return np.zeros(len(run.prompt_logits))
+    # After the token that starts a transcript, which is the first of every prompt.
+    at_start = run.prompt_logits[:, 0]
+    return np.exp(at_start[:, spec.no_speech] - log_sum_exp(at_start))
+
+
+def _drawn(scores: Scores, temperature: float, draw: np.random.Generator) -> int:
+    # In float64: the generator wants a sum of one to more digits than float32 has.
+    weights = np.exp((scores - scores.max()).astype(np.float64) / temperature)
+    return int(draw.choice(len(weights), p=weights / weights.sum()))

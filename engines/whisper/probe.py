@@ -1,0 +1,85 @@
+"""What an encoder-decoder model computes of a clip, for calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.manifests import LabelledClip
+from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
+from speechquant.engines.backends import CPU
+from speechquant.engines.ctc.probe import ProbedGraph
+from speechquant.engines.session import open_seq2seq_session
+from speechquant.engines.whisper.recognizer import DecodingOptions, WhisperRecognizer
+
+_HIDDEN = "hidden"
+Entered = TypeVar("Entered", bound="ChunkProbe")
+
+
+class ChunkProbe:
+    """Shows any tensors of the encoder and of the decoder's first graph; a context manager.
+
+    The decoder runs on the tokens that the float model itself gives, all in one pass.
+    """
+
+    def __init__(
+        self,
+        bundle: Seq2SeqBundle,
+        encoder: Iterable[str],
+        decoder: Iterable[str],
+        threads: int | None = None,
+    ) -> None:
+        greedy = DecodingOptions(temperatures=(0.0,))
+        session = open_seq2seq_session(bundle, provider=CPU, threads=threads)
+        self._recognizer = WhisperRecognizer(bundle, session, greedy)
+        self._encoder = ProbedGraph(bundle.part(ENCODER), [*encoder, _HIDDEN], threads)
+        self._decoder = ProbedGraph(bundle.part(PREFILL), decoder, threads)
+
+    def __enter__(self: Entered) -> Entered:
+        self._stack = ExitStack()
+        for session in (self._recognizer, self._encoder, self._decoder):
+            self._stack.enter_context(session)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def tensors_of(
+        self, clip: LabelledClip
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Return what both graphs compute of a clip's first chunk; raises AudioError.
+
+        The encoder's output, hidden, is always among what it shows.
+        """
+        wave = self._recognizer.read(clip.path)
+        features, tokens = self._recognizer.first_chunk(wave)
+        encoder = self._encoder.run({"features": features})
+        given = np.array([tokens], np.int64)
+        return encoder, self._decoder.run({"tokens": given, _HIDDEN: encoder[_HIDDEN]})
+
+
+class Seq2SeqProbe(ChunkProbe):
+    """Shows the activations to be quantized, of a clip's first chunk."""
+
+    def __init__(
+        self, bundle: Seq2SeqBundle, threads: int | None = None, *, attention: bool = False
+    ) -> None:
+        encoder, decoder = (
+            bundle.spec.graphs[name].activations(attention=attention) for name in (ENCODER, PREFILL)
+        )
+        super().__init__(bundle, encoder, decoder, threads)
+
+    def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
+        """Return the activations that a clip alone gives; raises AudioError."""
+        encoder, decoder = self.tensors_of(clip)
+        return {**encoder, **decoder}

@@ -1,0 +1,399 @@
+"""From waveforms to texts with a Whisper model: chunk by chunk, several clips at once."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
+from speechquant.core.engine_folders import Seq2SeqEngine
+from speechquant.core.errors import AudioError, BundleError, OptionError
+from speechquant.core.progress import OnStep
+from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqBundle, Seq2SeqSpec
+from speechquant.engines.build_options import BATCH
+from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession
+from speechquant.engines.transcripts import Segment, Transcript
+from speechquant.engines.whisper.decoding import Decoded, decode
+from speechquant.engines.whisper.log_mel import Features, chunk_features, log_mel
+from speechquant.engines.whisper.segments import (
+    FRAMES_PER_POSITION,
+    TimedTokens,
+    cut_at_timestamps,
+    untold_start,
+)
+from speechquant.engines.whisper.token_rules import TokenRules
+
+log = logging.getLogger(__name__)
+
+# Its features are in memory as a whole: 32 kB a second.
+MAX_CLIP_SECONDS = 4 * 3600.0
+# What one batch of chunks may hold; the decoder reads all its weights for each token, whether of
+# one clip or of many.
+_BATCH_SECONDS = 240.0
+TRANSCRIBE = "transcribe"
+# Half a level of 16 bits: nothing was recorded, and a model may invent words for it.
+_SILENT_PEAK = 0.5 / 32_768
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How a Whisper model is asked.
+
+    `language` None is the checkpoint's own, or else detected, `task` None its own or transcribe.
+
+    A chunk is decoded at the first of `temperatures`, and at the next where its text compresses by
+    more than `most_compression`, as loops do, or where its mean log probability is below
+    `least_log_probability`. It is silent where that is so and the model takes it for no speech with
+    more than `most_no_speech`.
+    """
+
+    language: str | None = None
+    task: str | None = None
+    timestamps: bool = False
+    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    most_compression: float = 2.4
+    least_log_probability: float = -1.0
+    most_no_speech: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not self.temperatures or not all(0 <= value < np.inf for value in self.temperatures):
+            raise OptionError("temperatures are needed, finite ones of at least 0")
+
+
+@dataclass
+class _Clip:
+    """A clip and how far it has come; `place` is the frame at which its next chunk begins.
+
+    `is_again` where that is inside the chunk before, of which nothing was told.
+    """
+
+    wave: Waveform
+    frames: int
+    is_short: bool
+    place: int = 0
+    is_again: bool = False
+    language: str | None = None
+    segments: list[Segment] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    features: Features | None = None
+
+    @property
+    def share_done(self) -> float:
+        """How much of it is decoded, of 1."""
+        return min(1.0, self.place / self.frames)
+
+
+class WhisperRecognizer:
+    """A session with what goes before and after it; a context manager."""
+
+    max_clip_seconds = MAX_CLIP_SECONDS
+
+    def __init__(
+        self,
+        source: Seq2SeqBundle | Seq2SeqEngine,
+        session: Seq2SeqSession,
+        options: DecodingOptions | None = None,
+    ) -> None:
+        self.spec: Seq2SeqSpec = source.spec
+        self.session = session
+        self._options = options or DecodingOptions()
+        require_known(self.spec, self._options, source.folder)
+        self._tokenizer = _tokenizer_of(source.folder)
+        self.most_clips = _most_clips(source)
+
+    @property
+    def provider(self) -> str:
+        """What the session runs on."""
+        return self.session.provider
+
+    def __enter__(self) -> WhisperRecognizer:
+        self.session.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.session.__exit__(kind, error, trace)
+
+    def check(self, wave: Waveform, name: str) -> None:
+        """Raise AudioError, naming the clip, where the model cannot take `wave`."""
+        if wave.ndim != 1:
+            raise AudioError(f"{name}: has shape {wave.shape}; give mono samples, one dimension")
+        check_samples(wave, name)
+        seconds = len(wave) / self.spec.sample_rate_hz
+        refuse_too_long(name, seconds, MAX_CLIP_SECONDS)
+        features = self.spec.features
+        is_long = len(wave) // features.hop_samples > features.chunk_frames
+        if is_long and self.spec.generation.first_timestamp is None:
+            raise AudioError(
+                f"{name}: lasts {seconds:.1f} s, and the checkpoint has no timestamps to go on by "
+                f"after {features.chunk_samples / self.spec.sample_rate_hz:g} s; cut the clip"
+            )
+
+    def read(self, path: Path) -> Waveform:
+        """Return a file as the model takes it; raises AudioError."""
+        wave = read_audio(path, self.spec.sample_rate_hz, MAX_CLIP_SECONDS)
+        self.check(wave, str(path))
+        return wave
+
+    def transcribe(
+        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+    ) -> list[str]:
+        """Return the text of each mono waveform, which must be at the model's sample rate."""
+        return [transcript.text for transcript in self.recognize(waveforms, on_step)]
+
+    def recognize(
+        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+    ) -> list[Transcript]:
+        """Return the text of each mono waveform, and its segments where timestamps are decoded."""
+        clips = []
+        for index, wave in enumerate(np.asarray(wave, np.float32) for wave in waveforms):
+            self.check(wave, f"waveform {index}")
+            clips.append(self._clip(wave))
+        done = 0
+        for batch in self._batches(clips):
+            while active := [clip for clip in batch if clip.place < clip.frames]:
+                self._advance(active)
+                if on_step is not None:
+                    on_step(done + sum(clip.share_done for clip in batch), len(clips))
+            for clip in batch:
+                clip.features = None
+            done += len(batch)
+        return [self._transcript(clip) for clip in clips]
+
+    def features_of_first_chunk(self, wave: Waveform) -> tuple[NDArray[np.float32], _Clip]:
+        """Return the features [1, mel bins, frames] of the first chunk, and the clip."""
+        clip = self._clip(wave)
+        return self._features(clip, min(clip.frames, self._chunk_frames))[None], clip
+
+    def first_chunk(self, wave: Waveform) -> tuple[NDArray[np.float32], list[int]]:
+        """Return the features [1, mel bins, frames] of the first chunk, its prompt and tokens."""
+        features, clip = self.features_of_first_chunk(wave)
+        (decoded,) = self._decode([clip], features)
+        return features, [*self._prompt(clip), *decoded.tokens]
+
+    def _clip(self, wave: Waveform) -> _Clip:
+        features = self.spec.features
+        frames = max(1, len(wave) // features.hop_samples)
+        is_short = frames <= features.chunk_frames
+        language = self._options.language or self.spec.generation.language
+        return _Clip(wave, frames, is_short, language=language)
+
+    def _batches(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
+        """Yield clips of about one length, whose chunks fit into one call."""
+        by_length = sorted(clips, key=lambda clip: clip.frames)
+        size = self.most_clips
+        for _, same in groupby(by_length, key=self._has_timestamps):
+            group = list(same)
+            for first in range(0, len(group), size):
+                yield group[first : first + size]
+
+    def _has_timestamps(self, clip: _Clip) -> bool:
+        return self._options.timestamps or not clip.is_short
+
+    def _advance(self, clips: Sequence[_Clip]) -> None:
+        """Decode the next chunk of each clip."""
+        lengths = [min(clip.frames - clip.place, self._chunk_frames) for clip in clips]
+        speaking = [
+            (clip, frames)
+            for clip, frames in zip(clips, lengths, strict=True)
+            if not self._is_silent(clip, frames)
+        ]
+        used: dict[int, int] = {}
+        if speaking:
+            features = np.stack([self._features(clip, frames) for clip, frames in speaking])
+            heard = self._decode([clip for clip, _ in speaking], features)
+            for (clip, frames), decoded in zip(speaking, heard, strict=True):
+                used[id(clip)] = self._keep(clip, frames, decoded)
+        for clip, frames in zip(clips, lengths, strict=True):
+            if id(clip) not in used:
+                clip.is_again = False
+            clip.place += used.get(id(clip)) or frames
+
+    @property
+    def _chunk_frames(self) -> int:
+        return self.spec.features.chunk_frames
+
+    def _is_silent(self, clip: _Clip, frames: int) -> bool:
+        hop = self.spec.features.hop_samples
+        samples = clip.wave[clip.place * hop : (clip.place + frames) * hop]
+        return not len(samples) or float(np.abs(samples).max()) < _SILENT_PEAK
+
+    def _features(self, clip: _Clip, frames: int) -> Features:
+        """Return the features of the clip's next chunk.
+
+        A clip of one chunk ends in silence, a longer one in zeros, as the model's own code has it.
+        """
+        spec, rate = self.spec.features, self.spec.sample_rate_hz
+        if clip.features is None:
+            make = chunk_features if clip.is_short else log_mel
+            clip.features = make(clip.wave, spec, rate)
+        end = clip.place + (self._chunk_frames if clip.is_short else frames)
+        piece = clip.features[:, clip.place : end]
+        return np.pad(piece, ((0, 0), (0, self._chunk_frames - piece.shape[1])))
+
+    def _decode(self, clips: Sequence[_Clip], features: NDArray[np.float32]) -> list[Decoded]:
+        """Return what is heard in a chunk of each clip, at the least temperature that will do."""
+        hidden = self.session.encode(features)
+        begun = self._set_languages(clips, hidden)
+        prompts = np.array([self._prompt(clip) for clip in clips], np.int64)
+        rules = TokenRules(self.spec.generation, timestamps=self._has_timestamps(clips[0]))
+        # Of the sound alone, so that no other clip changes what is drawn for this one.
+        draws = [np.random.default_rng(zlib.crc32(chunk.tobytes())) for chunk in features]
+        found: dict[int, Decoded] = {}
+        left = list(range(len(clips)))
+        for temperature in self._options.temperatures:
+            decoded = decode(
+                self.session,
+                hidden[left],
+                prompts[left],
+                rules,
+                self.spec.generation,
+                temperature=temperature,
+                draws=[draws[index] for index in left],
+                begun=begun,
+            )
+            begun = None
+            found.update(zip(left, decoded, strict=True))
+            left = [index for index in left if self._is_doubtful(found[index])]
+            if not left:
+                break
+        return [found[index] for index in range(len(clips))]
+
+    def _is_doubtful(self, decoded: Decoded) -> bool:
+        if self._is_no_speech(decoded):
+            return False
+        text = self._text(decoded.tokens).encode()
+        compression = len(text) / len(zlib.compress(text)) if text else 0.0
+        return (
+            compression > self._options.most_compression
+            or decoded.log_probability < self._options.least_log_probability
+        )
+
+    def _is_no_speech(self, decoded: Decoded) -> bool:
+        return (
+            decoded.no_speech > self._options.most_no_speech
+            and decoded.log_probability < self._options.least_log_probability
+        )
+
+    def _set_languages(self, clips: Sequence[_Clip], hidden: Hidden) -> DecoderRun | None:
+        """Detect what languages are not known; return a run that heard all clips, if any did."""
+        generation = self.spec.generation
+        new = [index for index, clip in enumerate(clips) if clip.language is None]
+        if not generation.languages or not new:
+            return None
+        starts = np.full((len(new), 1), generation.start, np.int64)
+        run = self.session.start(hidden[new], starts)
+        codes = list(generation.languages)
+        numbers = [generation.languages[code] for code in codes]
+        best = run.prompt_logits[:, -1, numbers].argmax(axis=-1)
+        for index, choice in zip(new, best, strict=True):
+            clips[index].language = codes[choice]
+        return run if len(new) == len(clips) else None
+
+    def _prompt(self, clip: _Clip) -> list[int]:
+        generation = self.spec.generation
+        prompt = [generation.start]
+        if clip.language is not None:
+            prompt.append(generation.languages[clip.language])
+        if generation.tasks:
+            prompt.append(generation.tasks[self._options.task or generation.task or TRANSCRIBE])
+        if generation.no_timestamps is not None and not self._has_timestamps(clip):
+            prompt.append(generation.no_timestamps)
+        return prompt
+
+    def _keep(self, clip: _Clip, frames: int, decoded: Decoded) -> int:
+        """Add what was decoded to the clip; return how many frames that uses up."""
+        is_again, clip.is_again = clip.is_again, False
+        if self._is_no_speech(decoded):
+            return frames
+        first = self.spec.generation.first_timestamp
+        if first is None:
+            clip.tokens += decoded.tokens
+            return frames
+        start = untold_start(decoded.tokens, first)
+        if start and self._has_timestamps(clip) and not is_again:
+            # Once, or silence that is told to begin a little later would be heard for ever.
+            clip.is_again = True
+            return FRAMES_PER_POSITION * start
+        # Also where no timestamps were asked for: a model that gives them goes on from there.
+        pieces, used = cut_at_timestamps(decoded.tokens, first, frames)
+        for piece in pieces:
+            clip.tokens += piece.tokens
+            if self._has_timestamps(clip) and (segment := self._segment(clip, piece)):
+                clip.segments.append(segment)
+        return used
+
+    def _segment(self, clip: _Clip, piece: TimedTokens) -> Segment | None:
+        text = self._text(piece.tokens)
+        if not text:
+            return None
+        step, offset = self.spec.seconds_per_position, clip.place / FRAMES_PER_POSITION
+        latest = len(clip.wave) / self.spec.sample_rate_hz
+        start, end = ((offset + position) * step for position in (piece.start, piece.end))
+        return Segment(text, round(min(start, latest), 3), round(min(end, latest), 3))
+
+    def _transcript(self, clip: _Clip) -> Transcript:
+        return Transcript(
+            self._text(clip.tokens), segments=tuple(clip.segments), language=clip.language
+        )
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        end = self.spec.generation.end
+        text: str = self._tokenizer.decode([token for token in tokens if token < end])
+        return text.strip()
+
+
+def _most_clips(source: Seq2SeqBundle | Seq2SeqEngine) -> int:
+    """Return how many clips are decoded together: no more than an engine takes."""
+    chunk_seconds = source.spec.features.chunk_samples / source.spec.sample_rate_hz
+    most = max(1, int(_BATCH_SECONDS / chunk_seconds))
+    if isinstance(source, Seq2SeqEngine):
+        limits = source.part(STEP).manifest.limits.get(BATCH)
+        most = most if limits is None else min(most, limits.most)
+    return most
+
+
+def _tokenizer_of(folder: Path) -> Any:
+    import tokenizers
+
+    path = folder / TOKENIZER_FILE
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises plain Exception
+        reason = " ".join(str(error).split())
+        raise BundleError(
+            f'{path}: no tokenizer ({reason}); export it again with "speechquant export"'
+        ) from error
+
+
+def require_known(spec: Seq2SeqSpec, options: DecodingOptions, folder: Path) -> None:
+    """Raise OptionError where the model of `spec` cannot be asked so."""
+    generation = spec.generation
+    if options.language is not None and not generation.languages:
+        raise OptionError(
+            f"{folder}: an English-only checkpoint, or one of a single language; leave the "
+            "language away"
+        )
+    if options.language is not None and options.language not in generation.languages:
+        raise OptionError(
+            f"{options.language!r}: no language of {folder}; give one of "
+            f"{', '.join(sorted(generation.languages))}"
+        )
+    if options.task not in (None, TRANSCRIBE, *generation.tasks):
+        known = ", ".join(generation.tasks) or TRANSCRIBE
+        raise OptionError(f"{options.task!r}: no task of {folder}; give {known}")
+    if options.timestamps and generation.first_timestamp is None:
+        raise OptionError(f"{folder}: the checkpoint has no timestamps; leave --timestamps away")

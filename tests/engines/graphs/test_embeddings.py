@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from speechquant.core.errors import BundleError
+from speechquant.engines.graphs.embeddings import dequantize_lookups, quantize_lookups
+
+ROWS, SIZE = 7, 5
+
+
+def table() -> NDArray[np.float32]:
+    values = np.random.default_rng(0).normal(size=(ROWS, SIZE)).astype(np.float32)
+    values[3] = 0.0  # a token that was never trained
+    values[4] *= 1000.0
+    return values
+
+
+def graph_with(values: NDArray[np.float32]) -> ir.Model:
+    """Look tokens up in a table, and constants in another, as relative positions are."""
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["embedding"], axis=0),
+        helper.make_node("Gather", ["biases", "places"], ["bias"], axis=0),
+        helper.make_node("Add", ["embedding", "bias"], ["sum"]),
+    ]
+    constants = {
+        "table": values,
+        "biases": np.linspace(0.0, 1.0, 2 * SIZE, dtype=np.float32).reshape(2, SIZE),
+        "places": np.array([1, 0], np.int64),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "lookups",
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", 2])],
+        [helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["batch", 2, SIZE])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return ir.from_proto(model)
+
+
+def run(model: ir.Model) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    tokens = np.array([[0, 3], [4, 6], [2, 2]], np.int64)
+    return np.asarray(session.run(None, {"tokens": tokens})[0])
+
+
+def constants(model: ir.Model) -> dict[str, str]:
+    return {name: str(value.dtype) for name, value in model.graph.initializers.items()}
+
+
+@pytest.mark.parametrize(("bits", "kept_as"), [(8, "INT8"), (4, "INT8"), (16, "INT16")])
+def test_rows_are_rounded_each_by_its_own_scale(bits: int, kept_as: str) -> None:
+    values = table()
+    largest = 2 ** (max(bits, 8) - 1) - 1  # narrower ones would be stored in as many bytes
+    scales = np.abs(values).max(axis=1, keepdims=True) / np.float32(largest)
+    scales[3] = 1.0
+    by_hand = graph_with(np.rint(values / scales) * scales)
+    model = graph_with(values)
+    quantize_lookups(model, bits)
+    assert constants(model)["table_quantized"] == kept_as
+    assert "table" not in constants(model)
+    assert constants(model)["biases"] == "FLOAT"  # no input is looked up in it
+    assert np.array_equal(run(model), run(by_hand))
+    assert [output.name for output in model.graph.outputs] == ["sum"]
+
+
+def test_undone_it_is_one_table_of_floats_again() -> None:
+    model = graph_with(table())
+    quantize_lookups(model, 8)
+    expected = run(model)
+    dequantize_lookups(model)
+    assert [node.op_type for node in model.graph] == ["Gather", "Gather", "Add"]
+    assert set(constants(model).values()) == {"FLOAT", "INT64"}
+    assert np.array_equal(run(model), expected)
+
+
+def test_a_table_that_is_not_finite() -> None:
+    values = table()
+    values[1, 1] = np.nan
+    with pytest.raises(BundleError, match="table: holds values that are not finite"):
+        quantize_lookups(graph_with(values), 8)

@@ -1,0 +1,136 @@
+"""The simulated graph against the real quantized one, and against NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from speechquant.core.bundles import Bundle
+from speechquant.core.scales import Bits, Scale, ScaleTable
+from speechquant.engines import open_session, quantize_bundle
+from speechquant.engines.backends import have_exact_products
+from speechquant.engines.ctc.probe import ProbeSession
+from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
+
+
+@pytest.fixture(scope="module")
+def feeds(noise: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    return {"input_values": noise[None], "input_lengths": np.array([len(noise)])}
+
+
+@pytest.fixture(scope="module")
+def activations(tiny_bundle: Bundle, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    with ProbeSession(tiny_bundle, 1) as probe:
+        return probe.run(feeds)
+
+
+def table_of(bundle: Bundle, activations: dict[str, NDArray[Any]], bits: int) -> ScaleTable:
+    # A little below the maximum, so that something is clipped.
+    amax = {name: 0.8 * float(np.abs(values).max()) for name, values in activations.items()}
+    highest = 2 ** (bits - 1) - 1
+    rows = {
+        name: Scale(bundle.spec.layers[name], value / highest, value)
+        for name, value in amax.items()
+    }
+    return ScaleTable(bundle.model_sha256, "max", Bits(bits, bits), rows)
+
+
+def test_a_probe_shows_what_the_graph_computes(
+    tiny_bundle: Bundle, activations: dict[str, NDArray[Any]], noise: NDArray[np.float32]
+) -> None:
+    assert list(activations) == list(tiny_bundle.spec.layers)
+    first = next(iter(activations.values()))
+    assert np.array_equal(first.reshape(-1), noise)
+    head = activations["head.input"][0]
+    model = onnx.load(str(tiny_bundle.model_path))
+    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    feeds = {"input_values": noise[None], "input_lengths": np.array([len(noise)])}
+    with open_session(tiny_bundle) as session:
+        logits = session.run(feeds)["logits"][0]
+    bias = [value for value in held.values() if value.shape == (logits.shape[1],)]
+    expected = head @ held["head.weight"]
+    assert min(np.abs(expected + b - logits).max() for b in bias) < 1e-4
+
+
+def test_without_a_table_it_is_the_float_model(
+    tiny_bundle: Bundle, feeds: dict[str, NDArray[Any]]
+) -> None:
+    with open_session(tiny_bundle, threads=1) as session, SimulatedSession(tiny_bundle, 1) as other:
+        expected, simulated = session.run(feeds)["logits"], other.run(feeds)["logits"]
+    np.testing.assert_allclose(simulated, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8, 12, 16])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_it_rounds_as_the_quantized_bundle_does(
+    tiny_bundle: Bundle,
+    activations: dict[str, NDArray[Any]],
+    feeds: dict[str, NDArray[Any]],
+    tmp_path: Path,
+    bits: int,
+    symmetric: bool,
+) -> None:
+    table = table_of(tiny_bundle, activations, bits)
+    if not symmetric:
+        rows = {
+            name: replace(row, zero_point=2 ** (bits - 1) - 1)
+            for name, row in table.tensors.items()
+        }
+        table = replace(table, tensors=rows, symmetric=False)
+    bundle = quantize_bundle(tiny_bundle, tmp_path / "quantized", table)
+    # Without optimisation ONNX Runtime keeps Q, DQ and the float products apart, so that only the
+    # rounding is compared and not the order of sums.
+    options = onnxruntime.SessionOptions()
+    have_exact_products(options)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        bundle.model_path, options, providers=["CPUExecutionProvider"]
+    )
+    expected = session.run(["logits"], feeds)[0]
+    weights = rounded_weights(tiny_bundle, table, {})
+    with SimulatedSession(tiny_bundle, 1, weights) as simulation:
+        simulation.use(table)
+        simulated = simulation.run(feeds)["logits"]
+        simulation.use(None)
+        unrounded = simulation.run(feeds)["logits"]
+    # One value that a different order of sums tips over a half moves a whole step.
+    close = np.abs(simulated - expected) < 1e-4
+    assert close.mean() > 0.99 if bits > 4 else close.mean() > 0.9
+    if bits <= 8:
+        assert np.abs(unrounded - expected).max() > 10 * np.median(np.abs(simulated - expected))
+
+
+def test_only_what_the_table_names_is_rounded(
+    tiny_bundle: Bundle, activations: dict[str, NDArray[Any]], feeds: dict[str, NDArray[Any]]
+) -> None:
+    table = table_of(tiny_bundle, activations, 4)
+    last = "head.input"
+    only_head = replace(table, tensors={last: table.tensors[last]})
+    head = activations[last][0]
+    row = table.tensors[last]
+    rounded = np.clip(np.rint(head / np.float32(row.scale)), -7, 7) * np.float32(row.scale)
+    with SimulatedSession(tiny_bundle, 1) as simulation:
+        plain = simulation.run(feeds)["logits"][0]
+        simulation.use(only_head)
+        simulated = simulation.run(feeds)["logits"][0]
+    model = onnx.load(str(tiny_bundle.model_path))
+    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    expected = plain + (rounded - head) @ held["head.weight"]
+    np.testing.assert_allclose(simulated, expected, atol=1e-4)
+
+
+def test_weights_of_float_layers_stay(
+    tiny_bundle: Bundle, activations: dict[str, NDArray[Any]]
+) -> None:
+    table = replace(table_of(tiny_bundle, activations, 8), float_layers=("head", "conv.0"))
+    names = rounded_weights(tiny_bundle, table, {})
+    assert not [name for name in names if name.startswith("head")]
+    assert len(names) == len(rounded_weights(tiny_bundle, replace(table, float_layers=()), {})) - 2
