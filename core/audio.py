@@ -1,52 +1,73 @@
-"""Audio files as mono float32 waveforms at the rate a model wants."""
+"""Audio files and parts of them as mono float32 waveforms at the rate a model wants."""
 
 from __future__ import annotations
 
 import os
-import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.core.containers import READ_FORMATS, check_whole
 from speechquant.core.errors import AudioError
+from speechquant.core.mpeg import MpegStream
 
 Waveform = NDArray[np.float32]
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
-# Formats whose header does not tell the exact length.
-_ESTIMATED_LENGTH = frozenset({"MP3", "OGG"})
-# What programs write that stream a wav to a pipe: 0xFFFFFFFF, or the largest even sizes of 31 bits.
-_WAV_SIZE_UNKNOWN = 0x7FFF0000
+# What is decoded before a part: a frame of these builds on those before it. 0.6 s is the longest
+# that an mp3 reaches back (255 bytes at 8 kbit/s and 24 kHz), Opus gives the same bits after 0.3 s.
+_LEAD_SECONDS = {"MP3": 1.0, "OGG": 1.0}
+# An mp3's header may count a frame too many, and which samples an encoder added is not always told.
+_UNSURE_FRAMES = 2
+# libsndfile's word for a length that a header does not tell.
+_UNKNOWN_LENGTH = 1 << 62
 
 
-def _wav_data_bytes(file: BinaryIO) -> tuple[int, int] | None:
-    """Return the data bytes that a RIFF header announces and those there; None for no header."""
-    header = file.read(12)
-    if len(header) < 12 or header[:4] != b"RIFF" or header[8:] != b"WAVE":
-        return None
-    while len(chunk := file.read(8)) == 8:
-        name, size = struct.unpack("<4sI", chunk)
-        if name == b"data":
-            start = file.tell()
-            return size, file.seek(0, 2) - start
-        file.seek(size + size % 2, 1)
-    return None
+@dataclass(frozen=True)
+class AudioPart:
+    """A part of a file; up to the file's end where `seconds` is None."""
+
+    path: Path
+    offset_seconds: float
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return f"{self.path} from {self.offset_seconds:g} s on"
+        return f"{self.path} from {self.offset_seconds:g} s for {self.seconds:g} s"
 
 
-def _refuse_truncated_wav(path: Path) -> None:
-    # libsndfile shortens a cut-off wav without a word, so a half-copied clip would pass for whole.
-    with path.open("rb") as file:
-        sizes = _wav_data_bytes(file)
-    if sizes is None:
-        return
-    announced, present = sizes
-    if announced < _WAV_SIZE_UNKNOWN and present < announced:
-        raise AudioError(
-            f"{path}: truncated: its header announces {announced} bytes of samples, "
-            f"{present} are there; copy the file again"
-        )
+# A whole file or a part of one; what either is called in messages is `str` of it.
+Audio = Path | AudioPart
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How long a file is."""
+
+    samples: int
+    rate_hz: int
+
+    def span_of(self, audio: Audio) -> tuple[int, int]:
+        """Return the first sample that is to be read and the one behind the last."""
+        if isinstance(audio, Path):
+            return 0, self.samples
+        begin = round(audio.offset_seconds * self.rate_hz)
+        end = self.samples
+        if audio.seconds is not None:
+            end = begin + round(audio.seconds * self.rate_hz)
+        if not 0 <= begin <= end <= self.samples:
+            raise AudioError(
+                f"{audio}: not inside the file, which lasts {self.samples / self.rate_hz:.3f} s; "
+                "give a part of it"
+            )
+        return begin, end
 
 
 def check_samples(wave: Waveform, name: str) -> None:
@@ -71,51 +92,139 @@ def resample(wave: Waveform, from_hz: int, to_hz: int) -> Waveform:
     return np.asarray(soxr.resample(wave, from_hz, to_hz), np.float32)
 
 
-def read_audio(path: Path, sample_rate_hz: int, max_seconds: float | None = None) -> Waveform:
-    """Return the file at `path`, its channels averaged, at `sample_rate_hz`.
+def read_audio(audio: Audio, sample_rate_hz: int, max_seconds: float | None = None) -> Waveform:
+    """Return a file or a part of it, its channels averaged, at `sample_rate_hz`.
 
-    Raises AudioError where the file is missing, no audio, truncated, empty, not finite, or longer
-    than `max_seconds`.
+    Raises AudioError where the file is missing, no audio, truncated, or does not hold the part, and
+    where what is read is empty, not finite, or longer than `max_seconds`.
     """
-    import soundfile
-
-    try:
-        if not path.is_file():
-            raise AudioError(f"{path}: no such audio file; check the path")
-        _refuse_truncated_wav(path)
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            if max_seconds is not None:
-                refuse_too_long(str(path), file.frames / file.samplerate, max_seconds)
-            announced, rate = file.frames, file.samplerate
-            is_estimate = file.format in _ESTIMATED_LENGTH
-            channels = file.read(dtype="float32", always_2d=True)
-    # soundfile answers a suffix it takes for headerless samples with a TypeError.
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise AudioError(
-            f"{path}: cannot be read as audio ({_one_line(error)}); "
-            "wav, flac, ogg and mp3 files are read"
-        ) from error
-    if len(channels) < announced and not is_estimate:
-        raise AudioError(
-            f"{path}: truncated: {announced} samples announced, {len(channels)} are there; "
-            "copy the file again"
-        )
+    with _readable(audio) as stream:
+        if stream is None or stream.tells_length:
+            channels, rate = _decode(audio, stream, max_seconds)
+        else:
+            channels, rate = _decode_from_start(audio, stream, max_seconds)
     for channel in channels.T:
-        check_samples(channel, str(path))
+        check_samples(channel, str(audio))
     return resample(channels.mean(axis=1, dtype=np.float32), rate, sample_rate_hz)
 
 
-def audio_seconds(path: Path) -> float:
-    """Return how long a file is by its header; raises AudioError."""
+def audio_seconds(audio: Audio) -> float:
+    """Return how long a file or a part of it is, by its header; raises AudioError."""
+    with _readable(audio) as stream:
+        if stream is None or stream.tells_length:
+            with _opened(path_of(audio)) as file:
+                length = _length(audio, file)
+        else:
+            length = _Length(stream.samples, stream.rate_hz)
+    begin, end = length.span_of(audio)
+    return (end - begin) / length.rate_hz
+
+
+def path_of(audio: Audio) -> Path:
+    """Return the file."""
+    return audio if isinstance(audio, Path) else audio.path
+
+
+@contextmanager
+def _readable(audio: Audio) -> Iterator[MpegStream | None]:
+    """Yield the frames of an mp3, and turn whatever else is wrong with a file into AudioError."""
     import soundfile
 
+    path = path_of(audio)
     try:
-        return float(soundfile.info(os.fsencode(path)).duration)
+        if not os.path.isfile(path):  # noqa: PTH113 - False also for a name that cannot be one
+            raise AudioError(f"{path}: no such audio file; check the path")
+        yield check_whole(path)
+    except MemoryError as error:
+        raise AudioError(f"{audio}: does not fit into memory; cut the file") from error
+    # soundfile answers a suffix it takes for headerless samples with a TypeError.
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise AudioError(
-            f"{path}: cannot be read as audio ({_one_line(error)}); "
-            "wav, flac, ogg and mp3 files are read"
+            f"{path}: cannot be read as audio ({_one_line(error)}); {READ_FORMATS}"
         ) from error
+
+
+def _opened(path: Path) -> Any:
+    import soundfile
+
+    return soundfile.SoundFile(os.fsencode(path))
+
+
+def _length(audio: Audio, file: Any) -> _Length:
+    if file.frames >= _UNKNOWN_LENGTH:
+        raise AudioError(
+            f"{path_of(audio)}: its header does not tell its length, as when it was written to a "
+            "pipe; write it again to a file"
+        )
+    return _Length(file.frames, file.samplerate)
+
+
+def _decode(
+    audio: Audio, stream: MpegStream | None, max_seconds: float | None
+) -> tuple[NDArray[np.float32], int]:
+    """Return the samples [time, channels] and their rate."""
+    with _opened(path_of(audio)) as file:
+        length = _length(audio, file)
+        begin, end = _span(audio, length, max_seconds)
+        lead = min(begin, round(_LEAD_SECONDS.get(file.format, 0.0) * length.rate_hz))
+        if begin > lead:
+            file.seek(begin - lead)
+        channels = file.read(lead + end - begin, dtype="float32", always_2d=True)[lead:]
+    _check_count(audio, stream, end - begin, len(channels))
+    return channels, length.rate_hz
+
+
+def _decode_from_start(
+    audio: Audio, stream: MpegStream, max_seconds: float | None
+) -> tuple[NDArray[np.float32], int]:
+    """As `_decode`, an mp3 whose length is known from its frames alone.
+
+    libsndfile guesses it from the first one's bit rate, and reads no further than that. From a
+    pipe, where it does not know what is to come, it reads all.
+    """
+    import soundfile
+
+    length = _Length(stream.samples, stream.rate_hz)
+    begin, end = _span(audio, length, max_seconds)
+    content = path_of(audio).read_bytes()[stream.audio_at :]
+    with _piped(content) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
+        channels = file.read(end, dtype="float32", always_2d=True)[begin:]
+    _check_count(audio, stream, end - begin, len(channels))
+    return channels, length.rate_hz
+
+
+@contextmanager
+def _piped(content: bytes) -> Iterator[int]:
+    """Yield the end of a pipe that `content` comes out of."""
+    out, into = os.pipe()
+
+    def feed() -> None:
+        with suppress(BrokenPipeError), os.fdopen(into, "wb") as file:
+            file.write(content)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        yield out
+    finally:
+        os.close(out)  # which ends the feeder where not all was read
+        feeder.join()
+
+
+def _span(audio: Audio, length: _Length, max_seconds: float | None) -> tuple[int, int]:
+    begin, end = length.span_of(audio)
+    if max_seconds is not None:
+        refuse_too_long(str(audio), (end - begin) / length.rate_hz, max_seconds)
+    return begin, end
+
+
+def _check_count(audio: Audio, stream: MpegStream | None, announced: int, present: int) -> None:
+    unsure = 0 if stream is None else _UNSURE_FRAMES * stream.samples_per_frame
+    if present < announced - unsure:
+        raise AudioError(
+            f"{audio}: truncated or damaged: {announced} samples announced, {present} are there; "
+            "copy the file again"
+        )
 
 
 def refuse_too_long(name: str, seconds: float, max_seconds: float) -> None:

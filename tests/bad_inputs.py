@@ -105,24 +105,24 @@ def error_lines(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if line and not line.startswith(progress)]
 
 
-def _no_audio(at: Workspace) -> list[object]:
-    path = at.path("notes.wav")
-    path.write_text("this is no audio\n" * 20)
-    return ["transcribe", at.bundle, path]
+def _no_audio(name: str) -> Callable[[Workspace], list[object]]:
+    def arguments(at: Workspace) -> list[object]:
+        path = at.path(name)
+        path.write_text("this is no audio\n" * 20)
+        return ["transcribe", at.bundle, path]
+
+    return arguments
 
 
-def _truncated_wav(at: Workspace) -> list[object]:
-    path = at.wav("truncated.wav", np.zeros(RATE_HZ), subtype="PCM_16")
-    path.write_bytes(path.read_bytes()[:20_000])
-    return ["transcribe", at.bundle, path]
+def _truncated(name: str, **options: str) -> Callable[[Workspace], list[object]]:
+    def arguments(at: Workspace) -> list[object]:
+        path = at.path(name)
+        soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, RATE_HZ), RATE_HZ, **options)
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        return ["transcribe", at.bundle, path]
 
-
-def _truncated_flac(at: Workspace) -> list[object]:
-    path = at.wav(
-        "truncated.flac", np.random.default_rng(0).uniform(-1, 1, RATE_HZ), subtype="PCM_16"
-    )
-    path.write_bytes(path.read_bytes()[:20_000])
-    return ["transcribe", at.bundle, path]
+    return arguments
 
 
 def _transcribe(name: str, samples: list[float] | int) -> Callable[[Workspace], list[object]]:
@@ -442,11 +442,19 @@ def _compare_with_worse(at: Workspace) -> list[object]:
 
 
 CASES = (
-    Case("a file that is no audio", _no_audio, r"notes\.wav: cannot be read as audio"),
+    Case("a file that is no audio", _no_audio("notes.wav"), r"notes\.wav: cannot be read as audio"),
+    Case("a text that is called an mp3", _no_audio("notes.mp3"),
+         r"notes\.mp3: cannot be read as audio \(no mp3 frames in it\)"),
     Case("a file that is not there", lambda at: ["transcribe", at.bundle, at.path("no.wav")],
          r"no\.wav: no such audio file"),
-    Case("a truncated wav", _truncated_wav, r"truncated\.wav: truncated"),
-    Case("a truncated flac", _truncated_flac, r"truncated\.flac: "),
+    Case("a truncated wav", _truncated("truncated.wav"), r"truncated\.wav: truncated"),
+    Case("a truncated flac", _truncated("truncated.flac"), r"truncated\.flac: "),
+    Case("a truncated mp3", _truncated("truncated.mp3"),
+         r"truncated\.mp3: truncated: its header announces 30 frames, 1\d are there"),
+    Case("a truncated ogg", _truncated("truncated.ogg"),
+         r"truncated\.ogg: truncated: it ends inside a page"),
+    Case("a truncated opus", _truncated("truncated.opus", format="OGG", subtype="OPUS"),
+         r"truncated\.opus: truncated: it ends inside a page"),
     Case("zero samples", _transcribe("zero.wav", 0), r"zero\.wav: no samples"),
     Case("one sample", _transcribe("one.wav", 1), r"one\.wav: its length is 1 .* at least 400"),
     Case("2 hours of silence", _two_hours_of_silence, r"long\.flac: 7200 s of audio, at most 120"),
