@@ -149,7 +149,9 @@ class Workbench:
             ]
             clips = [asdict(clip) for clip in self._words(quantized).clips]
             with new_file(kept) as partial:
-                partial.write_text(json.dumps({"size_bytes": sum(sizes), "clips": clips}))
+                partial.write_text(
+                    json.dumps({"size_bytes": sum(sizes), "clips": clips}), encoding="utf-8"
+                )
         document = json.loads(kept.read_text(encoding="utf-8"))
         words = ErrorRate(tuple(EditCounts(**clip) for clip in document["clips"]))
         drop = difference_interval(self.float_words, words)

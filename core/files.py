@@ -7,18 +7,26 @@ import glob
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechquant.core.errors import OutputExistsError, SpeechquantError, StorageError
+from speechquant.core.processes import is_running
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _READ_BYTES = 1 << 20
 _OLD = "old-"
+LOCK_FILE = ".speechquant-lock"
 _UNWRITABLE = frozenset(
     {
         errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
         errno.EISDIR, errno.ELOOP,
+        errno.EINVAL,  # a name that the file system does not allow, such as a:b on Windows
     }
 )  # fmt: skip
 
@@ -70,7 +78,7 @@ def refuse_existing(target: Path, mark: str, *, force: bool) -> None:
 def refuse_unwritable(target: Path) -> None:
     """Raise StorageError, before any work is done, where `target` could not be made."""
     folder = target.absolute().parent
-    while not os.path.lexists(folder):
+    while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     probe = folder / f"{_partial_prefix(target)}{os.getpid()}"
     with storage_errors(target):
@@ -82,24 +90,38 @@ def refuse_unwritable(target: Path) -> None:
 def only_process(folder: Path, *, wait: bool) -> Iterator[None]:
     """Make `folder` and keep other processes out of it, where they ask in the same way.
 
-    Raises StorageError where another one is in it, or waits until it has left.
+    Raises StorageError where another one is in it, or waits until it has left. A killed process is
+    out of it at once. A folder that is empty in the end does not stay.
     """
-    import fcntl
-
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StorageError(
-            f"{folder}: another run is at work in it; wait for its end, or choose another name"
-        ) from error
+        lock = _lock_in(folder, wait=wait)
     try:
         yield
     finally:
-        os.close(descriptor)
+        # Removed while it is held: who waits for it sees that it has no name any more and makes
+        # another one. Windows removes no open file; there the lock removes its own.
+        with suppress(OSError):
+            (folder / LOCK_FILE).unlink()
+        lock.release()
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _lock_in(folder: Path, *, wait: bool) -> BaseFileLock:
+    from filelock import FileLock, Timeout
+
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE)
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout as error:
+            raise StorageError(
+                f"{folder}: another run is at work in it; wait for its end, or choose another name"
+            ) from error
+        except FileNotFoundError:
+            continue  # who left it has just removed the folder
+        return lock
 
 
 def _partial_prefix(target: Path) -> str:
@@ -119,26 +141,26 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _is_another_running(pid: int) -> bool:
-    if pid == os.getpid():  # in a container every run may have the same number
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    # In a container every run may have the same number.
+    return pid != os.getpid() and is_running(pid)
 
 
 def _sync_tree(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync_file(path)
     _sync_folder(folder)
 
 
+def _sync_file(path: Path) -> None:
+    # Windows syncs only what is open for writing.
+    with path.open("r+b" if sys.platform == "win32" else "rb") as file:
+        os.fsync(file.fileno())
+
+
 def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":  # opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -200,8 +222,7 @@ def new_file(target: Path, *, force: bool = False) -> Iterator[Path]:
         partial = target.parent / f"{_partial_prefix(target)}{os.getpid()}"
         try:
             yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync_file(partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -140,11 +140,7 @@ def _work_on(out: Path) -> Iterator[Path]:
     """Yield the folder of the work towards `out`, this process's alone; gone where it is empty."""
     work = work_folder(out)
     with only_process(work, wait=False):
-        try:
-            yield work
-        finally:
-            with suppress(OSError):
-                work.rmdir()
+        yield work
 
 
 def _plan(candidates: Sequence[Candidate], data: str, work: Path, options: BenchOptions) -> Plan:

@@ -57,11 +57,7 @@ def alone_in(work: Path) -> Iterator[None]:
     Raises StorageError where another one is in it. An empty folder does not stay.
     """
     with only_process(work, wait=False):
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                work.rmdir()
+        yield
 
 
 def remove_work(work: Path) -> None:

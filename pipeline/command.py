@@ -6,12 +6,14 @@ import io
 import os
 import signal
 import sys
+import threading
 from typing import NoReturn
 
 DEBUG_FLAG = "--debug"
 _FAILURE = 1
 # Long enough for Python to be done with what it could not raise an interrupt out of.
 _AGAIN_SECONDS = 0.01
+_HANDLED_SIGNALS = ("SIGINT", "SIGTERM", "SIGALRM")  # Windows has no alarm
 _INTERRUPTED = "interrupted; nothing half-written was left behind"
 # Those that came: what Interrupted meets on its way up may make another error of it, as a library
 # written in C does whose loading it breaks off.
@@ -33,9 +35,18 @@ def _on_unraisable(report: sys.UnraisableHookArgs) -> None:
     What is raised while Python tidies up behind an import, any module's, goes no further by itself.
     """
     if isinstance(report.exc_value, Interrupted):
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        _interrupt_again()
     else:
         sys.__unraisablehook__(report)
+
+
+def _interrupt_again() -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        return
+    timer = threading.Timer(_AGAIN_SECONDS, signal.raise_signal, (signal.SIGINT,))
+    timer.daemon = True
+    timer.start()
 
 
 def _fail(message: str) -> int:
@@ -89,8 +100,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.unraisablehook = _on_unraisable
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, _interrupt)
+    for name in _HANDLED_SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     sys.exit(run(sys.argv[1:]))
 
 

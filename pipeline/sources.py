@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speechquant.core.audio import audio_seconds
 from speechquant.core.bundles import Bundle
-from speechquant.core.errors import CheckpointError, ManifestError, MissingPackageError, OptionError
+from speechquant.core.errors import CheckpointError, ManifestError, OptionError
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import Seq2SeqBundle
@@ -64,14 +64,8 @@ def measured_seconds(bundle: Bundle | Seq2SeqBundle, clips: Sequence[LabelledCli
 
 def zoo_manifest(split: str, on_step: OnStep | None = None) -> Path:
     """Return the manifest of a part of the corpus, rendered on its first use."""
-    from importlib.util import find_spec
+    from speechquant.zoo.corpus import corpus_manifest
 
-    from speechquant.zoo.corpus import corpus_manifest, is_rendered
-
-    if not is_rendered(split) and find_spec("espeakng_loader") is None:
-        raise MissingPackageError(
-            "the zoo's corpus needs espeak-ng to render it: pip install 'speechquant[zoo]'"
-        )
     return corpus_manifest(split, on_step)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from speechquant.core.errors import StorageError
 from speechquant.core.files import only_process, storage_errors
 from speechquant.core.progress import OnStep
-from speechquant.zoo.espeak import Utterance
+from speechquant.zoo.espeak import Utterance, require_espeak
 from speechquant.zoo.grammar import sentence, transcript_of
 from speechquant.zoo.voices import voices_of
 
@@ -97,7 +97,7 @@ def _render_job(job: list[Clip], folder: Path, espeak_data: Path | None) -> None
     done = subprocess.run(
         [sys.executable, "-m", "speechquant.zoo.render", *given],
         input=json.dumps([asdict(clip) for clip in job]),
-        text=True,
+        encoding="utf-8",
         capture_output=True,
         check=False,
     )
@@ -113,7 +113,7 @@ def _manifest_lines(folder: Path, jobs: list[list[Clip]]) -> list[str]:
     rows = [
         json.loads(line)
         for job in jobs
-        for line in (folder / f"{job[0].name}.part").read_text().splitlines()
+        for line in (folder / f"{job[0].name}.part").read_text(encoding="utf-8").splitlines()
     ]
     return [json.dumps(row) for row in sorted(rows, key=lambda row: str(row["audio_filepath"]))]
 
@@ -145,7 +145,8 @@ def render_clips(
     manifest = folder / MANIFEST_NAME
     partial = manifest.with_suffix(".tmp")
     with storage_errors(manifest):
-        partial.write_text("".join(f"{line}\n" for line in _manifest_lines(folder, jobs)))
+        text = "".join(f"{line}\n" for line in _manifest_lines(folder, jobs))
+        partial.write_text(text, encoding="utf-8")
         partial.replace(manifest)
     for part in folder.glob("*.part"):
         part.unlink()
@@ -164,8 +165,11 @@ def is_rendered(split: str) -> bool:
 def corpus_manifest(split: str, on_step: OnStep | None = None) -> Path:
     """Return the manifest of `split` in the cache, rendering it first where it is not there."""
     manifest = _cached_manifest(split)
-    if not manifest.exists():
-        with only_process(manifest.parent, wait=True):
-            if not manifest.exists():
-                render_clips(plan_clips(split), manifest.parent, on_step)
+    if is_rendered(split):
+        return manifest
+    require_espeak()
+    # Not in the folder of the clips, where whoever copies them would meet the lock.
+    with only_process(manifest.parent.with_suffix(".work"), wait=True):
+        if not is_rendered(split):
+            render_clips(plan_clips(split), manifest.parent, on_step)
     return manifest

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from speechquant.core.errors import ManifestError, MissingPackageError
 
 # Values of espeak-ng's speak_lib.h.
 _OUTPUT_RETRIEVAL = 1
@@ -31,6 +35,20 @@ class Utterance:
     rate: int
     pitch: int
     pitch_range: int
+
+
+def require_espeak() -> None:
+    """Raise where no clip can be rendered: ManifestError on Windows, else MissingPackageError."""
+    if sys.platform == "win32":
+        raise ManifestError(
+            "the zoo's corpus is not rendered on Windows, where nobody has compared its audio; "
+            'write it on Linux or macOS ("speechquant zoo corpus OUT") and give a part of it, '
+            "such as OUT/dev/manifest.jsonl"
+        )
+    if find_spec("espeakng_loader") is None:
+        raise MissingPackageError(
+            "the zoo's corpus needs espeak-ng to render it: pip install 'speechquant[zoo]'"
+        )
 
 
 class EspeakSynthesizer:

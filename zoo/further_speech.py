@@ -13,6 +13,7 @@ import random
 from pathlib import Path
 
 from speechquant.zoo.corpus import MANIFEST_NAME, Clip, plan_clip, render_clips, sentences_of
+from speechquant.zoo.espeak import require_espeak
 from speechquant.zoo.invented_voices import write_voices
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def plan_further(voices: list[str], rng: random.Random) -> list[Clip]:
 
 def render_voices(numbers: range, folder: Path) -> Path:
     """Render the clips of the voices of these numbers and return their manifest."""
+    require_espeak()
     import espeakng_loader
 
     if (folder / MANIFEST_NAME).exists():
@@ -59,11 +61,12 @@ def main() -> None:
         numbers = range(first, min(first + _VOICES_AT_ONCE, options.voices))
         folder = options.out / f"{first:04d}"
         manifest = render_voices(numbers, folder)
-        for row in map(json.loads, manifest.read_text().splitlines()):
+        for row in map(json.loads, manifest.read_text(encoding="utf-8").splitlines()):
             path = f"{folder.name}/{row['audio_filepath']}"
             lines.append(json.dumps({**row, "audio_filepath": path}))
         log.info("%d of %d voices", numbers.stop, options.voices)
-    (options.out / MANIFEST_NAME).write_text("".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    (options.out / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

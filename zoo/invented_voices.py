@@ -61,9 +61,10 @@ def write_voices(espeak_data: Path, folder: Path, numbers: range, rng: random.Ra
         if not link.exists():
             link.symlink_to(source)
     parents = [
-        variant_settings((espeak_data / _VARIANTS / name).read_text()) for name in TRAIN_VARIANTS
+        variant_settings((espeak_data / _VARIANTS / name).read_text(encoding="utf-8"))
+        for name in TRAIN_VARIANTS
     ]
     names = [f"invented{number:04d}" for number in numbers]
     for name in names:
-        (variants / name).write_text(invent_variant(parents, rng))
+        (variants / name).write_text(invent_variant(parents, rng), encoding="utf-8")
     return [f"{ACCENTS[index % len(ACCENTS)]}+{name}" for index, name in enumerate(names)]

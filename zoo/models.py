@@ -82,7 +82,8 @@ def save_model(name: str, model: PreTrainedModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).half().save_pretrained(folder)
     vocabulary = folder / "vocab.json"
-    vocabulary.write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY)}, indent=1))
+    text = json.dumps({token: i for i, token in enumerate(VOCABULARY)}, indent=1)
+    vocabulary.write_text(text, encoding="utf-8")
     Wav2Vec2CTCTokenizer(str(vocabulary)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(
         do_normalize=True, return_attention_mask=is_trained_with_mask(name)

@@ -41,7 +41,7 @@ def render(rows: list[dict[str, object]], folder: Path, espeak_data: Path | None
         )
     part = folder / f"{rows[0]['name']}.part"
     partial = part.with_suffix(".part-tmp")
-    partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     partial.replace(part)
 
 

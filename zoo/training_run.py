@@ -124,7 +124,7 @@ class TrainingRun:
         """Append a line to the log of the run."""
         row = {"step": self.step, "minutes": round(self.seconds / 60, 1), **values}
         log.info("%s", row)
-        with (self.folder / LOG_FILE).open("a") as file:
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def copy_notes(self, checkpoint: Path) -> None:
@@ -199,4 +199,5 @@ def begin(options: argparse.Namespace, settings: RunSettings, **facts: Any) -> N
         ],
         **facts,
     }
-    (options.out / SETTINGS_FILE).write_text(json.dumps(used, indent=1) + "\n")
+    text = json.dumps(used, indent=1) + "\n"
+    (options.out / SETTINGS_FILE).write_text(text, encoding="utf-8")

@@ -160,7 +160,8 @@ def save_whisper(model: PreTrainedModel, tokens: Tokens, folder: Path) -> None:
         "no_timestamps_token_id": tokens.no_timestamps,
         "max_length": _MOST_TOKENS,
     }
-    (folder / "generation_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    text = json.dumps(settings, indent=1) + "\n"
+    (folder / "generation_config.json").write_text(text, encoding="utf-8")
 
 
 def prompt_and_target(

@@ -23,7 +23,7 @@ def processor_name() -> str:
     """Return the processor's name as the system gives it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -81,6 +81,11 @@ def peak_bytes() -> int:
     return _BYTES_PER_KIB * int(status.partition("VmHWM:")[2].split()[0])
 
 
+def load_average() -> str:
+    """Return how many processes wanted to run in the last minute, for a page."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "not measured"
+
+
 def processor_ticks() -> tuple[int, int]:
     """Return the ticks that all cores have worked since the start, and all ticks; (0, 0): unknown.
 
@@ -101,13 +106,15 @@ def _memory_bytes() -> int | None:
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return None
-    return _BYTES_PER_KIB * int(meminfo.read_text().partition("MemTotal:")[2].split()[0])
+    return _BYTES_PER_KIB * int(
+        meminfo.read_text(encoding="ascii").partition("MemTotal:")[2].split()[0]
+    )
 
 
 def _gpu_name() -> str | None:
     """Return the first NVIDIA GPU as its driver lists it, None where there is none."""
     lists = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    for line in lists[0].read_text().splitlines() if lists else ():
+    for line in lists[0].read_text(encoding="utf-8").splitlines() if lists else ():
         if line.startswith("Model:"):
             return line.partition(":")[2].strip()
     return None

@@ -6,13 +6,14 @@ not multiprocessing's spawn, which would run the script of a caller a second tim
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -29,6 +30,7 @@ from speechquant.benchmarks.evaluation import evaluate
 from speechquant.benchmarks.report.record import Accuracy, Profile
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import AudioError
+from speechquant.core.interrupts import interrupts_blocked
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
@@ -162,14 +164,14 @@ class CandidateProcess:
     def __init__(self, candidate: Candidate, threads: int | None) -> None:
         ours, theirs = Pipe()
         self._connection = ours
-        with theirs, _interrupts_blocked():
+        with theirs, interrupts_blocked():
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-c",
                     _PROGRAM.format(path=sys.path, module=__name__, descriptor=theirs.fileno()),
                 ],
-                pass_fds=[theirs.fileno()],
+                **_inheriting(theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 # What libraries print must not end up in a JSON document on stdout.
                 stdout=sys.stderr.fileno() if _has_number(sys.stderr) else subprocess.DEVNULL,
@@ -256,21 +258,32 @@ class CandidateProcess:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             return "its process stopped answering"
-        if code == -signal.SIGKILL:
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        name = signal.Signals(-code).name
+        if name == "SIGKILL":
             return "its process was killed, as a system does when it runs out of memory"
-        if code < 0:
-            return f"its process crashed ({signal.Signals(-code).name})"
-        return f"its process ended with exit code {code}"
+        return f"its process crashed ({name})"
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Start processes that no Ctrl-C ends: it is the parent's, which then hangs up."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _inheriting(number: int) -> dict[str, Any]:
+    """Return what makes Popen hand a pipe's end, which has this number, to the process."""
+    if sys.platform != "win32":
+        return {"pass_fds": [number]}
+    os.set_handle_inheritable(number, True)
+    return {
+        "startupinfo": subprocess.STARTUPINFO(lpAttributeList={"handle_list": [number]}),
+        # Ctrl-C is for the parent, which then hangs up.
+        "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP,
+    }
+
+
+def _pipe_end(number: int) -> Any:
+    if sys.platform == "win32":
+        from multiprocessing.connection import PipeConnection
+
+        return PipeConnection(number)
+    return Connection(number)
 
 
 def _has_number(stream: Any) -> bool:
@@ -301,5 +314,5 @@ def serve(connection: Connection) -> None:
 
 def main(descriptor: int) -> None:
     """Serve the parent at the other end of a pipe until it hangs up, interrupted or killed."""
-    with Connection(descriptor) as to_parent, suppress(EOFError, ConnectionError):
+    with _pipe_end(descriptor) as to_parent, suppress(EOFError, ConnectionError):
         serve(to_parent)

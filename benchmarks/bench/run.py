@@ -71,6 +71,7 @@ def run_bench(plan: Plan, on_step: OnStep | None = None) -> Report:
             results[candidate.name] = result_of(found)
             steps.next()
         _time_shapes(plan, reel, results, journal, steps)
+    measured = [cell for result in results.values() for cell in result.cells]
     report = Report(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine=this_machine(),
@@ -92,7 +93,7 @@ def run_bench(plan: Plan, on_step: OnStep | None = None) -> Report:
             has_text=plan.has_text,
         ),
         results=tuple(results[candidate.name] for candidate in plan.candidates),
-        notes=(*plan.notes, *_notes(plan)),
+        notes=(*plan.notes, *_notes(plan), *_memory_notes(measured)),
     )
     return replace(report, notes=(*report.notes, *_unquiet(report, plan.shapes)))
 
@@ -132,6 +133,11 @@ def _notes(plan: Plan) -> Iterator[str]:
             f"A batch is run where it holds at most {plan.largest_call_seconds:g} s of audio, "
             "about what a recognizer puts into one call."
         )
+
+
+def _memory_notes(cells: Sequence[Cell]) -> Iterator[str]:
+    if cells and all(cell.peak_bytes is None for cell in cells):
+        yield "Peak memory was not measured: that is done on Linux alone."
 
 
 def _unquiet(report: Report, shapes: Sequence[tuple[float, int]]) -> Iterator[str]:

@@ -9,8 +9,6 @@ runs on Linux.
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -25,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 import soundfile
 
-from speechquant.benchmarks.bench.machine import describe_machine, peak_bytes
+from speechquant.benchmarks.bench.machine import describe_machine, load_average, peak_bytes
 from speechquant.benchmarks.papers.float_tables import print_heading, print_row
 from speechquant.calibrators.collection import collect
 from speechquant.calibrators.statistics import ActivationStatistics
@@ -187,6 +185,8 @@ def run_alone(task: Callable[..., Result], *arguments: object, limit_gib: int) -
 
 
 def _limit_data(gib: int) -> None:
+    import resource
+
     resource.setrlimit(resource.RLIMIT_DATA, (gib * _BYTES_PER_GIB,) * 2)
 
 
@@ -237,10 +237,12 @@ def print_memory(bundle: Bundle, clips: Sequence[LabelledClip]) -> None:
 
 def main() -> None:
     """Print every table."""
+    if sys.platform != "linux":
+        raise SystemExit("calibration_cost: memory is measured on Linux alone; run it there")
     sys.stdout.write(f"# The cost of calibration, measured\n\nOn {describe_machine()}.\n")
     sys.stdout.write(
         f"The model is `{MODEL}`, the audio white noise. The load before the first run was\n"
-        f"{os.getloadavg()[0]:.1f}.\n"
+        f"{load_average()}.\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         bundle = export(MODEL, Path(folder) / "bundle")

@@ -7,7 +7,6 @@ Markdown to stdout.
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechquant.benchmarks.bench.machine import describe_machine
+from speechquant.benchmarks.bench.machine import describe_machine, load_average
 from speechquant.benchmarks.evaluation import Evaluation, evaluate
 from speechquant.benchmarks.papers.float_tables import print_heading, print_row
 from speechquant.benchmarks.papers.narrow_rest import emulate_float16
@@ -164,7 +163,7 @@ def main() -> None:
         f"TensorRT-RTX {load_library(_BACKEND).version}. Scales: the largest magnitude on "
         f"{CALIBRATION_CLIPS} clips of zoo:dev.\nWhat runs in what is read from the list of layers "
         "in each engine's build log.\nThe load before the first build was "
-        f"{os.getloadavg()[0]:.1f}.\n"
+        f"{load_average()}.\n"
     )
     dev = read_data_set(corpus_manifest("dev"), require_text=True)[:CALIBRATION_CLIPS]
     test = read_data_set(corpus_manifest("test"), require_text=True)[:TEST_CLIPS]

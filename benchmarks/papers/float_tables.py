@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -71,13 +70,24 @@ def print_export_cost(folder: Path) -> None:
     command = [sys.executable, "-m", "speechquant.pipeline.command", "export", name]
     started = time.monotonic()
     done = subprocess.run(
-        [*command, str(folder / "cost"), "--json"], capture_output=True, text=True, check=True
+        [*command, str(folder / "cost"), "--json"],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     seconds = time.monotonic() - started
-    # The largest of all children so far; none of the others comes near.
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _KIB_PER_GIB
     size = json.loads(done.stdout)["size_bytes"] / 1e6
-    print_row(name, f"{seconds:.0f}", f"{peak:.2f} GiB", f"{size:.0f} MB")
+    print_row(name, f"{seconds:.0f}", _peak_of_children(), f"{size:.0f} MB")
+
+
+def _peak_of_children() -> str:
+    """Return the most memory that a child has held; none of the others comes near an export."""
+    if sys.platform != "linux":
+        return "not measured"
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _KIB_PER_GIB
+    return f"{peak:.2f} GiB"
 
 
 def score_torch(checkpoint: Path, clips: Sequence[LabelledClip]) -> ErrorRate:

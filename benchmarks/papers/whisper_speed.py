@@ -142,10 +142,10 @@ def _converted(name: str, folder: Path, kind: str) -> Path:
 
         model, tokenizer, generation = random_whisper(name)
         model.save_pretrained(checkpoint)
-        (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
-        (checkpoint / "generation_config.json").write_text(json.dumps(generation))
+        (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+        (checkpoint / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
         classes = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        (checkpoint / "tokenizer_config.json").write_text(json.dumps(classes))
+        (checkpoint / "tokenizer_config.json").write_text(json.dumps(classes), encoding="utf-8")
     subprocess.run(
         [
             sys.executable, "-m", "ctranslate2.converters.transformers", "--model", str(checkpoint),

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -178,3 +181,78 @@ def test_a_folder_is_one_process_alone(tmp_path: Path) -> None:
         assert waited == []
     waiting.join(10)
     assert waited == [True]
+    assert names(tmp_path) == []
+
+
+_ALONE = """
+import sys, time
+from pathlib import Path
+from speechquant.core.files import only_process
+
+folder, counter = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in range(int(sys.argv[3])):
+    with only_process(folder, wait=True):
+        count = int(counter.read_text())
+        print("in", flush=True)
+        time.sleep(float(sys.argv[4]))
+        counter.write_text(str(count + 1))
+"""
+
+
+def alone(folder: Path, counter: Path, times: int, seconds: float) -> subprocess.Popen[str]:
+    arguments = [str(argument) for argument in (folder, counter, times, seconds)]
+    return subprocess.Popen(
+        [sys.executable, "-c", _ALONE, *arguments], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_none_is_in_a_folder_at_once_though_it_goes_whenever_one_leaves(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    running = [alone(tmp_path / "work", counter, 30, 0.001) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0].split() for process in running] == [["in"] * 30] * 3
+    assert counter.read_text() == "90"
+    assert names(tmp_path) == ["counter"]
+
+
+def test_a_killed_process_leaves_its_folder_to_the_next(tmp_path: Path) -> None:
+    folder, counter = tmp_path / "work", tmp_path / "counter"
+    counter.write_text("0")
+    killed = alone(folder, counter, 1, 60.0)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "in\n"
+    with pytest.raises(StorageError, match="another run"), only_process(folder, wait=False):
+        pytest.fail("the block must not run")
+    killed.kill()
+    killed.communicate()
+    with only_process(folder, wait=False):
+        pass
+    assert names(tmp_path) == ["counter"]
+
+
+def test_files_in_a_folder_outlive_the_lock(tmp_path: Path) -> None:
+    with only_process(tmp_path / "work", wait=False):
+        (tmp_path / "work" / "mine").touch()
+    assert names(tmp_path / "work") == ["mine"]
+
+
+def test_a_name_that_the_file_system_does_not_allow(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="out: cannot be written"), new_folder(tmp_path / "out"):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def test_a_place_without_any_folder_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows a drive that is not there."""
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    monkeypatch.setattr(Path, "mkdir", failing_with(errno.ENOTDIR))
+    with pytest.raises(StorageError, match="cannot be written"):
+        refuse_unwritable(tmp_path / "out")
+
+
+def failing_with(number: int) -> Callable[..., None]:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fails

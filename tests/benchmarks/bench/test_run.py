@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 from quantized import w8a8
+from reports import cell as measured_cell
 
 from speechquant.benchmarks.bench import latency
 from speechquant.benchmarks.bench import process as candidate_process
@@ -296,6 +298,31 @@ def test_other_programs_at_work_are_named(
     report = run_bench(replace(asked, counts_errors=False))
     assert report.others_share((0.5, 1)) == 0.5
     assert "were timed: 0.5 s x 1 (50%), 1 s x 1 (50%). Their times" in report.notes[-1]
+
+
+def test_memory_that_is_not_measured_is_said() -> None:
+    measured = measured_cell(1.0, 1, 5.0)
+    unknown = replace(measured, peak_bytes=None)
+    assert list(bench._memory_notes([])) == []
+    assert list(bench._memory_notes([unknown, measured])) == []
+    assert list(bench._memory_notes([unknown, unknown])) == [
+        "Peak memory was not measured: that is done on Linux alone."
+    ]
+
+
+def test_on_windows_a_process_inherits_its_end_of_the_pipe_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inheritable: list[tuple[int, bool]] = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(
+        os, "set_handle_inheritable", lambda *given: inheritable.append(given), raising=False
+    )
+    monkeypatch.setattr(subprocess, "STARTUPINFO", SimpleNamespace, raising=False)
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
+    given = candidate_process._inheriting(77)
+    assert given.pop("startupinfo").lpAttributeList == {"handle_list": [77]}
+    assert (given, inheritable) == ({"creationflags": 512}, [(77, True)])
 
 
 def test_ctrl_c_is_the_parents_and_it_hangs_up_without_a_word(
