@@ -66,11 +66,14 @@ def clips(tmp_path: Path) -> Path:
 
 def modules_without_torch() -> list[str]:
     """Return all modules but those that are made of torch: they are imported by what needs it."""
+    root = _TESTS.parent
     return [
-        f"speechquant.{path.parent.name}.{path.stem}".removesuffix(".__init__")
-        for path in sorted(_TESTS.parent.glob("*/*.py"))
-        if (path.parent / "__init__.py").exists()
-        and not re.search(r"^(import|from) torch\b", path.read_text(), re.MULTILINE)
+        ".".join(("speechquant", *path.relative_to(root).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        )
+        for folder in sorted(init.parent for init in root.glob("*/__init__.py"))
+        for path in sorted(folder.rglob("*.py"))
+        if not re.search(r"^(import|from) torch\b", path.read_text(), re.MULTILINE)
     ]
 
 
