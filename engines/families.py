@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.engine_folders import Engine, Seq2SeqEngine
+from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import OptionError
-from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.engines.ctc.recognizer import Recognizer, open_ctc_recognizer
-from speechquant.engines.session import load_any_source, open_seq2seq_session
+from speechquant.engines.session import load_source, open_decoder_session
 from speechquant.engines.whisper.recognizer import (
     DecodingOptions,
     WhisperRecognizer,
@@ -20,7 +20,7 @@ AnyRecognizer = Recognizer | WhisperRecognizer
 
 
 def open_recognizer(
-    source: Bundle | Seq2SeqBundle | Engine | Seq2SeqEngine | str | Path,
+    source: Bundle | Engine | str | Path,
     *,
     provider: str | None = None,
     threads: int | None = None,
@@ -32,12 +32,11 @@ def open_recognizer(
     The other options are those of `open_session`.
     Raises BundleError, EngineError and OptionError.
     """
-    if isinstance(source, str | Path):
-        source = load_any_source(Path(source))
-    if isinstance(source, Seq2SeqBundle | Seq2SeqEngine):
+    source = load_source(source)
+    if isinstance(source.spec, Seq2SeqSpec):
         # Before anything is loaded, which takes a moment.
         require_known(source.spec, decoding or DecodingOptions(), source.folder)
-        session = open_seq2seq_session(
+        session = open_decoder_session(
             source, provider=provider, threads=threads, profile_to=profile_to
         )
         return WhisperRecognizer(source, session, decoding)

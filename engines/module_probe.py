@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
+from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqSpec
 from speechquant.engines.ctc.probe import ProbedGraph
 from speechquant.engines.ctc.recognizer import feeds_of, read_clip
 from speechquant.engines.trials.module_outputs import (
@@ -40,21 +41,21 @@ class ModuleProbe:
     A module of a Whisper model is called by its graph and its path.
     """
 
-    def __init__(self, bundle: Bundle | Seq2SeqBundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._bundle = bundle
         self._stack = ExitStack()
         self._seen: Arrays = {}
-        if isinstance(bundle, Seq2SeqBundle):
-            parts = {name: module_tensors(bundle.part(name)) for name in (ENCODER, PREFILL)}
+        if isinstance(bundle.spec, Seq2SeqSpec):
+            parts = {name: module_tensors(bundle.graphs[name]) for name in (ENCODER, PREFILL)}
             encoder, decoder = parts[ENCODER].names, parts[PREFILL].names
             self._chunks = ChunkProbe(bundle, encoder, decoder, threads)
             self._parts = {"encoder.": parts[ENCODER], "": parts[PREFILL]}
         else:
-            self._parts = {"": module_tensors(bundle)}
-            self._graph = ProbedGraph(bundle, self._parts[""].names, threads)
+            self._parts = {"": module_tensors(bundle.only_graph)}
+            self._graph = ProbedGraph(bundle.only_graph, self._parts[""].names, threads)
 
     def __enter__(self) -> ModuleProbe:
-        is_whisper = isinstance(self._bundle, Seq2SeqBundle)
+        is_whisper = isinstance(self._bundle.spec, Seq2SeqSpec)
         self._stack.enter_context(self._chunks if is_whisper else self._graph)
         return self
 
@@ -81,10 +82,10 @@ class ModuleProbe:
         }
 
     def _run(self, clip: LabelledClip) -> Arrays:
-        if isinstance(self._bundle, Seq2SeqBundle):
+        if isinstance(self._bundle.spec, Seq2SeqSpec):
             encoder, decoder = self._chunks.tensors_of(clip)
             return {**{f"encoder.{name}": value for name, value in encoder.items()}, **decoder}
-        spec = self._bundle.spec
+        spec = self._bundle.spec_as(CtcSpec)
         return self._graph.run(feeds_of(spec, [read_clip(spec, clip.path)]))
 
     def attention_of(self, module: str, head: int) -> AttentionValues:

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform
-from speechquant.core.bundles import Bundle
+from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.errors import OptionError
 from speechquant.core.interrupts import out_of_reach_of_interrupts
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scoring import Job, Score, Scorer, Trial
-from speechquant.core.seq2seq import Seq2SeqBundle, load_any_bundle
+from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.text import normalizer
 from speechquant.core.weights import read_levels
 from speechquant.core.wer import score_wer
@@ -93,9 +94,10 @@ class UtteranceScorer:
     """Runs jobs one at a time in this process."""
 
     def __init__(self, task: ScoringTask, bundle: Bundle) -> None:
-        self._task, self._bundle = task, bundle
+        self._task, self._graph = task, bundle.only_graph
+        self._spec = bundle.spec_as(CtcSpec)
         self._normalize = normalizer(task.normalizer)
-        self._decoder = CtcDecoder.from_bundle(self._bundle)
+        self._decoder = CtcDecoder.from_bundle(bundle)
         self._sessions: OrderedDict[object, SimulatedSession] = OrderedDict()
         self._waves = KeptWaves(self._read)
 
@@ -106,7 +108,7 @@ class UtteranceScorer:
     def _score(self, job: Job) -> Score:
         session = self._session_of(job.trial)
         session.use(job.trial.table)
-        feeds = feeds_of(self._bundle.spec, [self._waves.get(job.utterance)])
+        feeds = feeds_of(self._spec, [self._waves.get(job.utterance)])
         logits = session.run(feeds)["logits"][0]
         heard = " ".join(word.text for word in self._decoder.words_of(logits))
         hypothesis = self._normalize(heard)
@@ -121,24 +123,24 @@ class UtteranceScorer:
             while len(self._sessions) >= SESSIONS_KEPT:
                 self._sessions.popitem(last=False)
             weights = (
-                rounded_weights(self._bundle, table, read_levels(self._task.levels))
+                rounded_weights(self._graph, table, read_levels(self._task.levels))
                 if trial.quantizes_weights
                 else {}
             )
             self._sessions[weights_key] = SimulatedSession(
-                self._bundle, self._task.threads, weights, attention=self._task.attention
+                self._graph, self._task.threads, weights, attention=self._task.attention
             )
         self._sessions.move_to_end(weights_key)
         return self._sessions[weights_key]
 
     def _read(self, utterance: int) -> Waveform:
-        return read_clip(self._bundle.spec, self._task.clips[utterance].path)
+        return read_clip(self._spec, self._task.clips[utterance].path)
 
 
 def new_scorer(task: ScoringTask) -> Scorer:
     """Return what runs the task's jobs in this process, for the family of its model."""
-    bundle = load_any_bundle(task.bundle)
-    if isinstance(bundle, Seq2SeqBundle):
+    bundle = load_bundle(task.bundle)
+    if isinstance(bundle.spec, Seq2SeqSpec):
         from speechquant.engines.whisper.scoring import Seq2SeqUtteranceScorer
 
         return Seq2SeqUtteranceScorer(task, bundle)

@@ -9,7 +9,8 @@ from typing import Any
 from speechquant.benchmarks.evaluation import ClipResult, Evaluation
 from speechquant.benchmarks.evaluation import evaluate as evaluate_clips
 from speechquant.core.bundles import Bundle
-from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.core.ctc import CtcSpec
+from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.wer import ErrorRate
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.whisper.recognizer import DecodingOptions
@@ -34,11 +35,11 @@ def run_export(model: str, out: Path, *, force: bool, as_json: bool) -> None:
         print(f"note: {note}")
 
 
-def bundle_facts(bundle: Bundle | Seq2SeqBundle) -> dict[str, Any]:
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     """Return what there is to say about a bundle."""
-    if isinstance(bundle, Seq2SeqBundle):
-        return _seq2seq_facts(bundle)
-    spec = bundle.spec
+    if isinstance(bundle.spec, Seq2SeqSpec):
+        return _seq2seq_facts(bundle, bundle.spec)
+    spec = bundle.spec_as(CtcSpec)
     return {
         "bundle": str(bundle.folder),
         "architecture": spec.architecture,
@@ -59,8 +60,7 @@ def bundle_facts(bundle: Bundle | Seq2SeqBundle) -> dict[str, Any]:
     }
 
 
-def _seq2seq_facts(bundle: Seq2SeqBundle) -> dict[str, Any]:
-    spec = bundle.spec
+def _seq2seq_facts(bundle: Bundle, spec: Seq2SeqSpec) -> dict[str, Any]:
     return {
         "bundle": str(bundle.folder),
         "architecture": spec.architecture,

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.graphs import GraphSource
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.engines.ctc.recognizer import feeds_of, read_clip
 from speechquant.engines.session import Tensors
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph
@@ -62,19 +63,18 @@ class ProbeSession(ProbedGraph):
     def __init__(
         self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
     ) -> None:
-        self._spec = bundle.spec
-        super().__init__(bundle, bundle.spec.activations(attention=attention), threads)
+        self._spec = bundle.spec_as(CtcSpec)
+        graph = bundle.only_graph
+        super().__init__(graph, graph.spec.activations(attention=attention), threads)
 
     def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
         """Return the activations that a clip alone gives; raises AudioError."""
         return self.run(feeds_of(self._spec, [read_clip(self._spec, clip.path)]))
 
 
-def open_probe(
-    bundle: Bundle | Seq2SeqBundle, threads: int | None = None, *, attention: bool = False
-) -> Probe:
+def open_probe(bundle: Bundle, threads: int | None = None, *, attention: bool = False) -> Probe:
     """Return the probe of a bundle."""
-    if isinstance(bundle, Seq2SeqBundle):
+    if isinstance(bundle.spec, Seq2SeqSpec):
         from speechquant.engines.whisper.probe import Seq2SeqProbe
 
         return Seq2SeqProbe(bundle, threads, attention=attention)

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
-from speechquant.core.bundles import Bundle, ModelSpec
+from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Engine, Limits
-from speechquant.core.errors import AudioError, BundleError, EngineError
+from speechquant.core.errors import AudioError, EngineError
 from speechquant.core.progress import OnStep
 from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.ctc.decoding import CtcDecoder, SpokenWord
@@ -32,9 +33,7 @@ _TRIAL_SECONDS = 2.0
 _VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor
 
 
-def require_usable(
-    spec: ModelSpec, wave: Waveform, name: str, limits: Limits | None = None
-) -> None:
+def require_usable(spec: CtcSpec, wave: Waveform, name: str, limits: Limits | None = None) -> None:
     """Raise AudioError, naming the clip, where a model of `spec` cannot take `wave`.
 
     `limits`, in samples, are those of an engine that was built for some lengths only.
@@ -58,7 +57,7 @@ def require_usable(
         )
 
 
-def read_clip(spec: ModelSpec, path: Path, limits: Limits | None = None) -> Waveform:
+def read_clip(spec: CtcSpec, path: Path, limits: Limits | None = None) -> Waveform:
     """Return a file as a model of `spec` takes it; raises AudioError."""
     wave = read_audio(path, spec.sample_rate_hz, MAX_CLIP_SECONDS)
     require_usable(spec, wave, str(path), limits)
@@ -70,7 +69,7 @@ def _normalized(wave: Waveform) -> Waveform:
     return np.asarray(centred / np.sqrt(wave.var(dtype=np.float64) + _VARIANCE_FLOOR), np.float32)
 
 
-def feeds_of(spec: ModelSpec, waves: Sequence[Waveform]) -> dict[str, NDArray[Any]]:
+def feeds_of(spec: CtcSpec, waves: Sequence[Waveform]) -> dict[str, NDArray[Any]]:
     """Return what the graph takes for a batch of waveforms: padded samples and their lengths."""
     lengths = np.array([len(wave) for wave in waves], np.int64)
     padded = np.zeros((len(waves), int(lengths.max())), np.float32)
@@ -79,7 +78,7 @@ def feeds_of(spec: ModelSpec, waves: Sequence[Waveform]) -> dict[str, NDArray[An
     return {"input_values": padded, "input_lengths": lengths}
 
 
-def trial_feeds(spec: ModelSpec) -> dict[str, NDArray[Any]]:
+def trial_feeds(spec: CtcSpec) -> dict[str, NDArray[Any]]:
     """Return seeded noise on which the ranges of a graph's values can be seen."""
     samples = round(_TRIAL_SECONDS * spec.sample_rate_hz)
     noise = np.random.default_rng(0).standard_normal((2, samples)).astype(np.float32)
@@ -93,7 +92,7 @@ class Recognizer:
     max_clip_seconds = MAX_CLIP_SECONDS
 
     def __init__(self, bundle: Bundle, session: Session, limits: Limits | None = None) -> None:
-        self.spec: ModelSpec = bundle.spec
+        self.spec = bundle.spec_as(CtcSpec)
         self.session = session
         self._limits = limits
         self._decoder = CtcDecoder.from_bundle(bundle)
@@ -190,8 +189,7 @@ def open_ctc_recognizer(
 ) -> Recognizer:
     """Return a recognizer on a bundle or an engine, as `open_session` takes them."""
     source = load_source(source)
-    if source.spec.task != "ctc":
-        raise BundleError(f"{source.folder}: task {source.spec.task!r}; a ctc model is needed")
+    source.spec_as(CtcSpec)
     # All that decoding reads of an engine is what a bundle has too.
     described = Bundle(source.folder, source.spec, source.files)
     limits = source.manifest.limits.get(SAMPLES) if isinstance(source, Engine) else None

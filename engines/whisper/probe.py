@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
+from speechquant.core.seq2seq import ENCODER, PREFILL
 from speechquant.engines.backends import CPU
 from speechquant.engines.ctc.probe import ProbedGraph
-from speechquant.engines.session import open_seq2seq_session
+from speechquant.engines.session import open_decoder_session
 from speechquant.engines.whisper.recognizer import DecodingOptions, WhisperRecognizer
 
 _HIDDEN = "hidden"
@@ -29,16 +30,16 @@ class ChunkProbe:
 
     def __init__(
         self,
-        bundle: Seq2SeqBundle,
+        bundle: Bundle,
         encoder: Iterable[str],
         decoder: Iterable[str],
         threads: int | None = None,
     ) -> None:
         greedy = DecodingOptions(temperatures=(0.0,))
-        session = open_seq2seq_session(bundle, provider=CPU, threads=threads)
+        session = open_decoder_session(bundle, provider=CPU, threads=threads)
         self._recognizer = WhisperRecognizer(bundle, session, greedy)
-        self._encoder = ProbedGraph(bundle.part(ENCODER), [*encoder, _HIDDEN], threads)
-        self._decoder = ProbedGraph(bundle.part(PREFILL), decoder, threads)
+        self._encoder = ProbedGraph(bundle.graphs[ENCODER], [*encoder, _HIDDEN], threads)
+        self._decoder = ProbedGraph(bundle.graphs[PREFILL], decoder, threads)
 
     def __enter__(self: Entered) -> Entered:
         self._stack = ExitStack()
@@ -72,7 +73,7 @@ class Seq2SeqProbe(ChunkProbe):
     """Shows the activations to be quantized, of a clip's first chunk."""
 
     def __init__(
-        self, bundle: Seq2SeqBundle, threads: int | None = None, *, attention: bool = False
+        self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
     ) -> None:
         encoder, decoder = (
             bundle.spec.graphs[name].activations(attention=attention) for name in (ENCODER, PREFILL)

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
-from speechquant.core.engine_folders import Seq2SeqEngine
+from speechquant.core.bundles import Bundle
+from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import AudioError, BundleError, OptionError
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqBundle, Seq2SeqSpec
+from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqSpec
 from speechquant.engines.build_options import BATCH
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession
 from speechquant.engines.transcripts import Segment, Transcript
@@ -99,11 +100,11 @@ class WhisperRecognizer:
 
     def __init__(
         self,
-        source: Seq2SeqBundle | Seq2SeqEngine,
+        source: Bundle | Engine,
         session: Seq2SeqSession,
         options: DecodingOptions | None = None,
     ) -> None:
-        self.spec: Seq2SeqSpec = source.spec
+        self.spec = source.spec_as(Seq2SeqSpec)
         self.session = session
         self._options = options or DecodingOptions()
         require_known(self.spec, self._options, source.folder)
@@ -356,12 +357,13 @@ class WhisperRecognizer:
         return text.strip()
 
 
-def _most_clips(source: Seq2SeqBundle | Seq2SeqEngine) -> int:
+def _most_clips(source: Bundle | Engine) -> int:
     """Return how many clips are decoded together: no more than an engine takes."""
-    chunk_seconds = source.spec.features.chunk_samples / source.spec.sample_rate_hz
+    spec = source.spec_as(Seq2SeqSpec)
+    chunk_seconds = spec.features.chunk_samples / spec.sample_rate_hz
     most = max(1, int(_BATCH_SECONDS / chunk_seconds))
-    if isinstance(source, Seq2SeqEngine):
-        limits = source.part(STEP).manifest.limits.get(BATCH)
+    if isinstance(source, Engine):
+        limits = source.manifests[STEP].limits.get(BATCH)
         most = most if limits is None else min(most, limits.most)
     return most
 

@@ -11,7 +11,6 @@ from tiny import tiny_model
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.engines.ctc.recognizer import feeds_of, read_clip
 from speechquant.engines.module_probe import ModuleProbe
@@ -63,7 +62,7 @@ def test_outputs_of_a_ctc_model_are_those_of_torch(tiny_bundle: Bundle, clip: La
 
 
 def test_outputs_of_a_whisper_model_are_those_of_torch(
-    tiny_whisper: Path, whisper_bundle: Seq2SeqBundle, clip: LabelledClip
+    tiny_whisper: Path, whisper_bundle: Bundle, clip: LabelledClip
 ) -> None:
     from transformers import WhisperForConditionalGeneration
 
