@@ -29,11 +29,12 @@ from speechquant.core.scales import Bits, ScaleTable
 from speechquant.core.specs import is_graph_file
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
-from speechquant.engines.ctc.probe import open_probe
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.graphs.constant_weights import constant_weights
+from speechquant.engines.probes import open_probe
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.scorers import ScoringTask, open_scorer
+from speechquant.engines.scorers import open_scorer
+from speechquant.engines.trials.task import ScoringTask
 
 log = logging.getLogger(__name__)
 

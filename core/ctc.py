@@ -54,6 +54,8 @@ class CtcSpec(Layered):
 
     labels_file: ClassVar[str] = VOCABULARY_FILE
     text_files: ClassVar[tuple[str, ...]] = TEXT_FILES
+    float_layers: ClassVar[tuple[str, ...]] = ()
+    chunk_seconds: ClassVar[None] = None
 
     architecture: str
     task: str

@@ -78,6 +78,7 @@ class Seq2SeqSpec(Layered):
 
     labels_file: ClassVar[str] = TOKENIZER_FILE
     text_files: ClassVar[tuple[str, ...]] = (TOKENIZER_FILE,)
+    float_layers: ClassVar[tuple[str, ...]] = (LAST_PROJECTION, CROSS)
 
     architecture: str
     task: str
@@ -109,6 +110,11 @@ class Seq2SeqSpec(Layered):
                 "notes": tuple(document["notes"]),
             }
         )
+
+    @property
+    def chunk_seconds(self) -> float:
+        """The seconds of a chunk."""
+        return self.features.chunk_samples / self.sample_rate_hz
 
     @property
     def seconds_per_position(self) -> float:

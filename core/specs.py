@@ -47,12 +47,14 @@ class Spec(LayerMap, Protocol):
     """What the spec of every family tells; a frozen dataclass that `asdict` makes plain.
 
     `labels_file` turns labels into text, and no bundle can be without it; `text_files` are all
-    that a model needs beside its graphs, where it has them.
+    that a model needs beside its graphs, where it has them. `float_layers` stay in float where
+    nothing else is asked for.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     labels_file: ClassVar[str]
     text_files: ClassVar[tuple[str, ...]]
+    float_layers: ClassVar[tuple[str, ...]]
 
     @property
     def architecture(self) -> str: ...
@@ -68,6 +70,11 @@ class Spec(LayerMap, Protocol):
 
     @property
     def attention_heads(self) -> int: ...
+
+    @property
+    def chunk_seconds(self) -> float | None:
+        """The most audio that one run of the graphs takes, None where it is not fixed."""
+        ...
 
     @property
     def notes(self) -> tuple[str, ...]: ...

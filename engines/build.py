@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechquant.core.bundles import ENGINE_DESCRIPTION, Bundle, load_bundle
-from speechquant.core.ctc import MODEL, CtcSpec
 from speechquant.core.engine_folders import (
     Engine,
     EngineManifest,
@@ -22,20 +21,18 @@ from speechquant.core.engine_folders import (
 from speechquant.core.errors import OptionError, SpeechquantError
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP, Seq2SeqSpec
+from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
 from speechquant.engines.build_options import (
     REST_TYPES,
     BuildOptions,
     Built,
     GraphToBuild,
     batch_of,
-    limits_of,
     samples_of,
     three_numbers,
 )
-from speechquant.engines.ctc.recognizer import trial_feeds
+from speechquant.engines.families import family_of
 from speechquant.engines.session import ONNXRUNTIME
-from speechquant.engines.whisper.graphs_to_build import seq2seq_graphs
 
 Builder = Callable[[GraphToBuild, Path, BuildOptions, "OnStep | None"], Built]
 
@@ -84,29 +81,8 @@ def build_engine(
     refuse_existing(out, ENGINE_DESCRIPTION, force=force)
     refuse_unwritable(out)
     build = _Build(bundle, out, options, on_step)
-    graphs = graphs_to_build(bundle, options)
+    graphs = family_of(bundle).graphs_to_build(bundle, options)
     return make_engine(out, bundle.spec, lambda folder: build.of(graphs, folder), force=force)
-
-
-def graphs_to_build(bundle: Bundle, options: BuildOptions) -> dict[str, GraphToBuild]:
-    """Return the graphs of a bundle as they are built; raises OptionError for such limits."""
-    if isinstance(bundle.spec, Seq2SeqSpec):
-        return seq2seq_graphs(bundle, options)
-    return ctc_graphs(bundle, options)
-
-
-def ctc_graphs(bundle: Bundle, options: BuildOptions) -> dict[str, GraphToBuild]:
-    """Return the graph of a CTC model as it is built; raises OptionError for too short a clip."""
-    spec = bundle.spec_as(CtcSpec)
-    return {
-        MODEL: GraphToBuild(
-            source=bundle.only_graph,
-            name=MODEL,
-            inputs=spec.inputs,
-            limits=limits_of(options, spec),
-            trial=lambda: trial_feeds(spec),
-        )
-    }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import OptionError
 from speechquant.core.graphs import GraphSource
@@ -15,10 +14,6 @@ from speechquant.core.specs import Spec, TensorSpec
 from speechquant.engines.session import Tensors
 
 REST_TYPES = ("fp16", "bf16", "fp32")
-# Where nothing else is asked for: clips of 0.1 to 30 seconds, fastest at 10, one at a time.
-_DEFAULT_SECONDS = (0.1, 10.0, 30.0)
-_DEFAULT_BATCH = Limits(1, 1, 4)
-_TOO_MANY_SAMPLES = 1 << 31
 BATCH, SAMPLES = "batch", "samples"  # the named dimensions of a CTC model's inputs
 
 
@@ -92,24 +87,6 @@ def samples_of(seconds: tuple[float, float, float], spec: Spec) -> Limits:
     """Return limits in samples from limits in seconds."""
     least, best, most = (round(value * spec.sample_rate_hz) for value in seconds)
     return Limits(least, best, most)
-
-
-def limits_of(options: BuildOptions, spec: CtcSpec) -> dict[str, Limits]:
-    """Return the samples and the batch to build for; raises OptionError for too short a clip."""
-    samples = options.samples or samples_of(_DEFAULT_SECONDS, spec)
-    if samples.least < spec.min_samples:
-        rate = spec.sample_rate_hz
-        raise OptionError(
-            f"the least length is {samples.least} samples ({samples.least / rate:.3f} s), the "
-            f"model needs {spec.min_samples}; give at least {spec.min_samples / rate:.3f} s"
-        )
-    batch = options.batch or _DEFAULT_BATCH
-    if samples.most * batch.most >= _TOO_MANY_SAMPLES:
-        raise OptionError(
-            f"{batch.most} clips of {samples.most / spec.sample_rate_hz:.0f} s are more than "
-            "2^31 samples in one call; give a smaller --batch or shorter --lengths"
-        )
-    return {SAMPLES: samples, BATCH: batch}
 
 
 def three_numbers(text: str, name: str) -> tuple[float, float, float]:

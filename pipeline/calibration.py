@@ -30,9 +30,10 @@ from speechquant.core.scales import CalibrationData, ScaleTable
 from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.text import normalizer
 from speechquant.core.weights import Levels
-from speechquant.engines.ctc.probe import open_probe
 from speechquant.engines.graphs.constant_weights import constant_weights
-from speechquant.engines.scorers import ScoringTask, open_scorer
+from speechquant.engines.probes import open_probe
+from speechquant.engines.scorers import open_scorer
+from speechquant.engines.trials.task import ScoringTask
 from speechquant.pipeline.console import progress
 from speechquant.pipeline.sources import data_set_of, measured_seconds
 

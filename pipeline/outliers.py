@@ -14,6 +14,7 @@ from speechquant.core.bundles import load_bundle, require_float
 from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.engines.module_probe import AttentionValues, ModuleProbe
+from speechquant.engines.probes import open_module_probe
 from speechquant.pipeline.console import print_json, print_table, progress
 from speechquant.pipeline.sources import data_set_of, measured_seconds
 
@@ -42,7 +43,7 @@ def run_outliers(
         clips = data_set_of(data, require_text=False, on_step=on_step)[:limit]
     measured_seconds(bundle, clips)  # warns of what is not measured
     statistics, shown = OutlierStatistics(), None
-    with ModuleProbe(bundle, threads) as probe, progress("measuring") as on_step:
+    with open_module_probe(bundle, threads) as probe, progress("measuring") as on_step:
         module = _chosen_attention(probe.attentions, attention)
         for done, clip in enumerate(clips, start=1):
             statistics.add(probe.outputs_of(clip))

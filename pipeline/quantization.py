@@ -41,19 +41,14 @@ from speechquant.core.scales import (
     require_fit,
     write_scales,
 )
-from speechquant.core.seq2seq import (
-    CROSS,
-    LAST_PROJECTION,
-    Seq2SeqSpec,
-)
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.engines.backends import CPU
-from speechquant.engines.families import open_recognizer
+from speechquant.engines.decoding_options import GREEDY
+from speechquant.engines.families import family_of, open_recognizer
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.whisper.scoring import GREEDY
 from speechquant.pipeline.calibration import (
     DRAFT_FOLDER,
     NEAREST,
@@ -121,7 +116,7 @@ def new_request(
 def _kept_in_float(bundle: Bundle, asked_for: Sequence[str] | None) -> tuple[str, ...]:
     if asked_for:
         return () if list(asked_for) == [NONE] else tuple(dict.fromkeys(asked_for))
-    return (LAST_PROJECTION, CROSS) if isinstance(bundle.spec, Seq2SeqSpec) else ()
+    return bundle.spec.float_layers
 
 
 def run_calibrate(request: CalibrationRequest, out: Path, *, force: bool, as_json: bool) -> None:
@@ -217,7 +212,7 @@ def run_quantize(request: CalibrationRequest, options: QuantizeOptions, *, as_js
         return
     print(f"{options.out}: {megabytes(bundle.size_bytes)}, {summary_of(table)}")
     if outcome:
-        greedy = ", greedy" if isinstance(request.bundle.spec, Seq2SeqSpec) else ""
+        greedy = ", greedy" if family_of(request.bundle).trial_decoding is GREEDY else ""
         _print_outcome(outcome, guard, options, f"development clips{greedy}")
 
 
@@ -341,7 +336,7 @@ def _allowed_errors(before: Evaluation, max_wer_drop: float | None) -> float:
 def _evaluate(request: CalibrationRequest, bundle: Bundle) -> Evaluation:
     # As the guard and the search score their trials, or their errors could not be compared: on
     # another provider, whose arithmetic is another, no budget could hold even with all in float.
-    decoding = GREEDY if isinstance(bundle.spec, Seq2SeqSpec) else None
+    decoding = family_of(bundle).trial_decoding
     with (
         open_recognizer(
             bundle, provider=CPU, threads=request.threads, decoding=decoding

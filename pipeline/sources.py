@@ -11,7 +11,6 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.errors import CheckpointError, ManifestError, OptionError
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import Seq2SeqSpec
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +48,9 @@ def data_set_of(
 def measured_seconds(bundle: Bundle, clips: Sequence[LabelledClip]) -> float:
     """Return how much of the clips a probe hears, and warn where that is not all of them."""
     lengths = [audio_seconds(clip.path) for clip in clips]
-    spec = bundle.spec
-    if not isinstance(spec, Seq2SeqSpec):
+    chunk = bundle.spec.chunk_seconds
+    if chunk is None:
         return sum(lengths)
-    chunk = spec.features.chunk_samples / spec.sample_rate_hz
     longer = sum(length > chunk for length in lengths)
     if longer:
         log.warning(

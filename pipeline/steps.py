@@ -12,8 +12,8 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
 from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.wer import ErrorRate
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
-from speechquant.engines.whisper.recognizer import DecodingOptions
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import checkpoint_of, data_set_of
 
@@ -67,7 +67,7 @@ def _seq2seq_facts(bundle: Bundle, spec: Seq2SeqSpec) -> dict[str, Any]:
         "task": spec.task,
         "precision": spec.precision,
         "sample_rate_hz": spec.sample_rate_hz,
-        "chunk_seconds": spec.features.chunk_samples / spec.sample_rate_hz,
+        "chunk_seconds": spec.chunk_seconds,
         "languages": sorted(spec.generation.languages),
         "size_bytes": bundle.size_bytes,
         "model_sha256": bundle.model_sha256,

@@ -17,7 +17,7 @@ from speechquant.core.ctc import CtcSpec
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
-from speechquant.engines.ctc.recognizer import feeds_of, read_clip
+from speechquant.engines.ctc.feeds import feeds_of, read_clip
 from speechquant.pipeline.calibration import CalibrationRequest, calibrate
 
 

@@ -13,10 +13,11 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.processor import read_processor
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.seq2seq import ENCODER, PREFILL
-from speechquant.engines.ctc.probe import ProbedGraph, ProbeSession
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
+from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.trials.probed_graph import ProbedGraph
 
 openvino_is_exact = pytest.mark.skipif(
     not read_processor().sums_byte_products_exactly,

@@ -20,14 +20,11 @@ from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.specs import is_graph_file
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
 from speechquant.engines.ctc.recognizer import Recognizer
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import AnyRecognizer, open_recognizer
 from speechquant.engines.session import load_source
 from speechquant.engines.tensorrt.layers import layer_report
-from speechquant.engines.whisper.recognizer import (
-    DecodingOptions,
-    WhisperRecognizer,
-    require_known,
-)
+from speechquant.engines.whisper.recognizer import WhisperRecognizer, require_known
 
 # Which OpenVINO it is shows when it is opened.
 _HOW = {CPU: "ONNX Runtime's CPU provider", OPENVINO: "OpenVINO"}

@@ -32,8 +32,8 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_session
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.ctc.recognizer import feeds_of
 from speechquant.exporter.ctc import export
 from speechquant.exporter.random_models import PREFIX
 

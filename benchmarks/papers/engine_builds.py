@@ -27,10 +27,12 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.onnx_files import save_graph
-from speechquant.engines.build import build_engine, graphs_to_build
+from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
+from speechquant.engines.ctc.feeds import feeds_of, read_clip
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.ctc.recognizer import Recognizer, feeds_of, read_clip
+from speechquant.engines.ctc.recognizer import Recognizer
+from speechquant.engines.families import family_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.tensorrt.graph import tensorrt_graph
@@ -126,7 +128,7 @@ def print_targets(name: str, bundle: Bundle, work: Path) -> None:
 @contextmanager
 def session_of(bundle: Bundle, rest: str, work: Path) -> Iterator[OnnxRuntimeSession]:
     """Open the graph that TensorRT is given, with float16 rounded as float16 is."""
-    (asked,) = graphs_to_build(bundle, BuildOptions(_BACKEND)).values()
+    (asked,) = family_of(bundle).graphs_to_build(bundle, BuildOptions(_BACKEND)).values()
     graph = tensorrt_graph(asked, rest, strongly_typed=True)
     if rest == "fp16":
         emulate_float16(graph.model)

@@ -35,7 +35,7 @@ from speechquant.core.scales import ScaleTable
 from speechquant.core.seq2seq import CROSS, LAST_PROJECTION, Seq2SeqSpec
 from speechquant.engines import quantize_bundle
 from speechquant.engines.backends import CPU
-from speechquant.engines.ctc.probe import open_probe
+from speechquant.engines.probes import open_probe
 from speechquant.engines.session import open_decoder_session
 from speechquant.exporter.random_models import PREFIX, random_whisper
 from speechquant.exporter.whisper import export_whisper

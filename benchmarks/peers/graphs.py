@@ -21,7 +21,7 @@ from speechquant.core.ctc import MODEL_FILE, CtcSpec
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.onnx_files import save_graph
 from speechquant.core.processor import Processor
-from speechquant.engines.ctc.recognizer import feeds_of, read_clip
+from speechquant.engines.ctc.feeds import feeds_of, read_clip
 from speechquant.engines.graphs.writer import remove_unused
 from speechquant.engines.openvino.norms import spell_instance_norms
 

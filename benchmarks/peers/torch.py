@@ -14,7 +14,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
 from speechquant.core.errors import CheckpointError, EngineError
 from speechquant.engines import open_session
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.exporter.checkpoints import load_checkpoint
 from speechquant.exporter.random_models import PREFIX as RANDOM_PREFIX
 from speechquant.zoo.models import TRAINED_MODELS

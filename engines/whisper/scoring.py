@@ -16,18 +16,16 @@ from speechquant.core.scoring import Job, Score, Trial
 from speechquant.core.text import normalizer
 from speechquant.core.wer import score_wer
 from speechquant.engines.decoder_session import Seq2SeqSession
-from speechquant.engines.scorers import (
+from speechquant.engines.decoding_options import GREEDY
+from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
+from speechquant.engines.trials.task import (
     SESSIONS_KEPT,
     KeptWaves,
     ScoringTask,
     labels_of,
     rounding_key,
 )
-from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
-from speechquant.engines.whisper.recognizer import DecodingOptions, WhisperRecognizer
-
-# A trial that writes loops would be decoded six times over, and by chance.
-GREEDY = DecodingOptions(temperatures=(0.0,))
+from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
 
 class _Simulation:

@@ -23,7 +23,7 @@ from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make
 from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
 from speechquant.core.processor import Processor
 from speechquant.engines import backends, open_recognizer, open_session
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.onnxruntime import session as onnxruntime_session
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options

@@ -9,7 +9,7 @@ from quantized import w8a8
 from speechquant.benchmarks.papers.regression_check import slowed
 from speechquant.core.bundles import Bundle
 from speechquant.engines import BuildOptions, build_engine, open_session
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 
 
 def test_a_slowed_engine_computes_the_same(

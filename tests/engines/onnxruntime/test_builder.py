@@ -17,7 +17,7 @@ from speechquant.core.errors import OptionError
 from speechquant.engines.backends import have_exact_products
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
 
 ENGINE = BuildOptions("onnxruntime")

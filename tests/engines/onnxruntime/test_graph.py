@@ -11,7 +11,7 @@ from small_graphs import run
 from tiny import VARIANTS, save_tiny_checkpoint
 
 from speechquant.core.bundles import Bundle
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.onnxruntime.graph import cpu_model
 from speechquant.exporter import export

@@ -18,7 +18,7 @@ from speechquant.core.errors import ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines import open_session, quantize_bundle
 from speechquant.engines.backends import have_exact_products
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.qdq import Spelling, quantize_attention
 from speechquant.engines.onnxruntime.graph import cpu_model
 from speechquant.engines.openvino.plugin import openvino_model

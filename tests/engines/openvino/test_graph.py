@@ -13,7 +13,7 @@ from quantized import w8a8
 from small_graphs import GraphOf, operators, run
 from tiny import VARIANTS, save_tiny_checkpoint
 
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.writer import remove_unused
 from speechquant.engines.openvino.convolutions import spell_as_images
 from speechquant.engines.openvino.float_weights import give_float_weights

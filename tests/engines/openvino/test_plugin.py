@@ -24,7 +24,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
 from speechquant.engines import backends
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session

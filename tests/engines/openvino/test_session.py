@@ -28,7 +28,7 @@ from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
 from speechquant.engines import backends
 from speechquant.engines.backends import OPENVINO_PACKAGE, Backend, backends_of, how_it_runs
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session

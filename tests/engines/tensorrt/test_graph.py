@@ -14,8 +14,8 @@ from tiny import save_tiny_checkpoint
 
 from speechquant.benchmarks.papers.narrow_rest import emulate_float16
 from speechquant.core.bundles import Bundle
-from speechquant.engines.build import graphs_to_build
 from speechquant.engines.build_options import BuildOptions, GraphToBuild
+from speechquant.engines.ctc.graphs_to_build import ctc_graphs
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.onnxruntime.session import (
     OnnxRuntimeSession,
@@ -40,7 +40,7 @@ def quantized(
 
 
 def to_build(bundle: Bundle) -> GraphToBuild:
-    return graphs_to_build(bundle, BuildOptions("tensorrt-rtx"))["model"]
+    return ctc_graphs(bundle, BuildOptions("tensorrt-rtx"))["model"]
 
 
 def logits(graph: Path | ir.Model) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from quantized import table_from_noise
 
 from speechquant.core.bundles import Bundle
 from speechquant.engines import open_session
-from speechquant.engines.ctc.recognizer import trial_feeds
+from speechquant.engines.ctc.feeds import trial_feeds
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.tensorrt.ranges import float32_nodes, largest_magnitudes
 

@@ -23,13 +23,14 @@ from speechquant.core.scales import Bits, ScaleTable
 from speechquant.core.scoring import Job, Trial
 from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION, PREFILL, STEP
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
-from speechquant.engines.ctc.probe import open_probe
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.graphs.qdq import Spelling
-from speechquant.engines.scorers import ScoringTask, new_scorer
+from speechquant.engines.probes import open_probe
+from speechquant.engines.scorers import new_scorer
 from speechquant.engines.session import open_decoder_session
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
+from speechquant.engines.trials.task import ScoringTask
 
 RATE_HZ = 16_000
 GREEDY = DecodingOptions(temperatures=(0.0,))
