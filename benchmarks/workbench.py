@@ -26,14 +26,15 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import Bits, ScaleTable
-from speechquant.core.seq2seq import Seq2SeqBundle, is_graph_file, parts_of
+from speechquant.core.specs import is_graph_file
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
-from speechquant.engines.ctc.probe import open_probe
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.graphs.constant_weights import constant_weights
+from speechquant.engines.probes import open_probe
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.scorers import ScoringTask, open_scorer
+from speechquant.engines.scorers import open_scorer
+from speechquant.engines.trials.task import ScoringTask
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Workbench:
     `attention` says whether what attention multiplies by each other is quantized too.
     """
 
-    bundle: Bundle | Seq2SeqBundle
+    bundle: Bundle
     calibration: Sequence[LabelledClip]
     test: Sequence[LabelledClip]
     work: Path
@@ -127,7 +128,7 @@ class Workbench:
         clips = self.calibration[::4]
         key = statistics_key(self.bundle, data_key([clip_key(clip) for clip in clips]))
         saved = self.work / f"adaround-{bits}-{key}.npz"
-        (graph,) = parts_of(self.bundle)
+        graph = self.bundle.only_graph
         weights = constant_weights(graph)
         with open_probe(self.bundle) as probe:
             return adaround_levels(weights, probe.activations_of, clips, bits, saved)
@@ -161,6 +162,6 @@ class Workbench:
     def _test_key(self) -> str:
         return data_key([self.bundle.reading_sha256, *map(clip_key, self.test)])[:16]
 
-    def _words(self, bundle: Bundle | Seq2SeqBundle) -> ErrorRate:
+    def _words(self, bundle: Bundle) -> ErrorRate:
         with open_recognizer(bundle) as recognizer:
             return evaluate(recognizer, self.test).words

@@ -18,8 +18,8 @@ from speechquant.calibrators.methods import (
 )
 from speechquant.calibrators.stablequant import GAMMA_POINTS, SearchResult, search_exhaustively
 from speechquant.calibrators.statistics import ActivationStatistics
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
-from speechquant.core.graphs import Model
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.core.scoring import Scorer
@@ -44,7 +44,7 @@ class SearchOptions:
 
 
 def quantized_layers(
-    bundle: Model, keep_float: Sequence[str], *, attention: bool = False
+    bundle: Bundle, keep_float: Sequence[str], *, attention: bool = False
 ) -> dict[str, str]:
     """Return tensor -> layer without the layers to keep, attention's own products if asked.
 
@@ -68,7 +68,7 @@ def quantized_layers(
     return kept
 
 
-def statistics_key(bundle: Model, data_sha256: str, *, attention: bool = False) -> str:
+def statistics_key(bundle: Bundle, data_sha256: str, *, attention: bool = False) -> str:
     """Return what statistics of a model on a data set are filed under."""
     parts = f"{bundle.model_sha256} {bundle.reading_sha256} {data_sha256}"
     parts += " attention" if attention else ""
@@ -76,7 +76,7 @@ def statistics_key(bundle: Model, data_sha256: str, *, attention: bool = False) 
 
 
 def collect_statistics(
-    bundle: Model,
+    bundle: Bundle,
     clips: Sequence[LabelledClip],
     data_sha256: str,
     activations_of: ActivationsOf,
@@ -98,7 +98,7 @@ def collect_statistics(
 
 
 def search_table(
-    bundle: Model,
+    bundle: Bundle,
     layers: Mapping[str, str],
     statistics: ActivationStatistics,
     scorer: Scorer,

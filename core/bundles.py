@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from speechquant.core.artifact_folders import (
     FolderKind,
@@ -15,144 +15,72 @@ from speechquant.core.artifact_folders import (
     new_described_folder,
     read_description,
 )
+from speechquant.core.artifacts import SPECS, Artifact, spec_from, wrong_task
 from speechquant.core.errors import BundleError
-from speechquant.core.graphs import Layered, Model
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from speechquant.core.specs import GraphSpec, Spec, graph_file, is_graph_file
 
 FORMAT = "speechquant.bundle/1"
 DESCRIPTION = "bundle.json"
 ENGINE_DESCRIPTION = "engine.json"
-MODEL_FILE = "model.onnx"
-VOCABULARY_FILE = "vocab.json"
 FLOAT_PRECISION = "fp32"
-CTC = "ctc"  # the task of a model with one label a frame
 QUANTIZATION_FILE = "quantization.json"  # what a quantization saw and decided
-# The files of a checkpoint that say how audio and labels are read, where it has them.
-TEXT_FILES = (
-    VOCABULARY_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
 
 BUNDLE_KIND = FolderKind("bundle", DESCRIPTION, FORMAT, "speechquant export", BundleError)
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of a graph; a dimension is a number, or a name where it varies."""
-
-    name: str
-    dtype: str
-    dims: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class CtcDecoding:
-    """How label numbers become text."""
-
-    blank: int
-    word_delimiter: str | None
-    skipped: tuple[str, ...] = ()
-    lower_case: bool = False
-
-
-def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """Return how many samples one frame of stacked convolutions sees."""
-    samples = 1
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-        samples = (samples - 1) * stride + kernel
-    return samples
-
-
-@dataclass(frozen=True)
-class ModelSpec(Layered):
-    """What a graph is and what it takes.
-
-    `layers` maps every activation tensor that feeds a constant-weight Conv, MatMul or Gemm to the
-    layer it belongs to, in the order of the graph; `attention` maps those that attention multiplies
-    by each other, and is empty where the graph does not name them. `padding_exact` says whether a
-    padded batch gives each clip what the clip gets alone.
-    """
-
-    architecture: str
-    task: str
-    precision: str
-    sample_rate_hz: int
-    normalize_waveform: bool
-    padding_exact: bool
-    conv_kernels: tuple[int, ...]
-    conv_strides: tuple[int, ...]
-    attention_heads: int
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    layers: Mapping[str, str]
-    decoding: CtcDecoding
-    notes: tuple[str, ...] = ()
-    attention: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def min_samples(self) -> int:
-        """The samples that give one frame."""
-        return receptive_field(self.conv_kernels, self.conv_strides)
-
-    def frames_of(self, samples: int) -> int:
-        """Return the frames that the convolutions make of `samples`."""
-        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
-            samples = (samples - kernel) // stride + 1
-        return max(samples, 0)
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle on disk whose files have been checked."""
+class GraphPart:
+    """One graph of a bundle, as whatever works on a graph takes it."""
 
     folder: Path
-    spec: ModelSpec
-    files: Mapping[str, str]
-    made_from: Mapping[str, Any] = field(default_factory=dict)
+    name: str
+    spec: GraphSpec
+    precision: str
 
     @property
     def model_path(self) -> Path:
-        """The graph."""
-        return self.folder / MODEL_FILE
+        """The graph's file."""
+        return self.folder / graph_file(self.name)
+
+
+@dataclass(frozen=True)
+class Bundle(Artifact):
+    """A bundle on disk whose files have been checked."""
+
+    made_from: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def precision(self) -> str:
-        """The precision of the graph."""
-        return self.spec.precision
+    def graphs(self) -> dict[str, GraphPart]:
+        """The graphs by name, in the order of the spec."""
+        return {
+            name: GraphPart(self.folder, name, spec, self.spec.precision)
+            for name, spec in self.spec.graphs.items()
+        }
+
+    @property
+    def only_graph(self) -> GraphPart:
+        """The graph of a model that has one; raises BundleError."""
+        if len(self.graphs) > 1:
+            raise wrong_task(self.folder, self.spec.task)
+        (graph,) = self.graphs.values()
+        return graph
 
     @property
     def model_sha256(self) -> str:
-        """The hash of the graph and its weights, which scale tables name."""
-        graph = {name: digest for name, digest in self.files.items() if name.startswith(MODEL_FILE)}
-        return digest_of(graph)
-
-    @property
-    def reading_sha256(self) -> str:
-        """The hash of what lies between audio, graph and text: how samples and labels are read."""
+        """The hash of the graphs and their weights, which scale tables name."""
         return digest_of(
-            {
-                "sample_rate_hz": self.spec.sample_rate_hz,
-                "normalize_waveform": self.spec.normalize_waveform,
-                "decoding": asdict(self.spec.decoding),
-                "vocabulary": self.files.get(VOCABULARY_FILE),
-            }
+            {name: digest for name, digest in self.files.items() if is_graph_file(name)}
         )
 
     @property
-    def size_bytes(self) -> int:
-        """The bytes of all files the description lists."""
-        return sum((self.folder / name).stat().st_size for name in self.files)
+    def reading_sha256(self) -> str:
+        """The hash of what lies between audio, graphs and text."""
+        return digest_of(self.spec.reading(self.files))
 
 
 @contextmanager
 def new_bundle(
-    target: Path, spec: DataclassInstance, made_from: Mapping[str, Any], *, force: bool = False
+    target: Path, spec: Spec, made_from: Mapping[str, Any], *, force: bool = False
 ) -> Iterator[Path]:
     """Yield a folder for the bundle's files; when the block ends it is described, hashed and moved.
 
@@ -163,51 +91,32 @@ def new_bundle(
         yield folder
 
 
-def tensor_specs_of(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    """Return tensors from the plain values that `asdict` made of them."""
-    return tuple(TensorSpec(row["name"], row["dtype"], tuple(row["dims"])) for row in rows)
-
-
-def spec_of(document: Mapping[str, Any]) -> ModelSpec:
-    """Return a spec from the plain values that `asdict` made of it."""
-    decoding = document["decoding"]
-    return ModelSpec(
-        **{
-            **document,
-            "conv_kernels": tuple(document["conv_kernels"]),
-            "conv_strides": tuple(document["conv_strides"]),
-            "inputs": tensor_specs_of(document["inputs"]),
-            "outputs": tensor_specs_of(document["outputs"]),
-            "decoding": CtcDecoding(**{**decoding, "skipped": tuple(decoding["skipped"])}),
-            "notes": tuple(document["notes"]),
-        }
-    )
-
-
 def load_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
     if (folder / ENGINE_DESCRIPTION).is_file():
         raise BundleError(f"{folder}: is an engine; give the bundle that it was built from")
     document = read_description(folder, BUNDLE_KIND)
-    task = document["spec"].get("task") if isinstance(document.get("spec"), dict) else None
-    if task not in (None, CTC):
-        raise BundleError(
-            f"{folder}: a bundle of task {task}, which this step does not take yet; give one of a "
-            f"{CTC} model"
-        )
+    _refuse_unknown_task(folder, document)
     try:
-        files, spec = dict(document["files"]), spec_of(document["spec"])
+        files, spec = dict(document["files"]), spec_from(document)
         made_from = dict(document["made_from"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{folder / DESCRIPTION}: not as this version writes it ({error}); {BUNDLE_KIND.mend}"
         ) from error
-    # The two that every bundle of a CTC model is made of.
-    check_files(folder, {MODEL_FILE: "", VOCABULARY_FILE: "", **files}, BUNDLE_KIND)
+    needed = dict.fromkeys([*map(graph_file, spec.graphs), spec.labels_file], "")
+    check_files(folder, {**needed, **files}, BUNDLE_KIND)
     return Bundle(folder, spec, files, made_from)
 
 
-def require_float(bundle: Model) -> None:
+def _refuse_unknown_task(folder: Path, document: Mapping[str, Any]) -> None:
+    spec = document.get("spec")
+    task = spec.get("task") if isinstance(spec, dict) else None
+    if task not in (None, *SPECS):
+        raise wrong_task(folder, task)
+
+
+def require_float(bundle: Bundle) -> None:
     """Raise BundleError where the bundle is quantized already."""
     if bundle.spec.precision != FLOAT_PRECISION:
         raise BundleError(

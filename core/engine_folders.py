@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from speechquant.core.artifact_folders import (
     FolderKind,
@@ -17,23 +17,11 @@ from speechquant.core.artifact_folders import (
     new_described_folder,
     read_description,
 )
-from speechquant.core.bundles import (
-    ENGINE_DESCRIPTION,
-    VOCABULARY_FILE,
-    ModelSpec,
-    TensorSpec,
-    spec_of,
-)
+from speechquant.core.artifacts import Artifact, spec_from
+from speechquant.core.bundles import ENGINE_DESCRIPTION, Bundle
+from speechquant.core.ctc import MODEL
 from speechquant.core.errors import EngineError
-from speechquant.core.graphs import Model
-from speechquant.core.seq2seq import (
-    ENCODER,
-    GRAPHS,
-    TASK,
-    TOKENIZER_FILE,
-    Seq2SeqSpec,
-    seq2seq_spec_of,
-)
+from speechquant.core.specs import Spec, TensorSpec
 
 FORMAT = "speechquant.engine/2"
 _KIND = FolderKind("engine", ENGINE_DESCRIPTION, FORMAT, "speechquant build", EngineError)
@@ -70,68 +58,14 @@ class EngineManifest:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class EngineGraph(Protocol):
-    """One graph of an engine, as what runs it takes it; `name` is None where there is no other."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def files(self) -> Mapping[str, str]: ...
-
-    @property
-    def manifest(self) -> EngineManifest: ...
-
-    @property
-    def name(self) -> str | None: ...
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-
-    @property
-    def engine_path(self) -> Path: ...
-
-
-def file_of(graph: str | None, name: str) -> str:
-    """Return what a file such as build.log is called for a graph, or for the only one."""
-    return name if graph is None else f"{graph}.{name}"
+def file_of(graph: str, name: str) -> str:
+    """Return what a file such as build.log is called for a graph, plainly for a CTC model's."""
+    return name if graph == MODEL else f"{graph}.{name}"
 
 
 @dataclass(frozen=True)
-class Engine:
-    """An engine of one graph on disk whose files have been checked."""
-
-    folder: Path
-    spec: ModelSpec
-    files: Mapping[str, str]
-    manifest: EngineManifest
-
-    name = None
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the graph takes."""
-        return self.spec.inputs
-
-    @property
-    def engine_path(self) -> Path:
-        """What the backend loads."""
-        return self.folder / self.manifest.engine_file
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of all files the description lists."""
-        return sum((self.folder / name).stat().st_size for name in self.files)
-
-    @property
-    def build_seconds(self) -> float:
-        """How long the build took."""
-        return self.manifest.build_seconds
-
-
-@dataclass(frozen=True)
-class EnginePart:
-    """One graph of an engine of several."""
+class EngineGraph:
+    """One graph of an engine, as what runs it takes it."""
 
     folder: Path
     files: Mapping[str, str]
@@ -146,28 +80,34 @@ class EnginePart:
 
 
 @dataclass(frozen=True)
-class Seq2SeqEngine:
-    """An engine of an encoder-decoder model on disk: one of each graph, files checked."""
+class Engine(Artifact):
+    """An engine on disk, one of each graph, whose files have been checked."""
 
-    folder: Path
-    spec: Seq2SeqSpec
-    files: Mapping[str, str]
     manifests: Mapping[str, EngineManifest]
 
-    def part(self, name: str) -> EnginePart:
-        """Return one of GRAPHS."""
-        inputs = self.spec.graphs[name].inputs
-        return EnginePart(self.folder, self.files, self.manifests[name], name, inputs)
+    @property
+    def graphs(self) -> dict[str, EngineGraph]:
+        """The graphs by name, in the order of the spec."""
+        return {
+            name: EngineGraph(self.folder, self.files, self.manifests[name], name, graph.inputs)
+            for name, graph in self.spec.graphs.items()
+        }
+
+    @property
+    def only_graph(self) -> EngineGraph:
+        """The graph of a model that has one; raises EngineError."""
+        if len(self.graphs) > 1:
+            raise EngineError(
+                f"{self.folder}: an engine of a Whisper model, which this step does not take yet; "
+                "give one of a CTC model"
+            )
+        (graph,) = self.graphs.values()
+        return graph
 
     @property
     def manifest(self) -> EngineManifest:
-        """That of the encoder: backend, target, toolchain, source and settings are all graphs'."""
-        return self.manifests[ENCODER]
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of all files the description lists."""
-        return sum((self.folder / name).stat().st_size for name in self.files)
+        """That of the first graph: backend, target, toolchain, source, settings are all graphs'."""
+        return next(iter(self.graphs.values())).manifest
 
     @property
     def build_seconds(self) -> float:
@@ -175,21 +115,14 @@ class Seq2SeqEngine:
         return round(sum(manifest.build_seconds for manifest in self.manifests.values()), 3)
 
 
-def graphs_of(engine: Engine | Seq2SeqEngine) -> list[EngineGraph]:
-    """Return the graphs of an engine, one or several."""
-    if isinstance(engine, Seq2SeqEngine):
-        return [engine.part(name) for name in GRAPHS]
-    return [engine]
-
-
-def engine_bytes(engine: Engine | Seq2SeqEngine) -> int:
+def engine_bytes(engine: Engine) -> int:
     """Return the size of what the backend loads, without logs and texts."""
-    loaded = [graph.manifest.engine_file for graph in graphs_of(engine)]
+    loaded = [manifest.engine_file for manifest in engine.manifests.values()]
     weights = [name for name in engine.files if name.endswith(".data")]
     return sum((engine.folder / name).stat().st_size for name in (*loaded, *weights))
 
 
-def source_of(bundle: Model) -> dict[str, Any]:
+def source_of(bundle: Bundle) -> dict[str, Any]:
     """Return what a manifest says of the bundle that an engine is made from."""
     return {
         "model_sha256": bundle.model_sha256,
@@ -204,80 +137,39 @@ def is_engine(folder: Path) -> bool:
 
 
 def make_engine(
-    target: Path, spec: ModelSpec, make: Callable[[Path], EngineManifest], *, force: bool = False
-) -> Engine:
-    """Let `make` fill a folder and say how; then it is described, moved and returned.
-
-    Raises what `make` raises, OutputExistsError or StorageError; then nothing is left behind.
-    """
-    _make(target, spec, lambda folder: {"manifest": asdict(make(folder))}, force=force)
-    return load_engine(target)
-
-
-def make_seq2seq_engine(
     target: Path,
-    spec: Seq2SeqSpec,
+    spec: Spec,
     make: Callable[[Path], Mapping[str, EngineManifest]],
     *,
     force: bool = False,
-) -> Seq2SeqEngine:
-    """As `make_engine`, with a manifest for each graph."""
+) -> Engine:
+    """Let `make` fill a folder and say how, by graph; then it is described, moved and returned.
 
-    def described(folder: Path) -> dict[str, Any]:
-        return {"manifests": {name: asdict(manifest) for name, manifest in make(folder).items()}}
-
-    _make(target, spec, described, force=force)
-    return load_seq2seq_engine(target)
-
-
-def _make(
-    target: Path,
-    spec: ModelSpec | Seq2SeqSpec,
-    described: Callable[[Path], dict[str, Any]],
-    *,
-    force: bool,
-) -> None:
+    Raises what `make` raises, OutputExistsError or StorageError; then nothing is left behind.
+    """
     # Read when the block ends: what is to be said of an engine is known once it is built.
     document: dict[str, Any] = {"spec": asdict(spec)}
     with new_described_folder(target, _KIND, document, force=force) as folder:
-        document.update(described(folder))
+        document.update(_described(make(folder)))
+    return load_engine(target)
+
+
+def _described(manifests: Mapping[str, EngineManifest]) -> dict[str, Any]:
+    """Return what a description says of the graphs: of a CTC model's without its name."""
+    rows = {name: asdict(manifest) for name, manifest in manifests.items()}
+    return {"manifest": rows[MODEL]} if MODEL in rows else {"manifests": rows}
 
 
 def load_engine(folder: Path) -> Engine:
     """Return the engine in `folder`, every file checked against its hash; raises EngineError."""
     document = read_description(folder, _KIND)
-    if _is_seq2seq(document):
-        raise EngineError(
-            f"{folder}: an engine of a Whisper model, which this step does not take yet; give one "
-            "of a CTC model"
-        )
     with _readable(folder):
-        files, spec = dict(document["files"]), spec_of(document["spec"])
-        manifest = _manifest_of(document["manifest"])
-    check_files(folder, {manifest.engine_file: "", VOCABULARY_FILE: "", **files}, _KIND)
-    return Engine(folder, spec, files, manifest)
-
-
-def load_seq2seq_engine(folder: Path) -> Seq2SeqEngine:
-    """Return the engine of an encoder-decoder model in `folder`, checked; raises EngineError."""
-    document = read_description(folder, _KIND)
-    with _readable(folder):
-        files, spec = dict(document["files"]), seq2seq_spec_of(document["spec"])
-        manifests = {name: _manifest_of(document["manifests"][name]) for name in GRAPHS}
-    needed = [TOKENIZER_FILE, *(manifest.engine_file for manifest in manifests.values())]
+        files, spec = dict(document["files"]), spec_from(document)
+        rows = {MODEL: document["manifest"]} if MODEL in spec.graphs else document["manifests"]
+        manifests = {name: _manifest_of(rows[name]) for name in spec.graphs}
+    needed = [*(manifest.engine_file for manifest in manifests.values()), spec.labels_file]
     check_files(folder, {**dict.fromkeys(needed, ""), **files}, _KIND)
-    return Seq2SeqEngine(folder, spec, files, manifests)
-
-
-def load_any_engine(folder: Path) -> Engine | Seq2SeqEngine:
-    """Return the engine in `folder`, of whichever family; raises EngineError."""
-    is_seq2seq = _is_seq2seq(read_description(folder, _KIND))
-    return load_seq2seq_engine(folder) if is_seq2seq else load_engine(folder)
-
-
-def _is_seq2seq(document: Mapping[str, Any]) -> bool:
-    spec = document.get("spec")
-    return isinstance(spec, dict) and spec.get("task") == TASK
+    return Engine(folder, spec, files, manifests)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class HasLayers(Protocol):
@@ -57,32 +57,3 @@ class GraphSource(Protocol):
 
     @property
     def precision(self) -> str: ...
-
-
-class ModelFacts(LayerMap, Protocol):
-    """What there is to know of a model of one graph or several."""
-
-    @property
-    def precision(self) -> str: ...
-
-
-class Model(Protocol):
-    """A bundle of one graph or several; `reading_sha256` is of all between audio and text."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def spec(self) -> ModelFacts: ...
-
-    @property
-    def files(self) -> Mapping[str, str]: ...
-
-    @property
-    def made_from(self) -> Mapping[str, Any]: ...
-
-    @property
-    def model_sha256(self) -> str: ...
-
-    @property
-    def reading_sha256(self) -> str: ...

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError, ScaleError
 from speechquant.core.files import new_file
-from speechquant.core.graphs import LayerMap, Model
+from speechquant.core.graphs import LayerMap
 
 FORMAT = "speechquant.scales/1"
 SCALES_FILE = "scales.json"
@@ -177,7 +178,7 @@ def check_scales(table: ScaleTable, where: str) -> None:
             )
 
 
-def require_fit(table: ScaleTable, bundle: Model, where: str) -> None:
+def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
     """Raise ScaleError where `table` was made for another model or does not name every tensor."""
     if table.model_sha256 != bundle.model_sha256:
         raise ScaleError(

@@ -1,27 +1,13 @@
-"""Bundles of encoder-decoder models: three graphs, and how features and tokens are read."""
+"""Encoder-decoder models: three graphs, and how features and tokens are read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from speechquant.core.artifact_folders import (
-    check_files,
-    digest_of,
-    read_description,
-)
-from speechquant.core.bundles import (
-    BUNDLE_KIND,
-    DESCRIPTION,
-    Bundle,
-    TensorSpec,
-    load_bundle,
-    tensor_specs_of,
-)
-from speechquant.core.errors import BundleError
-from speechquant.core.graphs import GraphSource, Layered
+from speechquant.core.graphs import Layered
+from speechquant.core.specs import GraphSpec, tensor_specs_of
 
 TASK = "seq2seq"
 ENCODER, PREFILL, STEP = "encoder", "decoder_prefill", "decoder_step"
@@ -31,26 +17,6 @@ DECODER_DATA = "decoder.onnx.data"  # the weights of both of the decoder's graph
 # Layers with ranges so wide that Wagner et al. leave them in float: the output projection of the
 # encoder's last attention, and what reads the encoder's final layer norm.
 LAST_PROJECTION, CROSS = "encoder.last_projection", "cross"
-
-
-def is_graph_file(name: str) -> bool:
-    """Return whether a file of a bundle holds a graph or its weights."""
-    return ".onnx" in name
-
-
-def graph_file(name: str) -> str:
-    """Return the file of one of GRAPHS."""
-    return f"{name}.onnx"
-
-
-@dataclass(frozen=True)
-class GraphSpec(Layered):
-    """One graph; `layers` and `attention` as a ModelSpec has them, the latter always empty yet."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    layers: Mapping[str, str]
-    attention: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +76,10 @@ class GenerationSpec:
 class Seq2SeqSpec(Layered):
     """What the graphs are and what they take."""
 
+    labels_file: ClassVar[str] = TOKENIZER_FILE
+    text_files: ClassVar[tuple[str, ...]] = (TOKENIZER_FILE,)
+    float_layers: ClassVar[tuple[str, ...]] = (LAST_PROJECTION, CROSS)
+
     architecture: str
     task: str
     precision: str
@@ -120,6 +90,31 @@ class Seq2SeqSpec(Layered):
     generation: GenerationSpec
     graphs: Mapping[str, GraphSpec]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Seq2SeqSpec:
+        """Return a spec from the plain values that `asdict` made of it."""
+        generation = document["generation"]
+        return cls(
+            **{
+                **document,
+                "features": LogMelSpec(**document["features"]),
+                "generation": GenerationSpec(
+                    **{
+                        **generation,
+                        "suppressed": tuple(generation["suppressed"]),
+                        "suppressed_first": tuple(generation["suppressed_first"]),
+                    }
+                ),
+                "graphs": {name: _graph_of(document["graphs"][name]) for name in GRAPHS},
+                "notes": tuple(document["notes"]),
+            }
+        )
+
+    @property
+    def chunk_seconds(self) -> float:
+        """The seconds of a chunk."""
+        return self.features.chunk_samples / self.sample_rate_hz
 
     @property
     def seconds_per_position(self) -> float:
@@ -141,105 +136,14 @@ class Seq2SeqSpec(Layered):
         graphs = self.graphs.values()
         return {name: layer for graph in graphs for name, layer in of(graph).items()}
 
-
-@dataclass(frozen=True)
-class GraphPart:
-    """One graph of a bundle, as quantization takes it."""
-
-    folder: Path
-    name: str
-    spec: GraphSpec
-    precision: str
-
-    @property
-    def model_path(self) -> Path:
-        """The graph."""
-        return self.folder / graph_file(self.name)
-
-
-@dataclass(frozen=True)
-class Seq2SeqBundle:
-    """A bundle on disk whose files have been checked."""
-
-    folder: Path
-    spec: Seq2SeqSpec
-    files: Mapping[str, str]
-    made_from: Mapping[str, Any] = field(default_factory=dict)
-
-    def graph_path(self, name: str) -> Path:
-        """Return the file of one of GRAPHS."""
-        return self.folder / graph_file(name)
-
-    def part(self, name: str) -> GraphPart:
-        """Return one of GRAPHS."""
-        return GraphPart(self.folder, name, self.spec.graphs[name], self.spec.precision)
-
-    @property
-    def reading_sha256(self) -> str:
-        """The hash of what lies between audio, graphs and text."""
-        return digest_of(
-            {
-                "sample_rate_hz": self.spec.sample_rate_hz,
-                "features": asdict(self.spec.features),
-                "generation": asdict(self.spec.generation),
-                "tokenizer": self.files.get(TOKENIZER_FILE),
-            }
-        )
-
-    @property
-    def model_sha256(self) -> str:
-        """The hash of the graphs and their weights, which scale tables name."""
-        return digest_of(
-            {name: digest for name, digest in self.files.items() if is_graph_file(name)}
-        )
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of all files the description lists."""
-        return sum((self.folder / name).stat().st_size for name in self.files)
-
-
-def is_seq2seq(folder: Path) -> bool:
-    """Return whether the bundle in `folder` holds an encoder-decoder model; raises BundleError."""
-    if not (folder / DESCRIPTION).is_file():
-        return False
-    spec = read_description(folder, BUNDLE_KIND).get("spec")
-    return isinstance(spec, dict) and spec.get("task") == TASK
-
-
-def load_seq2seq_bundle(folder: Path) -> Seq2SeqBundle:
-    """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
-    document = read_description(folder, BUNDLE_KIND)
-    try:
-        files, spec = dict(document["files"]), seq2seq_spec_of(document["spec"])
-        made_from = dict(document["made_from"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{folder / DESCRIPTION}: not as this version writes it ({error}); {BUNDLE_KIND.mend}"
-        ) from error
-    needed = dict.fromkeys([*map(graph_file, GRAPHS), TOKENIZER_FILE], "")
-    check_files(folder, {**needed, **files}, BUNDLE_KIND)
-    return Seq2SeqBundle(folder, spec, files, made_from)
-
-
-def seq2seq_spec_of(document: Mapping[str, Any]) -> Seq2SeqSpec:
-    """Return a spec from the plain values that `asdict` made of it."""
-    generation = document["generation"]
-    return Seq2SeqSpec(
-        **{
-            **document,
-            "features": LogMelSpec(**document["features"]),
-            "generation": GenerationSpec(
-                **{
-                    **generation,
-                    "suppressed": tuple(generation["suppressed"]),
-                    "suppressed_first": tuple(generation["suppressed_first"]),
-                }
-            ),
-            "graphs": {name: _graph_of(row) for name, row in document["graphs"].items()},
-            "notes": tuple(document["notes"]),
+    def reading(self, files: Mapping[str, str]) -> dict[str, Any]:
+        """Return what lies between audio, graphs and text: how features and tokens are read."""
+        return {
+            "sample_rate_hz": self.sample_rate_hz,
+            "features": asdict(self.features),
+            "generation": asdict(self.generation),
+            "tokenizer": files.get(TOKENIZER_FILE),
         }
-    )
 
 
 def _graph_of(document: Mapping[str, Any]) -> GraphSpec:
@@ -250,15 +154,3 @@ def _graph_of(document: Mapping[str, Any]) -> GraphSpec:
             "outputs": tensor_specs_of(document["outputs"]),
         }
     )
-
-
-def load_any_bundle(folder: Path) -> Bundle | Seq2SeqBundle:
-    """Return the bundle in `folder`, of whichever family; raises BundleError."""
-    return load_seq2seq_bundle(folder) if is_seq2seq(folder) else load_bundle(folder)
-
-
-def parts_of(bundle: Bundle | Seq2SeqBundle) -> list[GraphSource]:
-    """Return the graphs of a bundle."""
-    if isinstance(bundle, Seq2SeqBundle):
-        return [bundle.part(name) for name in GRAPHS]
-    return [bundle]

@@ -9,42 +9,30 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
-from speechquant.core.bundles import ENGINE_DESCRIPTION, TEXT_FILES, Bundle
+from speechquant.core.bundles import ENGINE_DESCRIPTION, Bundle, load_bundle
 from speechquant.core.engine_folders import (
     Engine,
     EngineManifest,
-    Seq2SeqEngine,
     engine_bytes,
     make_engine,
-    make_seq2seq_engine,
     source_of,
 )
 from speechquant.core.errors import OptionError, SpeechquantError
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import (
-    DECODER_DATA,
-    PREFILL,
-    STEP,
-    TOKENIZER_FILE,
-    Seq2SeqBundle,
-    load_any_bundle,
-)
+from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
 from speechquant.engines.build_options import (
     REST_TYPES,
     BuildOptions,
     Built,
     GraphToBuild,
     batch_of,
-    limits_of,
     samples_of,
     three_numbers,
 )
-from speechquant.engines.ctc.recognizer import trial_feeds
+from speechquant.engines.families import family_of
 from speechquant.engines.session import ONNXRUNTIME
-from speechquant.engines.whisper.graphs_to_build import seq2seq_graphs
 
 Builder = Callable[[GraphToBuild, Path, BuildOptions, "OnStep | None"], Built]
 
@@ -72,47 +60,14 @@ _BUILDERS: dict[str, Builder] = {
 }
 
 
-@overload
 def build_engine(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     out: str | Path,
     options: BuildOptions,
     *,
     force: bool = False,
     on_step: OnStep | None = None,
-) -> Engine: ...
-
-
-@overload
-def build_engine(
-    bundle: Seq2SeqBundle,
-    out: str | Path,
-    options: BuildOptions,
-    *,
-    force: bool = False,
-    on_step: OnStep | None = None,
-) -> Seq2SeqEngine: ...
-
-
-@overload
-def build_engine(
-    bundle: Bundle | Seq2SeqBundle | str | Path,
-    out: str | Path,
-    options: BuildOptions,
-    *,
-    force: bool = False,
-    on_step: OnStep | None = None,
-) -> Engine | Seq2SeqEngine: ...
-
-
-def build_engine(
-    bundle: Bundle | Seq2SeqBundle | str | Path,
-    out: str | Path,
-    options: BuildOptions,
-    *,
-    force: bool = False,
-    on_step: OnStep | None = None,
-) -> Engine | Seq2SeqEngine:
+) -> Engine:
     """Build the engine that `options` ask for into the folder `out`, and return it.
 
     Raises BundleError, OptionError, EngineError, OutputExistsError, StorageError and
@@ -120,57 +75,32 @@ def build_engine(
     """
     out = Path(out)
     if isinstance(bundle, str | Path):
-        bundle = load_any_bundle(Path(bundle))
+        bundle = load_bundle(Path(bundle))
     if options.backend not in _BUILDERS:
         raise OptionError(f"no backend {options.backend!r}; choose one of {', '.join(_BUILDERS)}")
     refuse_existing(out, ENGINE_DESCRIPTION, force=force)
     refuse_unwritable(out)
     build = _Build(bundle, out, options, on_step)
-    if isinstance(bundle, Seq2SeqBundle):
-        graphs = seq2seq_graphs(bundle, options)
-        return make_seq2seq_engine(
-            out, bundle.spec, lambda folder: build.of_several(graphs, folder), force=force
-        )
-    graph = ctc_graph(bundle, options)
-    return make_engine(out, bundle.spec, lambda folder: build.of_one(graph, folder), force=force)
-
-
-def ctc_graph(bundle: Bundle, options: BuildOptions) -> GraphToBuild:
-    """Return the graph of a bundle as it is built; raises OptionError for too short a clip."""
-    return GraphToBuild(
-        source=bundle,
-        name=None,
-        inputs=bundle.spec.inputs,
-        limits=limits_of(options, bundle.spec),
-        trial=lambda: trial_feeds(bundle.spec),
-    )
+    graphs = family_of(bundle).graphs_to_build(bundle, options)
+    return make_engine(out, bundle.spec, lambda folder: build.of(graphs, folder), force=force)
 
 
 @dataclass(frozen=True)
 class _Build:
     """An engine that is on its way to `out`."""
 
-    bundle: Bundle | Seq2SeqBundle
+    bundle: Bundle
     out: Path
     options: BuildOptions
     on_step: OnStep | None
 
-    def of_one(self, graph: GraphToBuild, folder: Path) -> EngineManifest:
-        """Write the engine of a CTC model's graph, and what turns labels into text."""
-        with storage_errors(self.out):
-            manifest = self._manifest(graph, folder)
-            self._copy(TEXT_FILES, folder)
-        return manifest
-
-    def of_several(
-        self, graphs: Mapping[str, GraphToBuild], folder: Path
-    ) -> dict[str, EngineManifest]:
-        """Write the engine of each graph of an encoder-decoder model, and its tokenizer."""
+    def of(self, graphs: Mapping[str, GraphToBuild], folder: Path) -> dict[str, EngineManifest]:
+        """Write the engine of each graph, and what turns labels into text."""
         with storage_errors(self.out):
             manifests = {name: self._manifest(graph, folder) for name, graph in graphs.items()}
-            if self.options.backend == ONNXRUNTIME:
+            if self.options.backend == ONNXRUNTIME and STEP in manifests:
                 _share_decoder_weights(folder, manifests)
-            self._copy([TOKENIZER_FILE], folder)
+            self._copy(self.bundle.spec.text_files, folder)
         return manifests
 
     def _copy(self, names: Sequence[str], folder: Path) -> None:
@@ -203,7 +133,7 @@ def _share_decoder_weights(folder: Path, manifests: Mapping[str, EngineManifest]
 
 
 def options_from_text(
-    bundle: Bundle | Seq2SeqBundle,
+    bundle: Bundle,
     *,
     backend: str,
     target: str | None = None,
@@ -249,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = vars(_parser().parse_args(arguments))
     folder, out, force = asked.pop("bundle"), asked.pop("out"), asked.pop("force")
     try:
-        bundle = load_any_bundle(folder)
+        bundle = load_bundle(folder)
         engine = build_engine(bundle, out, options_from_text(bundle, **asked), force=force)
     except SpeechquantError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

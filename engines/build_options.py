@@ -7,18 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.bundles import ModelSpec, TensorSpec
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import OptionError
 from speechquant.core.graphs import GraphSource
-from speechquant.core.seq2seq import Seq2SeqSpec
+from speechquant.core.specs import Spec, TensorSpec
 from speechquant.engines.session import Tensors
 
 REST_TYPES = ("fp16", "bf16", "fp32")
-# Where nothing else is asked for: clips of 0.1 to 30 seconds, fastest at 10, one at a time.
-_DEFAULT_SECONDS = (0.1, 10.0, 30.0)
-_DEFAULT_BATCH = Limits(1, 1, 4)
-_TOO_MANY_SAMPLES = 1 << 31
 BATCH, SAMPLES = "batch", "samples"  # the named dimensions of a CTC model's inputs
 
 
@@ -65,13 +60,13 @@ class Built:
 class GraphToBuild:
     """A graph and what its engine is built for.
 
-    `name` is None for a model's only one. `limits` has every named dimension of the inputs. `trial`
+    `limits` has every named dimension of the inputs. `trial`
     gives feeds on which the ranges of its values can be seen. `caches` are the inputs and outputs
     that only the engines of one model hand to each other.
     """
 
     source: GraphSource
-    name: str | None
+    name: str
     inputs: tuple[TensorSpec, ...]
     limits: Mapping[str, Limits]
     trial: Callable[[], Tensors]
@@ -88,28 +83,10 @@ def _require_ordered(name: str, limits: Limits) -> None:
         )
 
 
-def samples_of(seconds: tuple[float, float, float], spec: ModelSpec | Seq2SeqSpec) -> Limits:
+def samples_of(seconds: tuple[float, float, float], spec: Spec) -> Limits:
     """Return limits in samples from limits in seconds."""
     least, best, most = (round(value * spec.sample_rate_hz) for value in seconds)
     return Limits(least, best, most)
-
-
-def limits_of(options: BuildOptions, spec: ModelSpec) -> dict[str, Limits]:
-    """Return the samples and the batch to build for; raises OptionError for too short a clip."""
-    samples = options.samples or samples_of(_DEFAULT_SECONDS, spec)
-    if samples.least < spec.min_samples:
-        rate = spec.sample_rate_hz
-        raise OptionError(
-            f"the least length is {samples.least} samples ({samples.least / rate:.3f} s), the "
-            f"model needs {spec.min_samples}; give at least {spec.min_samples / rate:.3f} s"
-        )
-    batch = options.batch or _DEFAULT_BATCH
-    if samples.most * batch.most >= _TOO_MANY_SAMPLES:
-        raise OptionError(
-            f"{batch.most} clips of {samples.most / spec.sample_rate_hz:.0f} s are more than "
-            "2^31 samples in one call; give a smaller --batch or shorter --lengths"
-        )
-    return {SAMPLES: samples, BATCH: batch}
 
 
 def three_numbers(text: str, name: str) -> tuple[float, float, float]:

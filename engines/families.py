@@ -1,26 +1,103 @@
-"""What transcribes a bundle or an engine, whichever family its model is of."""
+"""The families of models: what recognizes, probes, scores and builds the models of each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.engine_folders import Engine, Seq2SeqEngine
-from speechquant.core.errors import OptionError
-from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.core.ctc import CTC
+from speechquant.core.engine_folders import Engine
+from speechquant.core.scoring import Scorer
+from speechquant.core.seq2seq import TASK
+from speechquant.engines.build_options import BuildOptions, GraphToBuild
+from speechquant.engines.ctc.graphs_to_build import ctc_graphs
+from speechquant.engines.ctc.probe import ProbeSession, ctc_module_probe
 from speechquant.engines.ctc.recognizer import Recognizer, open_ctc_recognizer
-from speechquant.engines.session import load_any_source, open_seq2seq_session
-from speechquant.engines.whisper.recognizer import (
-    DecodingOptions,
-    WhisperRecognizer,
-    require_known,
-)
+from speechquant.engines.ctc.scoring import UtteranceScorer
+from speechquant.engines.decoding_options import GREEDY, DecodingOptions
+from speechquant.engines.module_probe import ModuleProbe
+from speechquant.engines.session import load_source
+from speechquant.engines.trials.probed_graph import Probe
+from speechquant.engines.trials.task import ScoringTask
+from speechquant.engines.whisper.graphs_to_build import seq2seq_graphs
+from speechquant.engines.whisper.probe import Seq2SeqProbe, whisper_module_probe
+from speechquant.engines.whisper.recognizer import WhisperRecognizer, open_whisper_recognizer
+from speechquant.engines.whisper.scoring import Seq2SeqUtteranceScorer
 
 AnyRecognizer = Recognizer | WhisperRecognizer
 
 
+class OpenRecognizer(Protocol):
+    """What opens the recognizer of one family."""
+
+    def __call__(
+        self,
+        source: Bundle | Engine,
+        *,
+        provider: str | None,
+        threads: int | None,
+        decoding: DecodingOptions | None,
+        profile_to: Path | None,
+    ) -> AnyRecognizer:
+        """Return what transcribes a bundle or an engine; see `open_recognizer`."""
+        ...
+
+
+class OpenProbe(Protocol):
+    """What opens the probe of one family."""
+
+    def __call__(self, bundle: Bundle, threads: int | None, *, attention: bool) -> Probe:
+        """Return what shows the activations of a bundle; see `open_probe`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is done with models of one task; `core.artifacts.SPECS` has how they are read.
+
+    `trial_decoding` is how the trials of a search and of the guard are decoded.
+    """
+
+    task: str
+    recognizer: OpenRecognizer
+    probe: OpenProbe
+    module_probe: Callable[[Bundle, int | None], ModuleProbe]
+    scorer: Callable[[ScoringTask, Bundle], Scorer]
+    graphs_to_build: Callable[[Bundle, BuildOptions], Mapping[str, GraphToBuild]]
+    trial_decoding: DecodingOptions | None = None
+
+
+FAMILIES = (
+    Family(
+        task=CTC,
+        recognizer=open_ctc_recognizer,
+        probe=ProbeSession,
+        module_probe=ctc_module_probe,
+        scorer=UtteranceScorer,
+        graphs_to_build=ctc_graphs,
+    ),
+    Family(
+        task=TASK,
+        recognizer=open_whisper_recognizer,
+        probe=Seq2SeqProbe,
+        module_probe=whisper_module_probe,
+        scorer=Seq2SeqUtteranceScorer,
+        graphs_to_build=seq2seq_graphs,
+        trial_decoding=GREEDY,
+    ),
+)
+
+
+def family_of(source: Bundle | Engine) -> Family:
+    """Return the family of a bundle's or an engine's model."""
+    return next(family for family in FAMILIES if family.task == source.spec.task)
+
+
 def open_recognizer(
-    source: Bundle | Seq2SeqBundle | Engine | Seq2SeqEngine | str | Path,
+    source: Bundle | Engine | str | Path,
     *,
     provider: str | None = None,
     threads: int | None = None,
@@ -32,18 +109,7 @@ def open_recognizer(
     The other options are those of `open_session`.
     Raises BundleError, EngineError and OptionError.
     """
-    if isinstance(source, str | Path):
-        source = load_any_source(Path(source))
-    if isinstance(source, Seq2SeqBundle | Seq2SeqEngine):
-        # Before anything is loaded, which takes a moment.
-        require_known(source.spec, decoding or DecodingOptions(), source.folder)
-        session = open_seq2seq_session(
-            source, provider=provider, threads=threads, profile_to=profile_to
-        )
-        return WhisperRecognizer(source, session, decoding)
-    if decoding not in (None, DecodingOptions()):
-        raise OptionError(
-            f"{source.folder}: not a Whisper model, which alone has a language, a task and "
-            "timestamps; leave these away"
-        )
-    return open_ctc_recognizer(source, provider=provider, threads=threads, profile_to=profile_to)
+    source = load_source(source)
+    return family_of(source).recognizer(
+        source, provider=provider, threads=threads, decoding=decoding, profile_to=profile_to
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -10,17 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
-from speechquant.engines.ctc.probe import ProbedGraph
-from speechquant.engines.ctc.recognizer import feeds_of, read_clip
 from speechquant.engines.trials.module_outputs import (
     AttentionTensors,
     ModuleTensors,
-    module_tensors,
 )
-from speechquant.engines.whisper.probe import ChunkProbe
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -37,25 +32,21 @@ class AttentionValues:
 class ModuleProbe:
     """Shows outputs [..., dimensions] by module, clip by clip; a context manager.
 
-    A module of a Whisper model is called by its graph and its path.
+    `parts` are a model's graphs by what comes before the names of their tensors in what `run` gives
+    for a clip, and before the names of their modules. `probe` is what is open meanwhile.
     """
 
-    def __init__(self, bundle: Bundle | Seq2SeqBundle, threads: int | None = None) -> None:
-        self._bundle = bundle
-        self._stack = ExitStack()
+    def __init__(
+        self,
+        parts: Mapping[str, ModuleTensors],
+        probe: AbstractContextManager[Any],
+        run: Callable[[LabelledClip], Arrays],
+    ) -> None:
+        self._parts, self._probe, self._run = parts, probe, run
         self._seen: Arrays = {}
-        if isinstance(bundle, Seq2SeqBundle):
-            parts = {name: module_tensors(bundle.part(name)) for name in (ENCODER, PREFILL)}
-            encoder, decoder = parts[ENCODER].names, parts[PREFILL].names
-            self._chunks = ChunkProbe(bundle, encoder, decoder, threads)
-            self._parts = {"encoder.": parts[ENCODER], "": parts[PREFILL]}
-        else:
-            self._parts = {"": module_tensors(bundle)}
-            self._graph = ProbedGraph(bundle, self._parts[""].names, threads)
 
     def __enter__(self) -> ModuleProbe:
-        is_whisper = isinstance(self._bundle, Seq2SeqBundle)
-        self._stack.enter_context(self._chunks if is_whisper else self._graph)
+        self._probe.__enter__()
         return self
 
     def __exit__(
@@ -64,7 +55,7 @@ class ModuleProbe:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        self._probe.__exit__(kind, error, trace)
 
     @property
     def attentions(self) -> list[str]:
@@ -79,13 +70,6 @@ class ModuleProbe:
             for start, part in self._parts.items()
             for module, name in part.outputs.items()
         }
-
-    def _run(self, clip: LabelledClip) -> Arrays:
-        if isinstance(self._bundle, Seq2SeqBundle):
-            encoder, decoder = self._chunks.tensors_of(clip)
-            return {**{f"encoder.{name}": value for name, value in encoder.items()}, **decoder}
-        spec = self._bundle.spec
-        return self._graph.run(feeds_of(spec, [read_clip(spec, clip.path)]))
 
     def attention_of(self, module: str, head: int) -> AttentionValues:
         """Return a head of the attention before `module` for the clip that was run last."""

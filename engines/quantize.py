@@ -7,25 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
-from speechquant.core.bundles import DESCRIPTION, Bundle, new_bundle, require_float
+from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle, new_bundle, require_float
 from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_existing, refuse_unwritable
-from speechquant.core.graphs import GraphSource, Model
+from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages, save_graph, save_graphs_together
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales_document
-from speechquant.core.seq2seq import (
-    DECODER_DATA,
-    PREFILL,
-    STEP,
-    Seq2SeqBundle,
-    graph_file,
-    is_graph_file,
-    load_any_bundle,
-    parts_of,
-)
+from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
+from speechquant.core.specs import graph_file, is_graph_file
 from speechquant.core.weights import Levels
 from speechquant.engines.graphs.embeddings import quantize_lookups
 from speechquant.engines.graphs.qdq import (
@@ -40,12 +32,11 @@ from speechquant.engines.graphs.qdq import (
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-AnyBundle = TypeVar("AnyBundle", bound=Bundle | Seq2SeqBundle)
 _TOOLS = ("speechquant", "numpy", "onnx", "onnx-ir")
 
 
 def quantize_bundle(
-    bundle: AnyBundle | str | Path,
+    bundle: Bundle | str | Path,
     out: str | Path,
     table: ScaleTable,
     *,
@@ -54,7 +45,7 @@ def quantize_bundle(
     extra_files: Mapping[str, bytes | Path] | None = None,
     force: bool = False,
     on_step: OnStep | None = None,
-) -> AnyBundle:
+) -> Bundle:
     """Write the float bundle, quantized as `table` says, as a new bundle, and return that.
 
     `rounded_weights` holds the levels, by weight, that are not to be rounded to nearest;
@@ -72,8 +63,8 @@ def quantize_bundle(
     refuse_unwritable(out)
     require_packages("quantize")
     graphs = {
-        part.model_path.name: _quantized_graph(part, table, spelling, rounded_weights, on_step)
-        for part in parts_of(source)
+        graph.model_path.name: _quantized_graph(graph, table, spelling, rounded_weights, on_step)
+        for graph in source.graphs.values()
     }
     made_from = _made_from(source, table, spelling, rounded_weights)
     spec = replace(source.spec, precision=table.bits.name.lower())
@@ -83,11 +74,11 @@ def quantize_bundle(
         (folder / SCALES_FILE).write_text(scales_document(table), encoding="utf-8")
         for name, content in extra_files.items():
             _put(content, folder / name)
-    return cast(AnyBundle, load_any_bundle(out))
+    return load_bundle(out)
 
 
-def _loaded(bundle: Bundle | Seq2SeqBundle | str | Path) -> Bundle | Seq2SeqBundle:
-    return load_any_bundle(Path(bundle)) if isinstance(bundle, str | Path) else bundle
+def _loaded(bundle: Bundle | str | Path) -> Bundle:
+    return load_bundle(Path(bundle)) if isinstance(bundle, str | Path) else bundle
 
 
 def _save(graphs: Mapping[str, ir.Model], folder: Path) -> None:
@@ -99,7 +90,7 @@ def _save(graphs: Mapping[str, ir.Model], folder: Path) -> None:
         save_graphs_together(models, folder / DECODER_DATA)
 
 
-def _refuse_wrong_bundle(bundle: Model, out: Path) -> None:
+def _refuse_wrong_bundle(bundle: Bundle, out: Path) -> None:
     require_float(bundle)
     if out.resolve() == bundle.folder.resolve():
         raise OptionError(
@@ -107,9 +98,7 @@ def _refuse_wrong_bundle(bundle: Model, out: Path) -> None:
         )
 
 
-def _refuse_taken_names(
-    extra_files: Mapping[str, bytes | Path], bundle: Bundle | Seq2SeqBundle
-) -> None:
+def _refuse_taken_names(extra_files: Mapping[str, bytes | Path], bundle: Bundle) -> None:
     taken = {DESCRIPTION, SCALES_FILE, *bundle.files} & set(extra_files)
     if taken:
         raise OptionError(
@@ -139,7 +128,7 @@ def _quantized_graph(
 
 
 def _made_from(
-    bundle: Bundle | Seq2SeqBundle,
+    bundle: Bundle,
     table: ScaleTable,
     spelling: Spelling,
     rounded: Mapping[str, Levels],
@@ -156,7 +145,7 @@ def _made_from(
     }
 
 
-def _copy_files(bundle: Bundle | Seq2SeqBundle, folder: Path) -> None:
+def _copy_files(bundle: Bundle, folder: Path) -> None:
     for name in bundle.files:
         if not is_graph_file(name):
             _put(bundle.folder / name, folder / name)

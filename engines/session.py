@@ -11,16 +11,8 @@ from typing import Any, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.engine_folders import (
-    Engine,
-    EngineGraph,
-    Seq2SeqEngine,
-    is_engine,
-    load_any_engine,
-    load_engine,
-)
+from speechquant.core.engine_folders import Engine, EngineGraph, is_engine, load_engine
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError
-from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle, load_any_bundle
 from speechquant.engines.backends import (
     AUTO,
     CPU,
@@ -70,7 +62,7 @@ def open_session(
     threads: int | None = None,
     profile_to: Path | None = None,
 ) -> Session:
-    """Return a session on a bundle or an engine, a folder of either or one already loaded.
+    """Return a session on a bundle or an engine of one graph, a folder or one already loaded.
 
     `provider` is what a bundle runs on: cpu, openvino (ONNX Runtime's plugin where it takes this
     processor, else the package openvino), or auto, which is openvino on Intel's processors. Without
@@ -83,14 +75,14 @@ def open_session(
     source = load_source(source)
     if isinstance(source, Engine):
         return _engine_session(source, provider, threads, profile_to)
-    bundle = source
+    graph = source.only_graph
     return _first_to_open(
-        provider, bundle.folder, lambda backend: backend.open(bundle, threads, profile_to)
+        provider, source.folder, lambda backend: backend.open(graph, threads, profile_to)
     )
 
 
-def open_seq2seq_session(
-    source: Seq2SeqBundle | Seq2SeqEngine,
+def open_decoder_session(
+    source: Bundle | Engine,
     *,
     provider: str | None = None,
     threads: int | None = None,
@@ -101,18 +93,18 @@ def open_seq2seq_session(
     traces = {
         # Two files of one name would be one.
         name: None if profile_to is None else profile_to.with_name(f"{profile_to.name}-{name}")
-        for name in GRAPHS
+        for name in source.graphs
     }
-    if isinstance(source, Seq2SeqEngine):
-        return _seq2seq_engine_session(source, provider, threads, traces)
-    bundle = source
+    if isinstance(source, Engine):
+        return _decoder_engine_session(source, provider, threads, traces)
+    graphs = source.graphs
 
     def opened(backend: Backend) -> Seq2SeqSession:
         return Seq2SeqSession(
-            {name: backend.open(bundle.part(name), threads, traces[name]) for name in GRAPHS}
+            {name: backend.open(graph, threads, traces[name]) for name, graph in graphs.items()}
         )
 
-    return _first_to_open(provider, bundle.folder, opened)
+    return _first_to_open(provider, source.folder, opened)
 
 
 def _refuse_unknown(provider: str | None, threads: int | None) -> None:
@@ -128,11 +120,6 @@ def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
         return source
     folder = Path(source)
     return load_engine(folder) if is_engine(folder) else load_bundle(folder)
-
-
-def load_any_source(folder: Path) -> Bundle | Seq2SeqBundle | Engine | Seq2SeqEngine:
-    """Return the bundle or engine in a folder, of whichever family; raises as `load_source`."""
-    return load_any_engine(folder) if is_engine(folder) else load_any_bundle(folder)
 
 
 def _first_to_open(
@@ -158,32 +145,35 @@ def _first_to_open(
 def _engine_session(
     engine: Engine, provider: str | None, threads: int | None, profile_to: Path | None
 ) -> Session:
+    graph = engine.only_graph
     _refuse_other_provider(engine, provider)
     if engine.manifest.backend in _ON_GPUS:
         from speechquant.engines.tensorrt.session import TensorRtSession
 
         return TensorRtSession(engine)
-    return _opened_in_onnxruntime(engine, threads, profile_to)
+    return _opened_in_onnxruntime(graph, threads, profile_to)
 
 
-def _seq2seq_engine_session(
-    engine: Seq2SeqEngine,
+def _decoder_engine_session(
+    engine: Engine,
     provider: str | None,
     threads: int | None,
     traces: Mapping[str, Path | None],
 ) -> Seq2SeqSession:
     _refuse_other_provider(engine, provider)
-    parts = {name: engine.part(name) for name in GRAPHS}
     if engine.manifest.backend in _ON_GPUS:
         from speechquant.engines.tensorrt.bound_session import open_together
 
-        return Seq2SeqSession(open_together(parts))
+        return Seq2SeqSession(open_together(engine.graphs))
     return Seq2SeqSession(
-        {name: _opened_in_onnxruntime(part, threads, traces[name]) for name, part in parts.items()}
+        {
+            name: _opened_in_onnxruntime(graph, threads, traces[name])
+            for name, graph in engine.graphs.items()
+        }
     )
 
 
-def _refuse_other_provider(engine: Engine | Seq2SeqEngine, provider: str | None) -> None:
+def _refuse_other_provider(engine: Engine, provider: str | None) -> None:
     backend = engine.manifest.backend
     if provider not in (None, AUTO) and (backend, provider) != (ONNXRUNTIME, CPU):
         raise OptionError(

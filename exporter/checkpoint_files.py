@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.bundles import TEXT_FILES
+from speechquant.core.ctc import TEXT_FILES
 from speechquant.core.errors import CheckpointError
 
 if TYPE_CHECKING:

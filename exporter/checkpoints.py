@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.bundles import TEXT_FILES, CtcDecoding
+from speechquant.core.ctc import TEXT_FILES, CtcDecoding
 from speechquant.core.errors import CheckpointError
 from speechquant.exporter.checkpoint_files import (
     folder_of,

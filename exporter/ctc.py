@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 from speechquant.core.bundles import (
     DESCRIPTION,
     FLOAT_PRECISION,
-    MODEL_FILE,
     Bundle,
-    ModelSpec,
-    TensorSpec,
     load_bundle,
     new_bundle,
 )
+from speechquant.core.ctc import CTC, MODEL_FILE, CtcSpec
 from speechquant.core.files import refuse_existing, refuse_unwritable
 from speechquant.core.onnx_files import require_packages, save_graph
+from speechquant.core.specs import TensorSpec
 from speechquant.exporter.checkpoints import Checkpoint, load_checkpoint
 from speechquant.exporter.parity import (
     EXPORT_CASES_SECONDS,
@@ -89,7 +88,7 @@ def export_with_parity(
     return load_bundle(out), results
 
 
-def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
+def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, CtcSpec]:
     import torch
 
     from speechquant.exporter.ctc_graph import CtcGraph
@@ -113,9 +112,9 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, ModelSpec]:
     attention = name_attention(graph, layer_of_module)
     drop_trace_notes(graph)
     name_dims(graph.graph.outputs[0], {0: "batch", 1: "frames"})
-    spec = ModelSpec(
+    spec = CtcSpec(
         architecture=checkpoint.architecture,
-        task="ctc",
+        task=CTC,
         precision=FLOAT_PRECISION,
         sample_rate_hz=checkpoint.sample_rate_hz,
         normalize_waveform=checkpoint.normalize_waveform,

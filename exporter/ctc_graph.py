@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from speechquant.core.bundles import receptive_field
+from speechquant.core.ctc import receptive_field
 from speechquant.exporter.channel_norm import PlainChannelNorm
 from speechquant.exporter.wavlm_attention import PlainWavLMAttention
 

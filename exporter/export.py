@@ -7,7 +7,6 @@ from pathlib import Path
 
 from speechquant.core.bundles import DESCRIPTION, Bundle
 from speechquant.core.files import refuse_existing
-from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.exporter.checkpoint_files import architecture_in, folder_of
 from speechquant.exporter.checkpoints import WHISPER
 from speechquant.exporter.ctc import export_with_parity as export_ctc
@@ -19,7 +18,7 @@ from speechquant.exporter.whisper_parity import WhisperParity
 
 def export(
     model: str | Path, out: str | Path, *, force: bool = False, name: str | None = None
-) -> Bundle | Seq2SeqBundle:
+) -> Bundle:
     """Export the checkpoint folder, hub id or `random:NAME` `model` to the bundle `out`.
 
     `name` is what the bundle says it was made from, `model` where it is None. Raises
@@ -31,7 +30,7 @@ def export(
 
 def export_with_parity(
     model: str | Path, out: str | Path, *, force: bool = False, name: str | None = None
-) -> tuple[Bundle | Seq2SeqBundle, Sequence[ParityResult | WhisperParity]]:
+) -> tuple[Bundle, Sequence[ParityResult | WhisperParity]]:
     """Export like `export`; return also how far the graphs are from torch."""
     refuse_existing(Path(out), DESCRIPTION, force=force)  # before a checkpoint is fetched
     if is_whisper(str(model)):

@@ -8,7 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.bundles import DESCRIPTION, FLOAT_PRECISION, TensorSpec, new_bundle
+from speechquant.core.bundles import (
+    DESCRIPTION,
+    FLOAT_PRECISION,
+    Bundle,
+    load_bundle,
+    new_bundle,
+)
 from speechquant.core.files import refuse_existing, refuse_unwritable
 from speechquant.core.onnx_files import require_packages, save_graph, save_graphs_together
 from speechquant.core.seq2seq import (
@@ -19,12 +25,9 @@ from speechquant.core.seq2seq import (
     PREFILL,
     STEP,
     TASK,
-    GraphSpec,
-    Seq2SeqBundle,
     Seq2SeqSpec,
-    graph_file,
-    load_seq2seq_bundle,
 )
+from speechquant.core.specs import GraphSpec, TensorSpec, graph_file
 from speechquant.exporter.checkpoints import WHISPER
 from speechquant.exporter.whisper_checkpoints import WhisperCheckpoint, load_whisper
 from speechquant.exporter.whisper_parity import (
@@ -48,7 +51,7 @@ _TRACED_BATCH, _TRACED_PROMPT, _TRACED_PAST = 2, 3, 5
 
 def export_whisper(
     model: str | Path, out: str | Path, *, force: bool = False, name: str | None = None
-) -> tuple[Seq2SeqBundle, list[WhisperParity]]:
+) -> tuple[Bundle, list[WhisperParity]]:
     """Export a Whisper checkpoint, checked against torch on batches that were not traced.
 
     `name` is what the bundle says it was made from. Raises CheckpointError, ParityError,
@@ -73,7 +76,7 @@ def export_whisper(
         log.info("ONNX Runtime runs the parity check")
         results = measure_whisper(folder, cases)
         require_whisper_close(results, checkpoint.source)
-    return load_seq2seq_bundle(out), results
+    return load_bundle(out), results
 
 
 def cache_names(layers: int) -> tuple[list[str], list[str]]:

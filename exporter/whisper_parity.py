@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.errors import ParityError
-from speechquant.core.seq2seq import ENCODER, PREFILL, STEP, graph_file
+from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
+from speechquant.core.specs import graph_file
 from speechquant.exporter.parity import TOLERANCE
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from speechquant.core.errors import OptionError, RegressionError, ReportError
 from speechquant.core.files import new_folder, only_process, refuse_existing, refuse_unwritable
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.backends import AUTO, backends_of
-from speechquant.engines.whisper.recognizer import DecodingOptions
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.pipeline.calibration import work_folder
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import data_set_of, numbers_of, whole_numbers_of

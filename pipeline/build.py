@@ -6,14 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.engine_folders import (
-    Engine,
-    EngineGraph,
-    Seq2SeqEngine,
-    engine_bytes,
-    graphs_of,
-)
-from speechquant.core.seq2seq import load_any_bundle
+from speechquant.core.bundles import load_bundle
+from speechquant.core.ctc import MODEL
+from speechquant.core.engine_folders import Engine, EngineGraph, engine_bytes
 from speechquant.engines.build import build_engine, options_from_text
 from speechquant.engines.tensorrt.layers import LayerReport, layer_report
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
@@ -24,7 +19,7 @@ _SHARED_FACTS = ("backend", "target", "toolchain", "source", "rest", "settings")
 
 def run_build(bundle: Path, out: Path, *, force: bool, as_json: bool, **asked: Any) -> None:
     """Build what is asked for, and show what its products run in."""
-    source = load_any_bundle(bundle)
+    source = load_bundle(bundle)
     options = options_from_text(source, **asked)
     with progress("building") as on_step:
         engine = build_engine(source, out, options, force=force, on_step=on_step)
@@ -36,7 +31,7 @@ def run_build(bundle: Path, out: Path, *, force: bool, as_json: bool, **asked: A
         f"{out}: {manifest.backend} for {manifest.target}, {megabytes(engine_bytes(engine))}, "
         f"rest in {manifest.rest}, built in {engine.build_seconds:.1f} s"
     )
-    for graph in graphs_of(engine):
+    for graph in engine.graphs.values():
         report = layer_report(graph)
         if report is not None:
             print_heading(graph)
@@ -45,20 +40,20 @@ def run_build(bundle: Path, out: Path, *, force: bool, as_json: bool, **asked: A
 
 def print_heading(graph: EngineGraph) -> None:
     """Show which of several graphs follows."""
-    if graph.name is not None:
+    if graph.name != MODEL:
         print(f"\n{graph.name}")
 
 
-def engine_facts(engine: Engine | Seq2SeqEngine) -> dict[str, Any]:
+def engine_facts(engine: Engine) -> dict[str, Any]:
     """Return what there is to say about an engine."""
     facts: dict[str, Any] = {
         "engine": str(engine.folder),
         "architecture": engine.spec.architecture,
         "engine_bytes": engine_bytes(engine),
     }
-    if isinstance(engine, Engine):
-        return facts | _graph_facts(engine)
-    graphs = {graph.name: _graph_facts(graph) for graph in graphs_of(engine)}
+    graphs = {name: _graph_facts(graph) for name, graph in engine.graphs.items()}
+    if MODEL in graphs:
+        return facts | graphs[MODEL]
     manifest = asdict(engine.manifest)
     shared = {name: manifest[name] for name in _SHARED_FACTS}
     own = {

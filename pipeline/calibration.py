@@ -27,12 +27,13 @@ from speechquant.core.errors import ManifestError, OptionError
 from speechquant.core.files import only_process
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import CalibrationData, ScaleTable
-from speechquant.core.seq2seq import Seq2SeqBundle, parts_of
+from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.text import normalizer
 from speechquant.core.weights import Levels
-from speechquant.engines.ctc.probe import open_probe
 from speechquant.engines.graphs.constant_weights import constant_weights
-from speechquant.engines.scorers import ScoringTask, open_scorer
+from speechquant.engines.probes import open_probe
+from speechquant.engines.scorers import open_scorer
+from speechquant.engines.trials.task import ScoringTask
 from speechquant.pipeline.console import progress
 from speechquant.pipeline.sources import data_set_of, measured_seconds
 
@@ -77,7 +78,7 @@ class CalibrationRequest:
     `work` is a folder for what a killed run leaves to the next one.
     """
 
-    bundle: Bundle | Seq2SeqBundle
+    bundle: Bundle
     data: str | None
     dev: str | None
     method: MethodOptions
@@ -97,7 +98,7 @@ class CalibrationRequest:
                 f"no rounding {self.weight_rounding!r} of weights; choose {NEAREST}, {ADAROUND}"
             )
         normalizer(self.normalizer)
-        if isinstance(self.bundle, Seq2SeqBundle) and (
+        if isinstance(self.bundle.spec, Seq2SeqSpec) and (
             self.attention or self.weight_rounding != NEAREST
         ):
             raise OptionError(
@@ -220,7 +221,7 @@ def _levels_of(request: CalibrationRequest) -> dict[str, Levels]:
     """Return AdaRound's levels by weight, none for rounding to nearest."""
     if request.weight_rounding == NEAREST:
         return {}
-    (graph,) = parts_of(request.bundle)
+    graph = request.bundle.only_graph
     weights = constant_weights(graph, request.keep_float)
     with (
         open_probe(request.bundle, request.threads) as probe,

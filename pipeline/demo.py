@@ -13,8 +13,8 @@ from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
-from speechquant.engines.whisper.recognizer import DecodingOptions
 from speechquant.exporter.ctc import export
 from speechquant.pipeline.bench import BenchOptions, run_bench_command
 from speechquant.pipeline.quantization import QuantizeOptions, new_request, run_quantize

@@ -19,17 +19,12 @@ from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.engine_folders import (
-    Engine,
-    Seq2SeqEngine,
-    graphs_of,
-    is_engine,
-    load_any_engine,
-)
+from speechquant.core.ctc import MODEL
+from speechquant.core.engine_folders import Engine, is_engine, load_engine
 from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.scales import SCALES_FILE, ScaleTable, quantizes_attention, read_scales
-from speechquant.core.seq2seq import Seq2SeqBundle, is_seq2seq, load_seq2seq_bundle
+from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.engines.graphs.stored_weights import stored_weights
 from speechquant.engines.tensorrt.layers import (
     INT8,
@@ -56,21 +51,21 @@ def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
     if is_engine(source):
         if pictures is not None:
             raise OptionError(f"{source}: pictures need the bundle that it was built from")
-        _show_engine(load_any_engine(source), as_json=as_json)
-        return
-    if is_seq2seq(source):
-        if pictures is not None:
-            raise OptionError(f"{source}: a Whisper bundle has no pictures yet; leave them away")
-        _show_seq2seq(load_seq2seq_bundle(source), as_json=as_json)
+        _show_engine(load_engine(source), as_json=as_json)
         return
     bundle = load_bundle(source)
+    if isinstance(bundle.spec, Seq2SeqSpec):
+        if pictures is not None:
+            raise OptionError(f"{source}: a Whisper bundle has no pictures yet; leave them away")
+        _show_seq2seq(bundle, as_json=as_json)
+        return
     facts = bundle_facts(bundle)
     if pictures is not None:
         facts["pictures"] = [str(path) for path in draw_pictures(bundle, pictures)]
     _show_with_scales(bundle, facts, as_json=as_json)
 
 
-def _show_seq2seq(bundle: Seq2SeqBundle, *, as_json: bool) -> None:
+def _show_seq2seq(bundle: Bundle, *, as_json: bool) -> None:
     facts = bundle_facts(bundle)
     if not as_json:
         facts["languages"] = len(facts["languages"]) or "one"
@@ -78,9 +73,7 @@ def _show_seq2seq(bundle: Seq2SeqBundle, *, as_json: bool) -> None:
     _show_with_scales(bundle, facts, as_json=as_json)
 
 
-def _show_with_scales(
-    bundle: Bundle | Seq2SeqBundle, facts: dict[str, Any], *, as_json: bool
-) -> None:
+def _show_with_scales(bundle: Bundle, facts: dict[str, Any], *, as_json: bool) -> None:
     scales = bundle.folder / SCALES_FILE
     if scales.is_file():
         _show_table(read_scales(scales), facts, as_json=as_json)
@@ -90,16 +83,16 @@ def _show_with_scales(
         _print_facts(facts)
 
 
-def _show_engine(engine: Engine | Seq2SeqEngine, *, as_json: bool) -> None:
+def _show_engine(engine: Engine, *, as_json: bool) -> None:
     facts = engine_facts(engine)
     reports = [
         (graph, report)
-        for graph in graphs_of(engine)
+        for graph in engine.graphs.values()
         if (report := layer_report(graph)) is not None
     ]
     if as_json:
         for graph, report in reports:
-            own = facts if graph.name is None else facts["graphs"][graph.name]
+            own = facts if graph.name == MODEL else facts["graphs"][graph.name]
             own["engine_layers"] = [
                 {**asdict(layer), "precision": layer.precision} for layer in report.layers
             ]
@@ -228,7 +221,7 @@ def _activation_rows(
 
 def _weight_rows(bundle: Bundle) -> list[TensorAmplitudes]:
     rows = []
-    for weight in stored_weights(bundle):
+    for weight in stored_weights(bundle.only_graph):
         histogram = Histogram()
         histogram.add(weight.values)
         if histogram.range is not None:

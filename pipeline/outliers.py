@@ -10,11 +10,11 @@ from typing import Any
 from speechquant.benchmarks.pictures.outliers import draw_attention, draw_outlier_dimensions
 from speechquant.benchmarks.pictures.quantization import new_figure
 from speechquant.calibrators.outliers import ModuleOutliers, OutlierStatistics
-from speechquant.core.bundles import require_float
+from speechquant.core.bundles import load_bundle, require_float
 from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_unwritable
-from speechquant.core.seq2seq import load_any_bundle
 from speechquant.engines.module_probe import AttentionValues, ModuleProbe
+from speechquant.engines.probes import open_module_probe
 from speechquant.pipeline.console import print_json, print_table, progress
 from speechquant.pipeline.sources import data_set_of, measured_seconds
 
@@ -34,7 +34,7 @@ def run_outliers(
     as_json: bool,
 ) -> None:
     """Measure every module over a data set; show a table and draw the paper's two pictures."""
-    bundle = load_any_bundle(folder)
+    bundle = load_bundle(folder)
     require_float(bundle)
     if pictures is not None:
         refuse_unwritable(pictures / "attention.png")
@@ -43,7 +43,7 @@ def run_outliers(
         clips = data_set_of(data, require_text=False, on_step=on_step)[:limit]
     measured_seconds(bundle, clips)  # warns of what is not measured
     statistics, shown = OutlierStatistics(), None
-    with ModuleProbe(bundle, threads) as probe, progress("measuring") as on_step:
+    with open_module_probe(bundle, threads) as probe, progress("measuring") as on_step:
         module = _chosen_attention(probe.attentions, attention)
         for done, clip in enumerate(clips, start=1):
             statistics.add(probe.outputs_of(clip))

@@ -22,6 +22,7 @@ from speechquant.core.bundles import (
     DESCRIPTION,
     QUANTIZATION_FILE,
     Bundle,
+    load_bundle,
     require_float,
 )
 from speechquant.core.errors import OptionError
@@ -40,21 +41,14 @@ from speechquant.core.scales import (
     require_fit,
     write_scales,
 )
-from speechquant.core.seq2seq import (
-    CROSS,
-    LAST_PROJECTION,
-    Seq2SeqBundle,
-    load_any_bundle,
-    parts_of,
-)
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.engines.backends import CPU
-from speechquant.engines.families import open_recognizer
+from speechquant.engines.decoding_options import GREEDY
+from speechquant.engines.families import family_of, open_recognizer
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.whisper.scoring import GREEDY
 from speechquant.pipeline.calibration import (
     DRAFT_FOLDER,
     NEAREST,
@@ -96,7 +90,7 @@ def new_request(
     weights: str = NEAREST,
 ) -> CalibrationRequest:
     """Return what the command line asks for; raises OptionError and BundleError."""
-    loaded = load_any_bundle(bundle)
+    loaded = load_bundle(bundle)
     return CalibrationRequest(
         bundle=loaded,
         data=data,
@@ -119,12 +113,10 @@ def new_request(
     )
 
 
-def _kept_in_float(
-    bundle: Bundle | Seq2SeqBundle, asked_for: Sequence[str] | None
-) -> tuple[str, ...]:
+def _kept_in_float(bundle: Bundle, asked_for: Sequence[str] | None) -> tuple[str, ...]:
     if asked_for:
         return () if list(asked_for) == [NONE] else tuple(dict.fromkeys(asked_for))
-    return (LAST_PROJECTION, CROSS) if isinstance(bundle, Seq2SeqBundle) else ()
+    return bundle.spec.float_layers
 
 
 def run_calibrate(request: CalibrationRequest, out: Path, *, force: bool, as_json: bool) -> None:
@@ -220,7 +212,7 @@ def run_quantize(request: CalibrationRequest, options: QuantizeOptions, *, as_js
         return
     print(f"{options.out}: {megabytes(bundle.size_bytes)}, {summary_of(table)}")
     if outcome:
-        greedy = ", greedy" if isinstance(request.bundle, Seq2SeqBundle) else ""
+        greedy = ", greedy" if family_of(request.bundle).trial_decoding is GREEDY else ""
         _print_outcome(outcome, guard, options, f"development clips{greedy}")
 
 
@@ -277,7 +269,7 @@ def _write(
     made: Calibration,
     options: QuantizeOptions,
     report: Mapping[str, Any],
-) -> Bundle | Seq2SeqBundle:
+) -> Bundle:
     extra: dict[str, bytes | Path] = {
         QUANTIZATION_FILE: (json.dumps(report, indent=1) + "\n").encode(),
     }
@@ -306,7 +298,7 @@ def _levels_left(
     """Return AdaRound's levels without those of the layers that the guard left in float."""
     if not made.levels:
         return {}
-    (graph,) = parts_of(request.bundle)
+    graph = request.bundle.only_graph
     quantized = {weight.name for weight in constant_weights(graph, table.float_layers)}
     return {name: levels for name, levels in made.levels.items() if name in quantized}
 
@@ -341,10 +333,10 @@ def _allowed_errors(before: Evaluation, max_wer_drop: float | None) -> float:
     return before.words.errors + max_wer_drop / 100 * before.words.reference_length + 1e-3
 
 
-def _evaluate(request: CalibrationRequest, bundle: Bundle | Seq2SeqBundle) -> Evaluation:
+def _evaluate(request: CalibrationRequest, bundle: Bundle) -> Evaluation:
     # As the guard and the search score their trials, or their errors could not be compared: on
     # another provider, whose arithmetic is another, no budget could hold even with all in float.
-    decoding = GREEDY if isinstance(bundle, Seq2SeqBundle) else None
+    decoding = family_of(bundle).trial_decoding
     with (
         open_recognizer(
             bundle, provider=CPU, threads=request.threads, decoding=decoding
@@ -360,7 +352,7 @@ def _guard(request: CalibrationRequest, table: ScaleTable, allowed: float) -> Gu
     extra_bytes = dict.fromkeys(request.bundle.spec.layer_names, 0)
     stored_bits = 8 if table.bits.weights <= 8 else 16
     # By name: graphs of one bundle may share weights.
-    weights = {w.name: w for part in parts_of(request.bundle) for w in constant_weights(part)}
+    weights = {w.name: w for part in request.bundle.graphs.values() for w in constant_weights(part)}
     for weight in weights.values():
         extra_bytes[weight.layer] += weight.values.size * (_FLOAT_BITS - stored_bits) // 8
     attention = quantizes_attention(table, request.bundle.spec)

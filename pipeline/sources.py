@@ -11,7 +11,6 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.errors import CheckpointError, ManifestError, OptionError
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import Seq2SeqBundle
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +45,12 @@ def data_set_of(
     return read_data_set(zoo_manifest(split, on_step), require_text=require_text)
 
 
-def measured_seconds(bundle: Bundle | Seq2SeqBundle, clips: Sequence[LabelledClip]) -> float:
+def measured_seconds(bundle: Bundle, clips: Sequence[LabelledClip]) -> float:
     """Return how much of the clips a probe hears, and warn where that is not all of them."""
     lengths = [audio_seconds(clip.path) for clip in clips]
-    if not isinstance(bundle, Seq2SeqBundle):
+    chunk = bundle.spec.chunk_seconds
+    if chunk is None:
         return sum(lengths)
-    chunk = bundle.spec.features.chunk_samples / bundle.spec.sample_rate_hz
     longer = sum(length > chunk for length in lengths)
     if longer:
         log.warning(

@@ -9,10 +9,11 @@ from typing import Any
 from speechquant.benchmarks.evaluation import ClipResult, Evaluation
 from speechquant.benchmarks.evaluation import evaluate as evaluate_clips
 from speechquant.core.bundles import Bundle
-from speechquant.core.seq2seq import Seq2SeqBundle
+from speechquant.core.ctc import CtcSpec
+from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.wer import ErrorRate
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
-from speechquant.engines.whisper.recognizer import DecodingOptions
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import checkpoint_of, data_set_of
 
@@ -34,11 +35,11 @@ def run_export(model: str, out: Path, *, force: bool, as_json: bool) -> None:
         print(f"note: {note}")
 
 
-def bundle_facts(bundle: Bundle | Seq2SeqBundle) -> dict[str, Any]:
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     """Return what there is to say about a bundle."""
-    if isinstance(bundle, Seq2SeqBundle):
-        return _seq2seq_facts(bundle)
-    spec = bundle.spec
+    if isinstance(bundle.spec, Seq2SeqSpec):
+        return _seq2seq_facts(bundle, bundle.spec)
+    spec = bundle.spec_as(CtcSpec)
     return {
         "bundle": str(bundle.folder),
         "architecture": spec.architecture,
@@ -59,15 +60,14 @@ def bundle_facts(bundle: Bundle | Seq2SeqBundle) -> dict[str, Any]:
     }
 
 
-def _seq2seq_facts(bundle: Seq2SeqBundle) -> dict[str, Any]:
-    spec = bundle.spec
+def _seq2seq_facts(bundle: Bundle, spec: Seq2SeqSpec) -> dict[str, Any]:
     return {
         "bundle": str(bundle.folder),
         "architecture": spec.architecture,
         "task": spec.task,
         "precision": spec.precision,
         "sample_rate_hz": spec.sample_rate_hz,
-        "chunk_seconds": spec.features.chunk_samples / spec.sample_rate_hz,
+        "chunk_seconds": spec.chunk_seconds,
         "languages": sorted(spec.generation.languages),
         "size_bytes": bundle.size_bytes,
         "model_sha256": bundle.model_sha256,

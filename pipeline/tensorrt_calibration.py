@@ -12,11 +12,12 @@ from speechquant.calibrators import tensorrt
 from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.methods import EMA, STABLEQUANT, MethodOptions
 from speechquant.calibrators.tensorrt import CalibrationBatches, Feeds, TableCalibrator
-from speechquant.core.bundles import Bundle, ModelSpec, load_bundle, require_float
+from speechquant.core.bundles import Bundle, load_bundle, require_float
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
-from speechquant.engines.ctc.recognizer import feeds_of, read_clip
+from speechquant.engines.ctc.feeds import feeds_of, read_clip
 from speechquant.pipeline.calibration import CalibrationRequest, calibrate
 
 
@@ -48,6 +49,7 @@ def calibrator_for(
     MissingPackageError or EngineError where this TensorRT has no calibrators.
     """
     bundle = bundle if isinstance(bundle, Bundle) else load_bundle(Path(bundle))
+    spec = bundle.spec_as(CtcSpec)
     require_float(bundle)
     name = "EmaMinMaxCalibrator" if method == EMA else "StableQuantCalibrator"
     # Asked for first: a search of hours must not end in a library that is not there.
@@ -55,13 +57,13 @@ def calibrator_for(
     request = CalibrationRequest(
         bundle, data, dev, MethodOptions(method), SearchOptions(), work=work
     )
-    own = None if batches is None else _batches(bundle.spec, request.clips, batches)
+    own = None if batches is None else _batches(spec, request.clips, batches)
     table = calibrate(request).table
     return table, new_calibrator(table, own)
 
 
 def _batches(
-    spec: ModelSpec, clips: Sequence[LabelledClip], options: OwnCalibration
+    spec: CtcSpec, clips: Sequence[LabelledClip], options: OwnCalibration
 ) -> CalibrationBatches:
     if options.samples < spec.min_samples:
         raise OptionError(
@@ -85,7 +87,7 @@ class WaveformBatches:
     not fill a last batch is left out.
     """
 
-    spec: ModelSpec
+    spec: CtcSpec
     clips: Sequence[LabelledClip]
     samples: int
     batch: int

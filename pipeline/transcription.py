@@ -13,8 +13,8 @@ from typing import Any
 from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep, after
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import AnyRecognizer, open_recognizer
-from speechquant.engines.whisper.recognizer import DecodingOptions
 from speechquant.pipeline.console import print_json, progress
 from speechquant.pipeline.sources import numbers_of
 

@@ -24,7 +24,6 @@ from tiny_whisper import save_tiny_whisper, with_generation
 from speechquant.benchmarks.report.record import write_report
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable, scales_document
-from speechquant.core.seq2seq import load_seq2seq_bundle
 from speechquant.exporter import export
 
 RATE_HZ = 16_000
@@ -248,7 +247,7 @@ def _heard_by_whisper(*options: object) -> Callable[[Workspace], list[object]]:
 
 
 def _heard_in_english_only(at: Workspace) -> list[object]:
-    whole = load_seq2seq_bundle(at.whisper)
+    whole = load_bundle(at.whisper)
     with_generation(whole, at.path("english-only"), languages={}, tasks={})
     wave = at.wav("noise.wav", np.full(100, 0.1))
     return ["transcribe", at.path("english-only"), wave, "--language", "en"]
@@ -311,7 +310,7 @@ def _dead_layer(at: Workspace) -> list[object]:
     import onnx
 
     good = load_bundle(at.bundle)
-    model = onnx.load(str(good.model_path))
+    model = onnx.load(str(good.only_graph.model_path))
     for tensor in model.graph.initializer:
         if tensor.name.startswith("encoder.layer_norm."):
             zeros = np.zeros(tuple(tensor.dims), np.float32)

@@ -11,7 +11,6 @@ from tiny import save_tiny_checkpoint
 from tiny_whisper import save_tiny_whisper
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.exporter import export
 from speechquant.exporter.whisper import export_whisper
 
@@ -42,5 +41,5 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whisper_bundle(tiny_whisper: Path) -> Seq2SeqBundle:
+def whisper_bundle(tiny_whisper: Path) -> Bundle:
     return export_whisper(tiny_whisper, tiny_whisper.parent / "bundle")[0]

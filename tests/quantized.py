@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle
 from speechquant.core.processor import read_processor
 from speechquant.core.scales import Bits, Scale, ScaleTable
-from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
-from speechquant.engines.ctc.probe import ProbedGraph, ProbeSession
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.core.seq2seq import ENCODER, PREFILL
+from speechquant.engines.ctc.feeds import feeds_of
+from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.trials.probed_graph import ProbedGraph
 
 openvino_is_exact = pytest.mark.skipif(
     not read_processor().sums_byte_products_exactly,
@@ -46,7 +47,7 @@ def w8a8(bundle: Bundle, out: Path, spelling: Spelling = Spelling.ONNXRUNTIME) -
     return quantize_bundle(bundle, out, table_from_noise(bundle), spelling=spelling)
 
 
-def whisper_w8a8(bundle: Seq2SeqBundle, out: Path, *, attention: bool = False) -> Seq2SeqBundle:
+def whisper_w8a8(bundle: Bundle, out: Path, *, attention: bool = False) -> Bundle:
     """The bundle with every layer quantized, by what noise and a few tokens give."""
     spec, rng = bundle.spec, np.random.default_rng(1)
     shape = (1, spec.features.mel_bins, spec.features.chunk_frames)
@@ -54,7 +55,7 @@ def whisper_w8a8(bundle: Seq2SeqBundle, out: Path, *, attention: bool = False) -
     seen: dict[str, NDArray[Any]] = {}
     feeds: dict[str, NDArray[Any]] = {"features": features}
     for name in (ENCODER, PREFILL):
-        part = bundle.part(name)
+        part = bundle.graphs[name]
         tensors = [*part.spec.activations(attention=attention), *(["hidden"] * (name == ENCODER))]
         with ProbedGraph(part, tensors, 1) as graph:
             seen.update(graph.run(feeds))

@@ -74,6 +74,15 @@ def test_imports_point_one_way(module: str, path: Path) -> None:
     assert imported - {folder} <= ALLOWED[folder]
 
 
+@pytest.mark.parametrize(("family", "other"), [("ctc", "whisper"), ("whisper", "ctc")])
+def test_no_family_knows_another(family: str, other: str) -> None:
+    room = [path for name, path in modules() if name.startswith(f"speechquant.engines.{family}.")]
+    assert room
+    for path in room:
+        imported = imported_names(path)
+        assert not [n for n in imported if n.startswith(f"speechquant.engines.{other}")], path
+
+
 def test_every_folder_is_packaged_and_typed() -> None:
     on_disk = [name for name, path in modules() if path.name == "__init__.py"]
     assert sorted(SETUPTOOLS["packages"]) == sorted(on_disk)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.bundles import new_bundle
-from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
+from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 
 CHUNK_SECONDS = 2
 POSITIONS = 50 * CHUNK_SECONDS
@@ -102,10 +101,10 @@ def save_tiny_whisper(folder: Path, *, seed: int = 3, **config: Any) -> Path:
     return folder
 
 
-def with_generation(bundle: Seq2SeqBundle, target: Path, **changed: Any) -> Seq2SeqBundle:
+def with_generation(bundle: Bundle, target: Path, **changed: Any) -> Bundle:
     """Write a bundle of the same graphs whose generation settings are `changed`."""
     spec = replace(bundle.spec, generation=replace(bundle.spec.generation, **changed))
     with new_bundle(target, spec, dict(bundle.made_from)) as folder:
         for name in bundle.files:
             shutil.copyfile(bundle.folder / name, folder / name)
-    return load_seq2seq_bundle(target)
+    return load_bundle(target)

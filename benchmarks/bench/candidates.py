@@ -14,25 +14,21 @@ from speechquant.benchmarks.report.record import FLOAT, OURS, PEER, Profile
 from speechquant.benchmarks.report.search import Search, read_search
 from speechquant.core.artifact_folders import digest_of
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
-from speechquant.core.engine_folders import Engine, Seq2SeqEngine, engine_bytes, graphs_of
+from speechquant.core.engine_folders import Engine, engine_bytes
 from speechquant.core.errors import EngineError, OptionError
-from speechquant.core.seq2seq import TASK, Seq2SeqBundle, Seq2SeqSpec, is_graph_file
+from speechquant.core.seq2seq import TASK, Seq2SeqSpec
+from speechquant.core.specs import is_graph_file
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
 from speechquant.engines.ctc.recognizer import Recognizer
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import AnyRecognizer, open_recognizer
-from speechquant.engines.session import load_any_source
+from speechquant.engines.session import load_source
 from speechquant.engines.tensorrt.layers import layer_report
-from speechquant.engines.whisper.recognizer import (
-    DecodingOptions,
-    WhisperRecognizer,
-    require_known,
-)
+from speechquant.engines.whisper.recognizer import WhisperRecognizer, require_known
 
 # Which OpenVINO it is shows when it is opened.
 _HOW = {CPU: "ONNX Runtime's CPU provider", OPENVINO: "OpenVINO"}
 _SHORT_HASH = 8
-AnyBundle = Bundle | Seq2SeqBundle
-AnyEngine = Engine | Seq2SeqEngine
 
 
 @dataclass(frozen=True)
@@ -129,9 +125,7 @@ def candidates_of(
             raise OptionError(f"no provider {provider!r} to bench; choose of {CPU}, {OPENVINO}")
     if not folders:
         raise OptionError("nothing to bench; give a bundle or an engine")
-    sources = [
-        load_any_source(folder) for folder in dict.fromkeys(path.resolve() for path in folders)
-    ]
+    sources = [load_source(folder) for folder in dict.fromkeys(path.resolve() for path in folders)]
     asked = decoding or DecodingOptions()
     if asked != DecodingOptions():
         _require_askable(sources, asked)
@@ -139,7 +133,7 @@ def candidates_of(
     found: list[Candidate] = []
     for source, name, model in zip(sources, names, _models(sources), strict=True):
         own = asked if source.spec.task == TASK else None
-        if isinstance(source, AnyEngine):
+        if isinstance(source, Engine):
             found.append(_engine_candidate(source, name, model, own))
         else:
             found += [
@@ -150,7 +144,7 @@ def candidates_of(
     return sorted(found, key=lambda one: (order.index(one.model), one.role != FLOAT))
 
 
-def _require_askable(sources: Sequence[AnyBundle | AnyEngine], asked: DecodingOptions) -> None:
+def _require_askable(sources: Sequence[Bundle | Engine], asked: DecodingOptions) -> None:
     whispers = {
         source.folder: source.spec for source in sources if isinstance(source.spec, Seq2SeqSpec)
     }
@@ -164,7 +158,7 @@ def _require_askable(sources: Sequence[AnyBundle | AnyEngine], asked: DecodingOp
 
 
 def _bundle_candidate(
-    bundle: AnyBundle, name: str, model: str, provider: str, decoding: DecodingOptions | None
+    bundle: Bundle, name: str, model: str, provider: str, decoding: DecodingOptions | None
 ) -> Candidate:
     return Candidate(
         name=f"{name} ({provider})",
@@ -186,7 +180,7 @@ def _bundle_candidate(
 
 
 def _engine_candidate(
-    engine: AnyEngine, name: str, model: str, decoding: DecodingOptions | None
+    engine: Engine, name: str, model: str, decoding: DecodingOptions | None
 ) -> Candidate:
     manifest = engine.manifest
     return Candidate(
@@ -231,8 +225,8 @@ def peer_candidates(
     ]
 
 
-def _built_products(engine: AnyEngine) -> dict[str, int] | None:
-    reports = [layer_report(graph) for graph in graphs_of(engine)]
+def _built_products(engine: Engine) -> dict[str, int] | None:
+    reports = [layer_report(graph) for graph in engine.graphs.values()]
     placed = [item for report in reports if report is not None for item in report.placed()]
     layers = [item.layer for item in placed if item.product.weighted and item.layer is not None]
     return None if None in reports else dict(Counter(layer.precision for layer in layers))
@@ -248,7 +242,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _models(sources: Sequence[AnyBundle | AnyEngine]) -> list[str]:
+def _models(sources: Sequence[Bundle | Engine]) -> list[str]:
     """Return for each the name of the checkpoint it goes back to, told apart by the float graph."""
     roots = [_root(source) for source in sources]
     graphs: dict[str, list[str]] = {}
@@ -260,10 +254,10 @@ def _models(sources: Sequence[AnyBundle | AnyEngine]) -> list[str]:
     ]
 
 
-def _root(source: AnyBundle | AnyEngine) -> tuple[str, str]:
+def _root(source: Bundle | Engine) -> tuple[str, str]:
     """Return the checkpoint and the hash of the float graph that `source` goes back to."""
     facts: Mapping[str, Any]
-    if isinstance(source, AnyEngine):
+    if isinstance(source, Engine):
         facts = source.manifest.source
     else:
         facts = {"model_sha256": source.model_sha256, "made_from": source.made_from}

@@ -12,7 +12,8 @@ from speechquant.benchmarks.bench.token_latency import Parts, Written, time_own_
 from speechquant.benchmarks.report.record import Cell, TokenCell
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import OptionError
-from speechquant.engines.ctc.recognizer import Recognizer, feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
+from speechquant.engines.ctc.recognizer import Recognizer
 from speechquant.engines.families import AnyRecognizer
 from speechquant.engines.whisper.recognizer import WhisperRecognizer
 

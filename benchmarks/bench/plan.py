@@ -11,7 +11,7 @@ from speechquant.benchmarks.bench.latency import PAUSE_SECONDS, REPEATS
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.text import normalizer
-from speechquant.engines.whisper.recognizer import DecodingOptions
+from speechquant.engines.decoding_options import DecodingOptions
 
 LENGTHS_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 BATCHES = (1, 4, 8)

@@ -63,7 +63,8 @@ def open_sessions(
     bundle: Bundle, quantized: Bundle, table: ScaleTable, stack: ExitStack
 ) -> dict[str, Session]:
     """Return a session of each kind that this machine has, the simulated one first."""
-    simulated = SimulatedSession(bundle, weights=rounded_weights(bundle, table, {}))
+    graph = bundle.only_graph
+    simulated = SimulatedSession(graph, weights=rounded_weights(graph, table, {}))
     simulated.use(table)
     sessions: dict[str, Session] = {SIMULATED: stack.enter_context(simulated)}
     for provider in ("cpu", "openvino"):

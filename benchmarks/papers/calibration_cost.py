@@ -29,10 +29,11 @@ from speechquant.calibrators.collection import collect
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_session
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.ctc.recognizer import feeds_of
 from speechquant.exporter.ctc import export
 from speechquant.exporter.random_models import PREFIX
 
@@ -92,7 +93,7 @@ def write_noise(folder: Path, clips: int, seconds: float = CLIP_SECONDS) -> list
 
 def feeds_of_clip(bundle: Bundle, clip: LabelledClip) -> dict[str, Any]:
     """Return what the graph takes for a clip alone."""
-    return feeds_of(bundle.spec, [read_audio(clip.path, bundle.spec.sample_rate_hz)])
+    return feeds_of(bundle.spec_as(CtcSpec), [read_audio(clip.path, bundle.spec.sample_rate_hz)])
 
 
 def time_passes(bundle: Bundle, clips: Sequence[LabelledClip], repeats: int) -> list[PassTimes]:
@@ -159,7 +160,7 @@ def cost_of_peer(bundle: Bundle, clips: Sequence[LabelledClip], clips_per_call: 
         contextlib.redirect_stdout(sys.stderr),  # it prints what it does; stdout is for the tables
     ):
         calibrator = create_calibrator(
-            bundle.model_path,
+            bundle.only_graph.model_path,
             ["Conv", "MatMul", "Gemm"],
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
             calibrate_method=CalibrationMethod.Percentile,

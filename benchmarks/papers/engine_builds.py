@@ -24,12 +24,15 @@ from speechquant.benchmarks.papers.narrow_rest import emulate_float16
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.onnx_files import save_graph
-from speechquant.engines.build import build_engine, ctc_graph
+from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
+from speechquant.engines.ctc.feeds import feeds_of, read_clip
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.ctc.recognizer import Recognizer, feeds_of, read_clip
+from speechquant.engines.ctc.recognizer import Recognizer
+from speechquant.engines.families import family_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.tensorrt.graph import tensorrt_graph
@@ -76,7 +79,7 @@ def build(bundle: Bundle, out: Path, target: str, rest: str, repeats: int) -> Bu
     engines = [build_engine(bundle, out, options, force=True) for _ in range(repeats)]
     return BuiltEngine(
         tuple(engine.manifest.build_seconds for engine in engines),
-        engines[-1].engine_path.stat().st_size,
+        engines[-1].only_graph.engine_path.stat().st_size,
         read_layers(out / LAYERS_FILE),
     )
 
@@ -99,7 +102,7 @@ def print_builds(bundles: dict[str, tuple[Bundle, Bundle]], work: Path) -> None:
         *("model", "bundle", "rest", "build", "engine", "float graph", *_KINDS),
     )
     for name, (floats, integers) in bundles.items():
-        plain = floats.model_path.stat().st_size / _MEGABYTE
+        plain = floats.only_graph.model_path.stat().st_size / _MEGABYTE
         for what, bundle, rest in (
             ("W8A8", integers, "fp16"), ("W8A8", integers, "fp32"), ("float", floats, "fp16"),
         ):  # fmt: skip
@@ -125,7 +128,7 @@ def print_targets(name: str, bundle: Bundle, work: Path) -> None:
 @contextmanager
 def session_of(bundle: Bundle, rest: str, work: Path) -> Iterator[OnnxRuntimeSession]:
     """Open the graph that TensorRT is given, with float16 rounded as float16 is."""
-    asked = ctc_graph(bundle, BuildOptions(_BACKEND))
+    (asked,) = family_of(bundle).graphs_to_build(bundle, BuildOptions(_BACKEND)).values()
     graph = tensorrt_graph(asked, rest, strongly_typed=True)
     if rest == "fp16":
         emulate_float16(graph.model)
@@ -142,13 +145,14 @@ def print_rest(bundles: dict[str, Bundle], clips: Sequence[LabelledClip], work: 
         *("model", "WER, rest in fp32", "WER, rest in fp16", "same label", "largest difference"),
     )
     for name, bundle in bundles.items():
+        spec = bundle.spec_as(CtcSpec)
         words: list[Evaluation] = []
         logits: list[list[np.ndarray]] = []
         for rest in ("fp32", "fp16"):
             with session_of(bundle, rest, work) as session:
                 words.append(evaluate(Recognizer(bundle, session), clips))
-                waves = (read_clip(bundle.spec, clip.path) for clip in clips)
-                logits.append([session.run(feeds_of(bundle.spec, [w]))["logits"] for w in waves])
+                waves = (read_clip(spec, clip.path) for clip in clips)
+                logits.append([session.run(feeds_of(spec, [w]))["logits"] for w in waves])
         wide, narrow = (np.concatenate([row[0] for row in rows]) for rows in logits)
         same = (wide.argmax(-1) == narrow.argmax(-1)).mean()
         rates = [f"{100 * result.words.rate:.2f} % ({result.words.errors})" for result in words]

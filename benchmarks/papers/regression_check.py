@@ -25,7 +25,6 @@ from speechquant.benchmarks.report.comparison import REGRESSION, compare_reports
 from speechquant.benchmarks.report.record import Report
 from speechquant.benchmarks.report.statistics import LatencyStats
 from speechquant.benchmarks.workbench import Workbench
-from speechquant.core.bundles import TEXT_FILES
 from speechquant.core.engine_folders import Engine, EngineManifest, load_engine, make_engine
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import BuildOptions, build_engine, quantize_bundle
@@ -57,7 +56,7 @@ def slowed(engine: Engine, out: Path, channels: int) -> Engine:
     import onnx
     from onnx import helper, numpy_helper
 
-    model = onnx.load(engine.engine_path)
+    model = onnx.load(engine.only_graph.engine_path)
     graph, logits = model.graph, model.graph.output[0].name
     for node in graph.node:
         node.output[:] = [f"{name}.fast" if name == logits else name for name in node.output]
@@ -74,12 +73,14 @@ def slowed(engine: Engine, out: Path, channels: int) -> Engine:
         ]
     )
 
-    def make(folder: Path) -> EngineManifest:
+    (graph_name,) = engine.graphs
+
+    def make(folder: Path) -> dict[str, EngineManifest]:
         onnx.save(model, folder / engine.manifest.engine_file)
-        for name in TEXT_FILES:
+        for name in engine.spec.text_files:
             if name in engine.files:
                 shutil.copyfile(engine.folder / name, folder / name)
-        return engine.manifest
+        return {graph_name: engine.manifest}
 
     return make_engine(out, engine.spec, make)
 

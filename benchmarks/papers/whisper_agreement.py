@@ -22,8 +22,9 @@ from speechquant.benchmarks.papers.joined_clips import Seams, lost_and_repeated
 from speechquant.benchmarks.workbench import Workbench
 from speechquant.calibrators.methods import EMA
 from speechquant.core.audio import Waveform, read_audio
+from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
-from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION, Seq2SeqBundle
+from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION
 from speechquant.core.text import normalizer
 from speechquant.core.wer import score_wer
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
@@ -89,7 +90,7 @@ def print_parity(folder: Path) -> None:
         print_row(name, *(f"{difference:.1e}" for difference in largest))
 
 
-def print_texts(bundle: Seq2SeqBundle, reference: Reference, clips: Sequence[LabelledClip]) -> None:
+def print_texts(bundle: Bundle, reference: Reference, clips: Sequence[LabelledClip]) -> None:
     """Print how many clips have the text that transformers gives them."""
     waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in clips]
     expected = reference.texts(waves)
@@ -164,7 +165,7 @@ def seams(lot: Lot, alone: float, heard: Sequence[str]) -> Seams:
     return Seams(alone, joined, *lost_and_repeated(lot.references, text))
 
 
-def hear(bundle: Seq2SeqBundle, lot: Lot) -> tuple[float, dict[str, Sequence[str]]]:
+def hear(bundle: Bundle, lot: Lot) -> tuple[float, dict[str, Sequence[str]]]:
     """Return the word error rate clip by clip, and what is heard of all, by how it is heard."""
     with open_recognizer(bundle) as recognizer:
         alone = clip_by_clip(lot, recognizer.transcribe)
@@ -178,7 +179,7 @@ def hear(bundle: Seq2SeqBundle, lot: Lot) -> tuple[float, dict[str, Sequence[str
 
 
 def print_joined(
-    bundles: Sequence[Seq2SeqBundle], reference: Reference, clips: Sequence[LabelledClip]
+    bundles: Sequence[Bundle], reference: Reference, clips: Sequence[LabelledClip]
 ) -> None:
     """Print the word errors of clips strung together beside those of the clips."""
     print_heading(
@@ -206,7 +207,7 @@ def print_joined(
             print_lot(number, lot, "transformers, greedy", alone, heard)
 
 
-def print_silence(bundles: Sequence[Seq2SeqBundle]) -> None:
+def print_silence(bundles: Sequence[Bundle]) -> None:
     """Print how many words are heard where nobody speaks."""
     rng = np.random.default_rng(0)
     cases: dict[str, list[Waveform]] = {
@@ -232,7 +233,7 @@ def print_silence(bundles: Sequence[Seq2SeqBundle]) -> None:
         print_row(name, *counts)
 
 
-def quantized(bundle: Seq2SeqBundle, folder: Path) -> Seq2SeqBundle:
+def quantized(bundle: Bundle, folder: Path) -> Bundle:
     """Return the bundle at W8A8 as `speechquant quantize --method ema` makes it of zoo:dev."""
     bench = Workbench(bundle, read_data_set(corpus_manifest("dev")), (), folder.parent)
     table = bench.table(EMA, 8, float_layers=(LAST_PROJECTION, CROSS))

@@ -29,13 +29,14 @@ from speechquant.benchmarks.bench.token_latency import LATER_TOKENS, TEXT_TOKEN,
 from speechquant.benchmarks.papers.float_tables import print_heading, print_row
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
+from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
-from speechquant.core.seq2seq import CROSS, LAST_PROJECTION, Seq2SeqBundle
+from speechquant.core.seq2seq import CROSS, LAST_PROJECTION, Seq2SeqSpec
 from speechquant.engines import quantize_bundle
 from speechquant.engines.backends import CPU
-from speechquant.engines.ctc.probe import open_probe
-from speechquant.engines.session import open_seq2seq_session
+from speechquant.engines.probes import open_probe
+from speechquant.engines.session import open_decoder_session
 from speechquant.exporter.random_models import PREFIX, random_whisper
 from speechquant.exporter.whisper import export_whisper
 
@@ -58,10 +59,8 @@ class Decoder(Protocol):
 
 
 class _Ours:
-    def __init__(
-        self, bundle: Seq2SeqBundle, features: NDArray[np.float32], prompt: list[int]
-    ) -> None:
-        self._session = open_seq2seq_session(bundle, provider=CPU, threads=THREADS)
+    def __init__(self, bundle: Bundle, features: NDArray[np.float32], prompt: list[int]) -> None:
+        self._session = open_decoder_session(bundle, provider=CPU, threads=THREADS)
         self._features, self._prompt = features, np.array([prompt])
 
     def encode(self) -> None:
@@ -156,7 +155,7 @@ def _converted(name: str, folder: Path, kind: str) -> Path:
     return out
 
 
-def _table_of(bundle: Seq2SeqBundle, folder: Path) -> ScaleTable:
+def _table_of(bundle: Bundle, folder: Path) -> ScaleTable:
     """Return scales from noise: they change nothing about the time."""
     path = folder / "noise.wav"
     noise = 0.1 * np.random.default_rng(0).standard_normal(5 * _SAMPLE_RATE_HZ)
@@ -174,7 +173,8 @@ def make_decoders(name: str, folder: Path) -> tuple[dict[str, Decoder], list[str
     """Return what is compared, the baseline first, and notes on what is or is not there."""
     bundle, _ = export_whisper(f"{PREFIX}{name}", folder / "float")
     quantized = quantize_bundle(bundle, folder / "w8a8", _table_of(bundle, folder))
-    spec, generation = bundle.spec.features, bundle.spec.generation
+    whisper = bundle.spec_as(Seq2SeqSpec)
+    spec, generation = whisper.features, whisper.generation
     shape = (1, spec.mel_bins, spec.chunk_frames)
     features = np.random.default_rng(0).normal(0.0, 0.7, shape).astype(np.float32)
     prompt = prompt_of(generation)

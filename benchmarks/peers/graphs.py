@@ -16,11 +16,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.bundles import MODEL_FILE, Bundle
+from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import MODEL_FILE, CtcSpec
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.onnx_files import save_graph
 from speechquant.core.processor import Processor
-from speechquant.engines.ctc.recognizer import feeds_of, read_clip
+from speechquant.engines.ctc.feeds import feeds_of, read_clip
 from speechquant.engines.graphs.writer import remove_unused
 from speechquant.engines.openvino.norms import spell_instance_norms
 
@@ -158,8 +159,9 @@ class ClipReader:
 
 
 def _feeds_of_clips(bundle: Bundle, clips: Sequence[LabelledClip]) -> Iterator[dict[str, Any]]:
+    spec = bundle.spec_as(CtcSpec)
     for clip in clips:
-        yield feeds_of(bundle.spec, [read_clip(bundle.spec, clip.path)])
+        yield feeds_of(spec, [read_clip(spec, clip.path)])
 
 
 def make_static(
@@ -217,7 +219,7 @@ def make_dynamic(
 def _preprocessed(bundle: Bundle, folder: Path) -> Path:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    model, path = bundle.model_path.resolve(), folder.resolve() / "preprocessed.onnx"
+    model, path = bundle.only_graph.model_path.resolve(), folder.resolve() / "preprocessed.onnx"
     with _working_in(folder):
         quant_pre_process(
             model,
@@ -267,7 +269,7 @@ def _with_instance_norms(bundle: Bundle, folder: Path) -> Path:
     """
     import onnx_ir as ir
 
-    model = ir.load(bundle.model_path)
+    model = ir.load(bundle.only_graph.model_path)
     spell_instance_norms(model)
     remove_unused(model)
     path = folder / MODEL_FILE

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.errors import CheckpointError, EngineError
 from speechquant.engines import open_session
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.exporter.checkpoints import load_checkpoint
 from speechquant.exporter.random_models import PREFIX as RANDOM_PREFIX
 from speechquant.zoo.models import TRAINED_MODELS
@@ -73,7 +74,7 @@ def check_torch(bundle: Bundle, checkpoint: str, threads: int | None) -> int:
     """
     samples = _CHECKED_SECONDS * bundle.spec.sample_rate_hz
     wave = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
-    feeds = feeds_of(bundle.spec, [wave])
+    feeds = feeds_of(bundle.spec_as(CtcSpec), [wave])
     with open_session(bundle, provider="cpu", threads=threads) as session:
         expected = session.run(feeds)["logits"]
     with TorchSession(checkpoint, FLOAT32, threads) as torch_session:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.bundles import VOCABULARY_FILE, Bundle, CtcDecoding
+from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import VOCABULARY_FILE, CtcDecoding, CtcSpec
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class CtcDecoder:
         """Return the decoder of the bundle's vocabulary."""
         path: Path = bundle.folder / VOCABULARY_FILE
         vocabulary: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-        return cls({index: token for token, index in vocabulary.items()}, bundle.spec.decoding)
+        decoding = bundle.spec_as(CtcSpec).decoding
+        return cls({index: token for token, index in vocabulary.items()}, decoding)
 
     def words_of(self, logits: NDArray[Any]) -> list[SpokenWord]:
         """Return the words in one clip's logits, [frames, labels]."""

@@ -1,81 +1,48 @@
-"""Sessions that show the activations a layer map names, for calibration."""
+"""What a CTC model computes of a clip, for calibration and for a look at its modules."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.graphs import GraphSource
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import Seq2SeqBundle
-from speechquant.engines.ctc.recognizer import feeds_of, read_clip
-from speechquant.engines.session import Tensors
-from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph
+from speechquant.engines.ctc.feeds import feeds_of, read_clip
+from speechquant.engines.module_probe import ModuleProbe
+from speechquant.engines.trials.module_outputs import module_tensors
+from speechquant.engines.trials.probed_graph import ProbedGraph
 
 
-class Probe(Protocol):
-    """A context manager that shows what a model computes of a clip."""
+class ClipProbe(ProbedGraph):
+    """Shows any tensors of the graph, clip by clip."""
 
-    def __enter__(self) -> Probe: ...
+    def __init__(self, bundle: Bundle, names: Iterable[str], threads: int | None = None) -> None:
+        self._spec = bundle.spec_as(CtcSpec)
+        super().__init__(bundle.only_graph, names, threads)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
-        """Return the activations that a clip alone gives; raises AudioError."""
-        ...
+    def tensors_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
+        """Return the tensors that a clip alone gives; raises AudioError."""
+        return self.run(feeds_of(self._spec, [read_clip(self._spec, clip.path)]))
 
 
-class ProbedGraph(ChangedGraph):
-    """A graph whose outputs are the tensors `names`, and nothing else."""
-
-    def __init__(self, graph: GraphSource, names: Iterable[str], threads: int | None) -> None:
-        model = load_graph(graph, "calibration")
-        import onnx
-
-        names = list(dict.fromkeys(names))
-        inputs = {value.name for value in model.graph.input}
-        self._inputs = [name for name in names if name in inputs]
-        del model.graph.output[:]
-        for name in names:
-            if name not in inputs:
-                value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-                model.graph.output.append(value)
-        super().__init__(model, graph, threads)
-
-    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Return every tensor by name; inputs of the graph may be among them."""
-        return {**{name: feeds[name] for name in self._inputs}, **super().run(feeds)}
-
-
-class ProbeSession(ProbedGraph):
-    """The probe of a model of one graph."""
+class ProbeSession(ClipProbe):
+    """Shows the activations to be quantized."""
 
     def __init__(
         self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
     ) -> None:
-        self._spec = bundle.spec
         super().__init__(bundle, bundle.spec.activations(attention=attention), threads)
 
     def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
         """Return the activations that a clip alone gives; raises AudioError."""
-        return self.run(feeds_of(self._spec, [read_clip(self._spec, clip.path)]))
+        return self.tensors_of(clip)
 
 
-def open_probe(
-    bundle: Bundle | Seq2SeqBundle, threads: int | None = None, *, attention: bool = False
-) -> Probe:
-    """Return the probe of a bundle."""
-    if isinstance(bundle, Seq2SeqBundle):
-        from speechquant.engines.whisper.probe import Seq2SeqProbe
-
-        return Seq2SeqProbe(bundle, threads, attention=attention)
-    return ProbeSession(bundle, threads, attention=attention)
+def ctc_module_probe(bundle: Bundle, threads: int | None) -> ModuleProbe:
+    """Return what shows the outputs of a CTC model's modules."""
+    modules = module_tensors(bundle.only_graph)
+    probe = ClipProbe(bundle, modules.names, threads)
+    return ModuleProbe({"": modules}, probe, probe.tensors_of)

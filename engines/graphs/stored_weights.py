@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.weights import along_channels
 
@@ -23,12 +23,12 @@ class StoredWeight:
     values: NDArray[np.float32]
 
 
-def stored_weights(bundle: Bundle) -> list[StoredWeight]:
-    """Return the integer weights of a quantized bundle, in the order of the graph."""
+def stored_weights(graph: GraphSource) -> list[StoredWeight]:
+    """Return the integer weights of a quantized graph, in its order."""
     require_packages("inspecting weights")
     import onnx_ir as ir
 
-    model = ir.load(bundle.model_path)
+    model = ir.load(graph.model_path)
     found = []
     for node in model.graph:
         if node.op_type != "DequantizeLinear":
@@ -41,7 +41,7 @@ def stored_weights(bundle: Bundle) -> list[StoredWeight]:
         users = list(node.outputs[0].consumers())
         activation = users[0].inputs[0] if users else None
         tensor = "" if activation is None else (activation.name or "")
-        layer = bundle.spec.layers.get(tensor.removesuffix(_ROUNDED_SUFFIX))
+        layer = graph.spec.layers.get(tensor.removesuffix(_ROUNDED_SUFFIX))
         if layer is None:
             continue
         integers = levels.const_value.numpy()

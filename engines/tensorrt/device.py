@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.bundles import TensorSpec
 from speechquant.core.engine_folders import EngineGraph
 from speechquant.core.errors import EngineError
 from speechquant.core.onnx_files import require_packages
+from speechquant.core.specs import TensorSpec
 from speechquant.engines.tensorrt.library import RTX, BuildLog, load_library, logger_of
 from speechquant.engines.tensorrt.targets import current_capability, require_runnable
 

@@ -40,8 +40,9 @@ class TensorRtSession:
     """
 
     def __init__(self, engine: Engine, device: TensorRtDevice | None = None) -> None:
-        self._engine = engine
-        self._device = device or TensorRtDevice(engine)
+        self._engine = engine.only_graph
+        self._rate_hz = engine.spec.sample_rate_hz
+        self._device = device or TensorRtDevice(self._engine)
         # One stream and one set of buffers: a second thread waits, as it would for the GPU.
         self._lock = threading.Lock()
         self._buffers: dict[str, Buffer] = {}
@@ -124,7 +125,7 @@ class TensorRtSession:
         return [{name: pieces[name][part] for name in feeds} for part in range(count)]
 
     def _length(self, samples: int) -> str:
-        return f"{samples} samples ({samples / self._engine.spec.sample_rate_hz:.2f} s)"
+        return f"{samples} samples ({samples / self._rate_hz:.2f} s)"
 
     def _refused(self, reason: str) -> EngineError:
         return EngineError(f"{self._engine.folder}: {reason}")

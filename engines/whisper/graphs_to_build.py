@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.core.bundles import Bundle, GraphPart
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import OptionError
-from speechquant.core.seq2seq import ENCODER, GRAPHS, PREFILL, STEP, Seq2SeqBundle, Seq2SeqSpec
+from speechquant.core.seq2seq import ENCODER, PREFILL, STEP, Seq2SeqSpec
 from speechquant.engines.backends import ON_CPU
 from speechquant.engines.build_options import BATCH, BuildOptions, GraphToBuild
 from speechquant.engines.session import Tensors
@@ -24,20 +25,20 @@ _TRIAL_TOKENS = 8
 _OTHERS = frozenset({"features", "hidden", "tokens", "logits"})
 
 
-def seq2seq_graphs(bundle: Seq2SeqBundle, options: BuildOptions) -> dict[str, GraphToBuild]:
+def seq2seq_graphs(bundle: Bundle, options: BuildOptions) -> dict[str, GraphToBuild]:
     """Return the graphs to be built by name; raises OptionError for impossible limits."""
-    limits = _limits_of(bundle.spec, options)
+    limits = _limits_of(bundle.spec_as(Seq2SeqSpec), options)
     trials = cache(lambda: _trial_feeds(bundle))  # one for all, and only where ranges are asked for
     graphs = {}
-    for name in GRAPHS:
-        spec = bundle.spec.graphs[name]
+    for name, graph in bundle.graphs.items():
+        spec = graph.spec
         dims = {dim for tensor in spec.inputs for dim in tensor.dims if isinstance(dim, str)}
         own = {dim: limits[dim] for dim in limits if dim in dims}
         if name == ENCODER:
             own[BATCH] = Limits(1, 1, 1)  # a session encodes clips one by one
         caches = frozenset(tensor.name for tensor in (*spec.inputs, *spec.outputs)) - _OTHERS
         graphs[name] = GraphToBuild(
-            source=bundle.part(name),
+            source=graph,
             name=name,
             inputs=spec.inputs,
             limits=own,
@@ -70,21 +71,23 @@ def _limits_of(spec: Seq2SeqSpec, options: BuildOptions) -> dict[str, Limits]:
     }
 
 
-def _trial_feeds(bundle: Seq2SeqBundle) -> dict[str, Tensors]:
+def _trial_feeds(bundle: Bundle) -> dict[str, Tensors]:
     """Return feeds of each graph: two seconds of seeded noise, and tokens drawn as well."""
-    spec, rng = bundle.spec, np.random.default_rng(0)
+    spec, rng = bundle.spec_as(Seq2SeqSpec), np.random.default_rng(0)
     noise = rng.standard_normal(round(_TRIAL_SECONDS * spec.sample_rate_hz)).astype(np.float32)
     features = chunk_features(noise, spec.features, spec.sample_rate_hz)
     first = {"features": features[None, :, : spec.features.chunk_frames]}
-    hidden = _run(bundle, ENCODER, first)["hidden"]
+    hidden = _run(bundle.graphs[ENCODER], first)["hidden"]
     tokens = rng.integers(0, spec.generation.end, (1, _TRIAL_TOKENS))
     second = {"tokens": tokens, "hidden": hidden}
     caches = {
-        name: value for name, value in _run(bundle, PREFILL, second).items() if name not in _OTHERS
+        name: value
+        for name, value in _run(bundle.graphs[PREFILL], second).items()
+        if name not in _OTHERS
     }
     return {ENCODER: first, PREFILL: second, STEP: {"tokens": tokens[:, :1], **caches}}
 
 
-def _run(bundle: Seq2SeqBundle, name: str, feeds: Tensors) -> dict[str, NDArray[Any]]:
-    with ON_CPU.open(bundle.part(name), None, None) as session:
+def _run(graph: GraphPart, feeds: Tensors) -> dict[str, NDArray[Any]]:
+    with ON_CPU.open(graph, None, None) as session:
         return session.run(feeds)

@@ -1,4 +1,4 @@
-"""What an encoder-decoder model computes of a clip, for calibration."""
+"""What an encoder-decoder model computes of a clip, for calibration and for a look inside."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
+from speechquant.core.seq2seq import ENCODER, PREFILL
 from speechquant.engines.backends import CPU
-from speechquant.engines.ctc.probe import ProbedGraph
-from speechquant.engines.session import open_seq2seq_session
-from speechquant.engines.whisper.recognizer import DecodingOptions, WhisperRecognizer
+from speechquant.engines.decoding_options import GREEDY
+from speechquant.engines.module_probe import ModuleProbe
+from speechquant.engines.session import open_decoder_session
+from speechquant.engines.trials.module_outputs import module_tensors
+from speechquant.engines.trials.probed_graph import ProbedGraph
+from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
 _HIDDEN = "hidden"
 Entered = TypeVar("Entered", bound="ChunkProbe")
@@ -29,16 +33,15 @@ class ChunkProbe:
 
     def __init__(
         self,
-        bundle: Seq2SeqBundle,
+        bundle: Bundle,
         encoder: Iterable[str],
         decoder: Iterable[str],
         threads: int | None = None,
     ) -> None:
-        greedy = DecodingOptions(temperatures=(0.0,))
-        session = open_seq2seq_session(bundle, provider=CPU, threads=threads)
-        self._recognizer = WhisperRecognizer(bundle, session, greedy)
-        self._encoder = ProbedGraph(bundle.part(ENCODER), [*encoder, _HIDDEN], threads)
-        self._decoder = ProbedGraph(bundle.part(PREFILL), decoder, threads)
+        session = open_decoder_session(bundle, provider=CPU, threads=threads)
+        self._recognizer = WhisperRecognizer(bundle, session, GREEDY)
+        self._encoder = ProbedGraph(bundle.graphs[ENCODER], [*encoder, _HIDDEN], threads)
+        self._decoder = ProbedGraph(bundle.graphs[PREFILL], decoder, threads)
 
     def __enter__(self: Entered) -> Entered:
         self._stack = ExitStack()
@@ -72,7 +75,7 @@ class Seq2SeqProbe(ChunkProbe):
     """Shows the activations to be quantized, of a clip's first chunk."""
 
     def __init__(
-        self, bundle: Seq2SeqBundle, threads: int | None = None, *, attention: bool = False
+        self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
     ) -> None:
         encoder, decoder = (
             bundle.spec.graphs[name].activations(attention=attention) for name in (ENCODER, PREFILL)
@@ -83,3 +86,15 @@ class Seq2SeqProbe(ChunkProbe):
         """Return the activations that a clip alone gives; raises AudioError."""
         encoder, decoder = self.tensors_of(clip)
         return {**encoder, **decoder}
+
+
+def whisper_module_probe(bundle: Bundle, threads: int | None) -> ModuleProbe:
+    """Return what shows the outputs of a Whisper's modules, the encoder's after `encoder.`."""
+    encoder, decoder = (module_tensors(bundle.graphs[name]) for name in (ENCODER, PREFILL))
+    chunks = ChunkProbe(bundle, encoder.names, decoder.names, threads)
+
+    def run(clip: LabelledClip) -> dict[str, NDArray[Any]]:
+        of_encoder, of_decoder = chunks.tensors_of(clip)
+        return {**{f"encoder.{name}": value for name, value in of_encoder.items()}, **of_decoder}
+
+    return ModuleProbe({"encoder.": encoder, "": decoder}, chunks, run)

@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
-from speechquant.core.engine_folders import Seq2SeqEngine
+from speechquant.core.bundles import Bundle
+from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import AudioError, BundleError, OptionError
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqBundle, Seq2SeqSpec
+from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqSpec
 from speechquant.engines.build_options import BATCH
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession
+from speechquant.engines.decoding_options import DecodingOptions
+from speechquant.engines.session import open_decoder_session
 from speechquant.engines.transcripts import Segment, Transcript
 from speechquant.engines.whisper.decoding import Decoded, decode
 from speechquant.engines.whisper.log_mel import Features, chunk_features, log_mel
@@ -42,31 +45,6 @@ _BATCH_SECONDS = 240.0
 TRANSCRIBE = "transcribe"
 # Half a level of 16 bits: nothing was recorded, and a model may invent words for it.
 _SILENT_PEAK = 0.5 / 32_768
-
-
-@dataclass(frozen=True)
-class DecodingOptions:
-    """How a Whisper model is asked.
-
-    `language` None is the checkpoint's own, or else detected, `task` None its own or transcribe.
-
-    A chunk is decoded at the first of `temperatures`, and at the next where its text compresses by
-    more than `most_compression`, as loops do, or where its mean log probability is below
-    `least_log_probability`. It is silent where that is so and the model takes it for no speech with
-    more than `most_no_speech`.
-    """
-
-    language: str | None = None
-    task: str | None = None
-    timestamps: bool = False
-    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    most_compression: float = 2.4
-    least_log_probability: float = -1.0
-    most_no_speech: float = 0.6
-
-    def __post_init__(self) -> None:
-        if not self.temperatures or not all(0 <= value < np.inf for value in self.temperatures):
-            raise OptionError("temperatures are needed, finite ones of at least 0")
 
 
 @dataclass
@@ -99,11 +77,11 @@ class WhisperRecognizer:
 
     def __init__(
         self,
-        source: Seq2SeqBundle | Seq2SeqEngine,
+        source: Bundle | Engine,
         session: Seq2SeqSession,
         options: DecodingOptions | None = None,
     ) -> None:
-        self.spec: Seq2SeqSpec = source.spec
+        self.spec = source.spec_as(Seq2SeqSpec)
         self.session = session
         self._options = options or DecodingOptions()
         require_known(self.spec, self._options, source.folder)
@@ -356,12 +334,30 @@ class WhisperRecognizer:
         return text.strip()
 
 
-def _most_clips(source: Seq2SeqBundle | Seq2SeqEngine) -> int:
+def open_whisper_recognizer(
+    source: Bundle | Engine,
+    *,
+    provider: str | None = None,
+    threads: int | None = None,
+    decoding: DecodingOptions | None = None,
+    profile_to: Path | None = None,
+) -> WhisperRecognizer:
+    """Return a recognizer on a bundle or an engine, as `open_decoder_session` takes them."""
+    # Before anything is loaded, which takes a moment.
+    require_known(source.spec_as(Seq2SeqSpec), decoding or DecodingOptions(), source.folder)
+    session = open_decoder_session(
+        source, provider=provider, threads=threads, profile_to=profile_to
+    )
+    return WhisperRecognizer(source, session, decoding)
+
+
+def _most_clips(source: Bundle | Engine) -> int:
     """Return how many clips are decoded together: no more than an engine takes."""
-    chunk_seconds = source.spec.features.chunk_samples / source.spec.sample_rate_hz
+    spec = source.spec_as(Seq2SeqSpec)
+    chunk_seconds = spec.features.chunk_samples / spec.sample_rate_hz
     most = max(1, int(_BATCH_SECONDS / chunk_seconds))
-    if isinstance(source, Seq2SeqEngine):
-        limits = source.part(STEP).manifest.limits.get(BATCH)
+    if isinstance(source, Engine):
+        limits = source.manifests[STEP].limits.get(BATCH)
         most = most if limits is None else min(most, limits.most)
     return most
 

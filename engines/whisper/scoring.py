@@ -10,34 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform
+from speechquant.core.bundles import Bundle
 from speechquant.core.scales import ScaleTable
 from speechquant.core.scoring import Job, Score, Trial
-from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle
 from speechquant.core.text import normalizer
 from speechquant.core.wer import score_wer
 from speechquant.engines.decoder_session import Seq2SeqSession
-from speechquant.engines.scorers import (
+from speechquant.engines.decoding_options import GREEDY
+from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
+from speechquant.engines.trials.task import (
     SESSIONS_KEPT,
     KeptWaves,
     ScoringTask,
     labels_of,
     rounding_key,
 )
-from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
-from speechquant.engines.whisper.recognizer import DecodingOptions, WhisperRecognizer
-
-# A trial that writes loops would be decoded six times over, and by chance.
-GREEDY = DecodingOptions(temperatures=(0.0,))
+from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
 
 class _Simulation:
     """The three graphs with switches, and what transcribes with them."""
 
-    def __init__(
-        self, bundle: Seq2SeqBundle, threads: int | None, weights: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, weights: Mapping[str, Any]) -> None:
         self.graphs = {
-            name: SimulatedSession(bundle.part(name), threads, weights) for name in GRAPHS
+            name: SimulatedSession(graph, threads, weights) for name, graph in bundle.graphs.items()
         }
         self.session = Seq2SeqSession(self.graphs, lambda name: self.graphs[name].limits)
         self.recognizer = WhisperRecognizer(bundle, self.session, GREEDY)
@@ -55,7 +51,7 @@ class Seq2SeqUtteranceScorer:
     chunk: all trials are asked at the same places, wherever their own words go.
     """
 
-    def __init__(self, task: ScoringTask, bundle: Seq2SeqBundle) -> None:
+    def __init__(self, task: ScoringTask, bundle: Bundle) -> None:
         self._task, self._bundle = task, bundle
         self._normalize = normalizer(task.normalizer)
         self._simulations: OrderedDict[object, _Simulation] = OrderedDict()
@@ -104,8 +100,8 @@ class Seq2SeqUtteranceScorer:
         if trial is None or not trial.quantizes_weights:
             return {}
         weights: dict[str, NDArray[np.float32]] = {}
-        for name in GRAPHS:
-            weights.update(rounded_weights(self._bundle.part(name), trial.table, {}))
+        for graph in self._bundle.graphs.values():
+            weights.update(rounded_weights(graph, trial.table, {}))
         return weights
 
 

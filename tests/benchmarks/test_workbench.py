@@ -8,15 +8,15 @@ from quantized import whisper_w8a8
 from tiny_whisper import with_generation
 
 from speechquant.benchmarks.workbench import Workbench
+from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import SCALES_FILE, read_scales
-from speechquant.core.seq2seq import Seq2SeqBundle
 
 RATE_HZ = 16_000
 
 
 def test_what_was_scored_is_not_taken_for_a_model_that_is_read_in_another_way(
-    whisper_bundle: Seq2SeqBundle, tmp_path: Path
+    whisper_bundle: Bundle, tmp_path: Path
 ) -> None:
     short = with_generation(whisper_bundle, tmp_path / "short", max_new_tokens=1)
     wave = 0.1 * np.random.default_rng(0).standard_normal(RATE_HZ)

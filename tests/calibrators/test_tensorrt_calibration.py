@@ -14,8 +14,8 @@ from speechquant.calibrators.tensorrt import scales_from_cache
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import MissingPackageError, OptionError
 from speechquant.core.manifests import LabelledClip
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.ctc.recognizer import feeds_of
 from speechquant.pipeline.tensorrt_calibration import (
     OwnCalibration,
     WaveformBatches,

@@ -27,7 +27,8 @@ from speechquant.core.errors import (
 from speechquant.core.scales import Bits
 from speechquant.engines import build
 from speechquant.engines.build import build_engine, main, options_from_text
-from speechquant.engines.build_options import BuildOptions, batch_of, limits_of, three_numbers
+from speechquant.engines.build_options import BuildOptions, batch_of, three_numbers
+from speechquant.engines.ctc.graphs_to_build import limits_of
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.tensorrt import builder as tensorrt_builder

@@ -11,10 +11,9 @@ from tiny import tiny_model
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import DecodingOptions, open_recognizer
-from speechquant.engines.ctc.recognizer import feeds_of, read_clip
-from speechquant.engines.module_probe import ModuleProbe
+from speechquant.engines.ctc.feeds import feeds_of, read_clip
+from speechquant.engines.probes import open_module_probe
 
 RATE_HZ = 16_000
 
@@ -50,7 +49,7 @@ def test_outputs_of_a_ctc_model_are_those_of_torch(tiny_bundle: Bundle, clip: La
     wave = feeds_of(tiny_bundle.spec, [read_clip(tiny_bundle.spec, clip.path)])["input_values"]
     with torch.inference_mode():
         model(torch.from_numpy(wave))
-    with ModuleProbe(tiny_bundle, 1) as probe:
+    with open_module_probe(tiny_bundle, 1) as probe:
         found = probe.outputs_of(clip)
         assert probe.attentions == [f"encoder.layers.{n}.attention.out_proj" for n in range(2)]
         head = probe.attention_of(probe.attentions[1], 3)
@@ -63,7 +62,7 @@ def test_outputs_of_a_ctc_model_are_those_of_torch(tiny_bundle: Bundle, clip: La
 
 
 def test_outputs_of_a_whisper_model_are_those_of_torch(
-    tiny_whisper: Path, whisper_bundle: Seq2SeqBundle, clip: LabelledClip
+    tiny_whisper: Path, whisper_bundle: Bundle, clip: LabelledClip
 ) -> None:
     from transformers import WhisperForConditionalGeneration
 
@@ -80,7 +79,7 @@ def test_outputs_of_a_whisper_model_are_those_of_torch(
         features, tokens = recognizer.first_chunk(recognizer.read(clip.path))
     with torch.inference_mode():
         model(torch.from_numpy(features), decoder_input_ids=torch.tensor([tokens]))
-    with ModuleProbe(whisper_bundle, 1) as probe:
+    with open_module_probe(whisper_bundle, 1) as probe:
         found = probe.outputs_of(clip)
         head = probe.attention_of("decoder.layers.1.self_attn.out_proj", 0)
         with pytest.raises(KeyError):

@@ -67,7 +67,7 @@ def table(tiny_bundle: Bundle, amax: dict[str, float]) -> ScaleTable:
 
 
 def initializers(bundle: Bundle) -> dict[str, NDArray[Any]]:
-    model = onnx.load(str(bundle.model_path))
+    model = onnx.load(str(bundle.only_graph.model_path))
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
@@ -193,7 +193,7 @@ def test_weights_beside_the_graph_are_read_and_written(
     expected = logits_of(quantize_bundle(tiny_bundle, tmp_path / "expected", table))
     folder = tmp_path / "float"
     folder.mkdir()
-    proto = onnx.load(str(tiny_bundle.model_path))
+    proto = onnx.load(str(tiny_bundle.only_graph.model_path))
     onnx.save(
         proto,
         str(folder / "model.onnx"),
@@ -223,7 +223,7 @@ def test_other_architectures_quantize_and_run(variant: str, tmp_path: Path) -> N
     exact = logits_of(bundle)
     table = table_of(bundle, largest_values(bundle), Bits())
     quantized = quantize_bundle(bundle, tmp_path / "out", table)
-    graph = onnx.load(str(quantized.model_path)).graph
+    graph = onnx.load(str(quantized.only_graph.model_path)).graph
     floats = {t.name for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     for node in graph.node:
         if node.op_type in ("Conv", "MatMul", "Gemm"):

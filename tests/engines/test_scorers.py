@@ -22,13 +22,8 @@ from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.scoring import Job, Score, Trial
 from speechquant.engines import open_recognizer, quantize_bundle
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.scorers import (
-    ScoringPool,
-    ScoringTask,
-    labels_of,
-    new_scorer,
-    open_scorer,
-)
+from speechquant.engines.scorers import ScoringPool, new_scorer, open_scorer
+from speechquant.engines.trials.task import ScoringTask, labels_of
 
 RATE_HZ = 16_000
 CLIPS = 6

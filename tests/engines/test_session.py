@@ -18,11 +18,12 @@ from quantized import table_from_noise, w8a8
 
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import MODEL
 from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine
 from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
 from speechquant.core.processor import Processor
 from speechquant.engines import backends, open_recognizer, open_session
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.onnxruntime import session as onnxruntime_session
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
@@ -36,10 +37,10 @@ def quantized(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def engine_of(bundle: Bundle, out: Path, backend: str = "onnxruntime") -> Engine:
-    def fill(folder: Path) -> EngineManifest:
-        shutil.copyfile(bundle.model_path, folder / "engine.onnx")
+    def fill(folder: Path) -> dict[str, EngineManifest]:
+        shutil.copyfile(bundle.only_graph.model_path, folder / "engine.onnx")
         shutil.copyfile(bundle.folder / "vocab.json", folder / "vocab.json")
-        return EngineManifest(backend, "engine.onnx", "cpu", {}, {}, "fp32")
+        return {MODEL: EngineManifest(backend, "engine.onnx", "cpu", {}, {}, "fp32")}
 
     return make_engine(out, bundle.spec, fill)
 
@@ -161,12 +162,12 @@ def test_without_the_packages_a_bundle_runs_as_it_is_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     signed = w8a8(tiny_bundle, tmp_path / "signed", Spelling.TENSORRT)
-    assert isinstance(backends.cpu_graph(signed), bytes)
+    assert isinstance(backends.cpu_graph(signed.only_graph), bytes)
     feeds = feeds_of(signed.spec, [noise])
     with open_session(signed, provider="cpu", threads=1) as session:
         respelled = session.run(feeds)["logits"]
     monkeypatch.setattr(onnx_files, "find_spec", lambda name: None)
-    assert backends.cpu_graph(signed) == signed.model_path
+    assert backends.cpu_graph(signed.only_graph) == signed.only_graph.model_path
     assert "pip install 'speechquant[quantize]'" in caplog.text
     with open_session(signed, provider="cpu", threads=1) as session:
         as_it_is = session.run(feeds)["logits"]
@@ -178,7 +179,9 @@ def test_the_provider_computes_what_the_simulated_graph_does(
 ) -> None:
     table = table_from_noise(tiny_bundle)
     feeds = feeds_of(quantized.spec, [noise])
-    with SimulatedSession(tiny_bundle, 1, rounded_weights(tiny_bundle, table, {})) as simulation:
+    with SimulatedSession(
+        tiny_bundle.only_graph, 1, rounded_weights(tiny_bundle.only_graph, table, {})
+    ) as simulation:
         in_float = simulation.run(feeds)["logits"]
         simulation.use(table)
         simulated = simulation.run(feeds)["logits"]
@@ -210,14 +213,14 @@ def test_an_engine_runs_on_its_own_backend_alone(tiny_bundle: Bundle, tmp_path: 
     engine = engine_of(tiny_bundle, tmp_path / "engine")
     with pytest.raises(OptionError, match="an engine of onnxruntime, which runs on nothing else"):
         open_session(engine, provider="openvino")
-    other = replace(engine, manifest=replace(engine.manifest, backend="hailo"))
+    other = replace(engine, manifests={MODEL: replace(engine.manifest, backend="hailo")})
     with pytest.raises(EngineError, match="made for 'hailo', which this version cannot run"):
         open_session(other)
 
 
 def test_a_damaged_engine_and_a_damaged_graph_are_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
     engine = engine_of(tiny_bundle, tmp_path / "engine")
-    engine.engine_path.write_bytes(b"no graph")
+    engine.only_graph.engine_path.write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"ONNX Runtime refuses engine\.onnx"):
         open_session(engine)
     folder = tmp_path / "bundle"
@@ -260,7 +263,7 @@ def test_a_graph_too_large_to_rewrite_runs_as_it_is_with_a_warning(
     quantized: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(backends, "_LARGEST_GRAPH_BYTES", 1000)
-    assert backends.cpu_graph(quantized) == quantized.model_path
+    assert backends.cpu_graph(quantized.only_graph) == quantized.only_graph.model_path
     assert "warning: " in caplog.text and "too large" in caplog.text
 
 
@@ -273,18 +276,12 @@ def test_a_closed_session_says_so(tiny_bundle: Bundle, noise: NDArray[np.float32
 
 
 def with_limits(bundle: Bundle, out: Path, samples: Limits, batch: Limits) -> Engine:
-    def fill(folder: Path) -> EngineManifest:
-        shutil.copyfile(bundle.model_path, folder / "engine.onnx")
+    def fill(folder: Path) -> dict[str, EngineManifest]:
+        shutil.copyfile(bundle.only_graph.model_path, folder / "engine.onnx")
         shutil.copyfile(bundle.folder / "vocab.json", folder / "vocab.json")
-        return EngineManifest(
-            "onnxruntime",
-            "engine.onnx",
-            "cpu",
-            {},
-            {},
-            "fp32",
-            {"samples": samples, "batch": batch},
-        )
+        limits = {"samples": samples, "batch": batch}
+        manifest = EngineManifest("onnxruntime", "engine.onnx", "cpu", {}, {}, "fp32", limits)
+        return {MODEL: manifest}
 
     return make_engine(out, bundle.spec, fill)
 

@@ -105,7 +105,7 @@ def test_peers_stand_behind_their_model_and_missing_ones_are_named(
         calibrated.append(len(clips))
         folder.mkdir(parents=True)
         graph = folder / "graph.onnx"
-        graph.write_bytes(bundle.model_path.read_bytes())
+        graph.write_bytes(bundle.only_graph.model_path.read_bytes())
         return [
             Peer("another tool", "as it comes", "INT8", "onnxruntime", graph),
             MissingPeer("a third", "third not installed: pip install third"),

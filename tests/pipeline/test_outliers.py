@@ -9,7 +9,6 @@ import soundfile
 from quantized import w8a8
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.pipeline.command import run
 
 RATE_HZ = 16_000
@@ -29,7 +28,7 @@ def data(tmp_path: Path) -> Path:
 def test_table_json_and_pictures(
     family: str,
     tiny_bundle: Bundle,
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

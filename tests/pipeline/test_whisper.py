@@ -12,10 +12,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechquant.benchmarks import evaluate
+from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import read_scales
-from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
 from speechquant.engines import DecodingOptions
 from speechquant.engines.transcripts import Transcript
 from speechquant.pipeline import quantization
@@ -42,7 +42,7 @@ def output(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_transcribe(
-    whisper_bundle: Seq2SeqBundle, files: list[Path], capsys: pytest.CaptureFixture[str]
+    whisper_bundle: Bundle, files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[object] = ["transcribe", whisper_bundle.folder, *files, "--temperatures", "0"]
     asked += ["--provider", "cpu"]
@@ -59,7 +59,7 @@ def test_transcribe(
 
 
 def test_evaluate_and_inspect(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     files: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -80,7 +80,7 @@ def test_evaluate_and_inspect(
 
 
 def test_calibrate_and_quantize(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     files: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -113,10 +113,10 @@ def test_calibrate_and_quantize(
     assert "WER on 2 development clips, greedy" in text
     # As what searches and what leaves layers in float score them.
     assert temperatures == [(0.0,), (0.0,)]
-    assert load_seq2seq_bundle(out).spec.precision == "w8a8"
+    assert load_bundle(out).spec.precision == "w8a8"
     facts = json.loads(output(["inspect", out, "--json"], capsys))
     assert facts["quantized_tensors"] == 24
-    assert facts["model_sha256"] == load_seq2seq_bundle(out).model_sha256
+    assert facts["model_sha256"] == load_bundle(out).model_sha256
     assert facts["table_model_sha256"] == whisper_bundle.model_sha256
     assert facts["languages"] == ["de", "en", "haw"]
     assert set(facts["graphs"]) == {"encoder", "decoder_prefill", "decoder_step"}
@@ -132,7 +132,7 @@ def test_calibrate_and_quantize(
 
 
 def test_bench(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     files: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -201,7 +201,7 @@ def test_long_files_are_not_all_in_memory_together() -> None:
 
 
 def test_an_engine_is_built_shown_and_transcribes(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     files: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -225,7 +225,7 @@ def test_an_engine_is_built_shown_and_transcribes(
 
 
 def test_what_an_engine_of_a_gpu_runs_in_is_shown_by_graph(
-    whisper_bundle: Seq2SeqBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whisper_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs speechquant[tensorrt-rtx]")
     engine = tmp_path / "engine"

@@ -16,8 +16,8 @@ from speechquant.benchmarks.papers.whisper_agreement import (
     seams,
 )
 from speechquant.core.audio import read_audio
+from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
-from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import open_recognizer
 from speechquant.exporter.whisper import export_whisper
 from speechquant.zoo.augment import coloured_noise
@@ -32,7 +32,7 @@ STRUNG_SECONDS = 180.0
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Seq2SeqBundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     exported, parity = export_whisper(CHECKPOINT, tmp_path_factory.mktemp("zoo") / "whisper")
     assert max(result.max_difference for result in parity) <= 1e-4
     return exported
@@ -51,7 +51,7 @@ def test_the_checkpoint_fits_the_package() -> None:
     assert not any(Path(row["source"]).is_absolute() for row in settings["extra_data"])
 
 
-def test_texts_are_those_of_transformers(bundle: Seq2SeqBundle) -> None:
+def test_texts_are_those_of_transformers(bundle: Bundle) -> None:
     waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in clips()[:COMPARED_CLIPS]]
     expected = Reference(CHECKPOINT).texts(waves)
     with open_recognizer(bundle, decoding=GREEDY) as recognizer:
@@ -59,13 +59,13 @@ def test_texts_are_those_of_transformers(bundle: Seq2SeqBundle) -> None:
     assert len(set(expected)) > COMPARED_CLIPS / 2
 
 
-def test_it_hears(bundle: Seq2SeqBundle) -> None:
+def test_it_hears(bundle: Bundle) -> None:
     with open_recognizer(bundle) as recognizer:
         result = evaluate(recognizer, clips()[:SCORED_CLIPS])
     assert result.words.rate < 0.12
 
 
-def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Seq2SeqBundle) -> None:
+def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Bundle) -> None:
     (lot, *_) = lots_of(clips(), 45.0)
     with open_recognizer(bundle, decoding=GREEDY) as recognizer:
         found = recognizer.recognize([lot.wave])[0]
@@ -75,7 +75,7 @@ def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Seq2SeqBundle) -> 
     assert len(starts) > len(lot.clips) / 2
 
 
-def test_clips_strung_together_are_heard_as_well(bundle: Seq2SeqBundle) -> None:
+def test_clips_strung_together_are_heard_as_well(bundle: Bundle) -> None:
     (lot, *_) = lots_of(clips(), STRUNG_SECONDS)
     with open_recognizer(bundle) as recognizer:
         alone = clip_by_clip(lot, recognizer.transcribe)
@@ -84,7 +84,7 @@ def test_clips_strung_together_are_heard_as_well(bundle: Seq2SeqBundle) -> None:
     assert found.lost_clips == 0
 
 
-def test_nothing_is_invented_where_nobody_speaks(bundle: Seq2SeqBundle) -> None:
+def test_nothing_is_invented_where_nobody_speaks(bundle: Bundle) -> None:
     rng = np.random.default_rng(1)
     noise = (0.01 * rng.standard_normal(3 * SAMPLE_RATE_HZ)).astype(np.float32)
     # Not quite silence, which is not even decoded: a level of 16 bits up and down.

@@ -14,7 +14,6 @@ from speechquant.benchmarks.bench.process import CandidateProcess, UnsuitableErr
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
-from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session
@@ -37,7 +36,7 @@ def test_all_that_comes_from_one_float_bundle_is_one_model(
     ]
     # The checkpoint was a folder somewhere; only its name is told.
     assert {one.model for one in found} == {"checkpoint"}
-    assert found[1].size_bytes == engine.engine_path.stat().st_size
+    assert found[1].size_bytes == engine.only_graph.engine_path.stat().st_size
     graph = sum(path.stat().st_size for path in quantized.folder.glob("model.onnx*"))
     assert found[2].size_bytes == graph
     assert len({one.sha256 for one in found}) == 3
@@ -46,7 +45,7 @@ def test_all_that_comes_from_one_float_bundle_is_one_model(
 
 
 def test_an_engine_of_whisper_is_of_its_bundles_model(
-    whisper_bundle: Seq2SeqBundle, tmp_path: Path
+    whisper_bundle: Bundle, tmp_path: Path
 ) -> None:
     engine = build_engine(whisper_bundle, tmp_path / "engine", BuildOptions("onnxruntime"))
     greedy = DecodingOptions(temperatures=(0.0,))
@@ -74,13 +73,13 @@ def test_weights_beside_an_engine_are_a_part_of_it(
     monkeypatch.setattr(onnx_files, "_EXTERNAL_ABOVE_BYTES", 0)
     engine = build_engine(quantized, tmp_path / "engine", BuildOptions("onnxruntime"))
     weights = (engine.folder / "engine.onnx.data").stat().st_size
-    assert weights > engine.engine_path.stat().st_size
+    assert weights > engine.only_graph.engine_path.stat().st_size
     (found,) = candidates_of([engine.folder], ["cpu"])
-    assert found.size_bytes == weights + engine.engine_path.stat().st_size
+    assert found.size_bytes == weights + engine.only_graph.engine_path.stat().st_size
 
 
 def test_another_way_to_read_a_model_is_another_candidate(
-    whisper_bundle: Seq2SeqBundle, tmp_path: Path
+    whisper_bundle: Bundle, tmp_path: Path
 ) -> None:
     short = with_generation(whisper_bundle, tmp_path / "bundle", max_new_tokens=3)
     engines = [

@@ -12,7 +12,7 @@ from speechquant.benchmarks.bench.kernel_profile import joined_profile, profile_
 from speechquant.benchmarks.report.record import Kernel, Profile
 from speechquant.core.bundles import Bundle
 from speechquant.engines import open_session
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
 
 

@@ -35,7 +35,7 @@ from speechquant.benchmarks.report.record import FLOAT
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import DECODER_DATA, GRAPHS, Seq2SeqBundle
+from speechquant.core.seq2seq import DECODER_DATA, GRAPHS
 from speechquant.engines import DecodingOptions, open_recognizer
 
 RATE = 16_000
@@ -363,7 +363,7 @@ GREEDY = DecodingOptions(language="en", temperatures=(0.0,))
 
 
 def test_a_bench_of_both_families(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     folders: list[Path],
     clips: tuple[LabelledClip, ...],
     tmp_path: Path,
@@ -394,7 +394,7 @@ def test_a_bench_of_both_families(
         expected = evaluate(recognizer, clips)
     assert whisper.accuracy is not None
     assert whisper.accuracy.words == expected.words
-    files = [whisper_bundle.graph_path(name) for name in GRAPHS]
+    files = [whisper_bundle.graphs[name].model_path for name in GRAPHS]
     files.append(whisper_bundle.folder / DECODER_DATA)
     assert whisper.size_bytes == sum(file.stat().st_size for file in files)
     # What is done is not done again, tokens and all.
@@ -403,7 +403,7 @@ def test_a_bench_of_both_families(
 
 
 def test_shapes_of_whisper_alone(
-    whisper_bundle: Seq2SeqBundle, clips: tuple[LabelledClip, ...], tmp_path: Path
+    whisper_bundle: Bundle, clips: tuple[LabelledClip, ...], tmp_path: Path
 ) -> None:
     asked = plan([whisper_bundle.folder], clips, tmp_path)
     long = replace(asked, lengths_seconds=(30.0, 3600.0), batches=(1, 8))
@@ -412,7 +412,7 @@ def test_shapes_of_whisper_alone(
         replace(asked, lengths_seconds=(15_000.0,))
 
 
-def test_silence_is_skipped_with_its_reason(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
+def test_silence_is_skipped_with_its_reason(whisper_bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(RATE), RATE)
     asked = plan([whisper_bundle.folder], (LabelledClip(path, None),), tmp_path / "work")

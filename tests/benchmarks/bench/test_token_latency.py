@@ -20,7 +20,7 @@ from speechquant.benchmarks.bench.token_latency import (
 )
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import AudioError
-from speechquant.core.seq2seq import GenerationSpec, Seq2SeqBundle
+from speechquant.core.seq2seq import GenerationSpec
 from speechquant.engines import DecodingOptions, open_recognizer
 
 RATE_HZ = 16_000
@@ -134,7 +134,7 @@ def test_the_whole_and_what_was_written(clock: Clock) -> None:
     assert recognizer.session is session
 
 
-def test_counts_are_those_of_the_text(whisper_bundle: Seq2SeqBundle) -> None:
+def test_counts_are_those_of_the_text(whisper_bundle: Bundle) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(5 * RATE_HZ).astype(np.float32)
     short, long = noise[:RATE_HZ], noise
     with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
@@ -150,7 +150,7 @@ def test_counts_are_those_of_the_text(whisper_bundle: Seq2SeqBundle) -> None:
 
 
 def test_both_families_in_this_process(
-    whisper_bundle: Seq2SeqBundle, tiny_bundle: Bundle, noise: NDArray[np.float32]
+    whisper_bundle: Bundle, tiny_bundle: Bundle, noise: NDArray[np.float32]
 ) -> None:
     with (
         open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as one,

@@ -27,7 +27,8 @@ from speechquant.core.errors import BundleError, CheckpointError, EngineError, O
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.processor import Processor
 from speechquant.engines import open_session
-from speechquant.engines.ctc.recognizer import Recognizer, feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
+from speechquant.engines.ctc.recognizer import Recognizer
 
 RATE_HZ = 16_000
 STATIC = [f"ONNX Runtime static INT8, {method}" for method in ("MinMax", "Percentile", "Entropy")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechquant.core.bundles import CtcDecoding
+from speechquant.core.ctc import CtcDecoding
 from speechquant.engines.ctc.decoding import CtcDecoder, SpokenWord
 
 TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", "'", *"abcdefghijklmnopqrstuvwxyz"]

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from speechquant.core.bundles import CtcDecoding, ModelSpec
+from speechquant.core.ctc import CtcDecoding, CtcSpec
 from speechquant.core.errors import OptionError, ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines.backends import have_exact_products
@@ -33,8 +33,8 @@ LAYERS = {"x": "conv.0", "t": "head"}
 SCALES = {"x": 0.03, "t": 0.11}
 
 
-def spec_of(layers: dict[str, str]) -> ModelSpec:
-    return ModelSpec(
+def spec_of(layers: dict[str, str]) -> CtcSpec:
+    return CtcSpec(
         architecture="Tiny", task="ctc", precision="fp32", sample_rate_hz=16_000,
         normalize_waveform=False, padding_exact=True, conv_kernels=(3,), conv_strides=(1,),
         attention_heads=1, inputs=(), outputs=(), layers=layers,

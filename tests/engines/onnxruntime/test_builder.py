@@ -17,7 +17,7 @@ from speechquant.core.errors import OptionError
 from speechquant.engines.backends import have_exact_products
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
 
 ENGINE = BuildOptions("onnxruntime")
@@ -40,11 +40,11 @@ def test_the_stored_graph_is_the_rewritten_one(
 ) -> None:
     engine = build_engine(quantized, tmp_path / "engine", ENGINE)
     assert load_engine(tmp_path / "engine") == engine
-    operators = [node.op_type for node in onnx.load(engine.engine_path).graph.node]
+    operators = [node.op_type for node in onnx.load(engine.only_graph.engine_path).graph.node]
     assert "MatMulIntegerToFloat" in operators
     assert not {"Conv", "DequantizeLinear", "SkipLayerNormalization"} & set(operators)
-    expected = logits_of(quantized.model_path, quantized, noise)
-    got = logits_of(engine.engine_path, quantized, noise)
+    expected = logits_of(quantized.only_graph.model_path, quantized, noise)
+    got = logits_of(engine.only_graph.engine_path, quantized, noise)
     # A value that tips over a half moves by a step; the labels are what counts.
     assert np.abs(got - expected).mean() < 0.01 * np.abs(expected).mean()
     assert (got.argmax(-1) == expected.argmax(-1)).mean() > 0.95
@@ -54,9 +54,9 @@ def test_a_float_bundle_can_be_stored_as_well(
     tiny_bundle: Bundle, noise: NDArray[np.float32], tmp_path: Path
 ) -> None:
     engine = build_engine(tiny_bundle, tmp_path / "engine", ENGINE)
-    expected = logits_of(tiny_bundle.model_path, tiny_bundle, noise)
+    expected = logits_of(tiny_bundle.only_graph.model_path, tiny_bundle, noise)
     np.testing.assert_allclose(
-        logits_of(engine.engine_path, tiny_bundle, noise), expected, atol=1e-4
+        logits_of(engine.only_graph.engine_path, tiny_bundle, noise), expected, atol=1e-4
     )
 
 

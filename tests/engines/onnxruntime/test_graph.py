@@ -11,7 +11,7 @@ from small_graphs import run
 from tiny import VARIANTS, save_tiny_checkpoint
 
 from speechquant.core.bundles import Bundle
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.onnxruntime.graph import cpu_model
 from speechquant.exporter import export
@@ -34,15 +34,15 @@ IN_SHORT = ("wav2vec2-group", "hubert-layer", "data2vec")
 def test_every_architecture_is_rewritten_whole(variant: str, tmp_path: Path) -> None:
     bundle = export(save_tiny_checkpoint(variant, tmp_path / "checkpoint"), tmp_path / "float")
     whole = w8a8(bundle, tmp_path / "w8a8")
-    model = cpu_model(whole)
+    model = cpu_model(whole.only_graph)
     count = Counter(node.op_type for node in model.graph)
     assert count["Conv"] == 0
     assert count["If"] == FUSED_ATTENTIONS[variant]
     assert count["DequantizeLinear"] == 0, "all that is quantized is multiplied as integers"
     noise = np.random.default_rng(0).standard_normal(24_000).astype(np.float32) * 0.1
     feeds = feeds_of(bundle.spec, [noise, noise[:16_000]])
-    expected, got = run(ir.load(whole.model_path), feeds), run(model, feeds)
-    in_float = run(ir.load(bundle.model_path), feeds)
+    expected, got = run(ir.load(whole.only_graph.model_path), feeds), run(model, feeds)
+    in_float = run(ir.load(bundle.only_graph.model_path), feeds)
     for row, length in enumerate(feeds["input_lengths"]):
         frames = bundle.spec.frames_of(int(length))
         difference = np.abs(got[row, :frames] - expected[row, :frames]).max()
@@ -58,7 +58,7 @@ def test_a_bundle_in_the_other_spelling_gives_the_same_graph(
 ) -> None:
     feeds = feeds_of(tiny_bundle.spec, [noise])
     outputs = [
-        run(cpu_model(w8a8(tiny_bundle, tmp_path / spelling.value, spelling)), feeds)
+        run(cpu_model(w8a8(tiny_bundle, tmp_path / spelling.value, spelling).only_graph), feeds)
         for spelling in Spelling
     ]
     np.testing.assert_array_equal(*outputs)

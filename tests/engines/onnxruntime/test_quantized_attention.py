@@ -18,7 +18,7 @@ from speechquant.core.errors import ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines import open_session, quantize_bundle
 from speechquant.engines.backends import have_exact_products
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.qdq import Spelling, quantize_attention
 from speechquant.engines.onnxruntime.graph import cpu_model
 from speechquant.engines.openvino.plugin import openvino_model
@@ -87,12 +87,12 @@ def test_a_table_without_it_gives_the_graph_that_there_was_before(
 ) -> None:
     unnamed = replace(tiny_bundle, spec=replace(tiny_bundle.spec, attention={}))
     before, after = w8a8(unnamed, tmp_path / "before"), w8a8(tiny_bundle, tmp_path / "after")
-    assert before.model_path.read_bytes() == after.model_path.read_bytes()
+    assert before.only_graph.model_path.read_bytes() == after.only_graph.model_path.read_bytes()
 
 
 def test_only_the_products_differ(tiny_bundle: Bundle, quantized: Bundle, tmp_path: Path) -> None:
-    plain = ir.load(w8a8(tiny_bundle, tmp_path / "plain").model_path)
-    model = ir.load(quantized.model_path)
+    plain = ir.load(w8a8(tiny_bundle, tmp_path / "plain").only_graph.model_path)
+    model = ir.load(quantized.only_graph.model_path)
     assert [is_quantized(node) for node in products(plain)] == [False] * PRODUCTS
     assert [is_quantized(node) for node in products(model)] == [True] * PRODUCTS
     pair = {"QuantizeLinear": TENSORS, "DequantizeLinear": TENSORS}
@@ -107,11 +107,11 @@ def test_the_simulation_rounds_it_too(
     settings = onnxruntime.SessionOptions()
     have_exact_products(settings)
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    real = onnxruntime.InferenceSession(quantized.model_path, settings)
+    real = onnxruntime.InferenceSession(quantized.only_graph.model_path, settings)
     feeds = feeds_of(tiny_bundle.spec, [noise])
-    weights = rounded_weights(tiny_bundle, table, {})
+    weights = rounded_weights(tiny_bundle.only_graph, table, {})
     weighted = {name: row for name, row in table.tensors.items() if name in tiny_bundle.spec.layers}
-    with SimulatedSession(tiny_bundle, 1, weights, attention=True) as simulated:
+    with SimulatedSession(tiny_bundle.only_graph, 1, weights, attention=True) as simulated:
         simulated.use(table)
         logits = simulated.run(feeds)["logits"]
         simulated.use(replace(table, tensors=weighted))
@@ -132,12 +132,12 @@ def test_a_block_in_float_keeps_its_products(
 ) -> None:
     rows = {name: row for name, row in table.tensors.items() if row.layer != "block.0"}
     left = replace(table, tensors=rows, float_layers=("block.0",))
-    model = ir.load(quantize_bundle(tiny_bundle, tmp_path / "out", left).model_path)
+    model = ir.load(quantize_bundle(tiny_bundle, tmp_path / "out", left).only_graph.model_path)
     assert [is_quantized(node) for node in products(model)] == [False, False, True, True]
 
 
 def test_openvino_is_given_every_pair_around_0(quantized: Bundle) -> None:
-    model = openvino_model(quantized)
+    model = openvino_model(quantized.only_graph)
     found = products(model)
     assert [is_quantized(node) for node in found] == [True] * PRODUCTS
     types = {value.producer().inputs[0].dtype for node in found for value in node.inputs}  # type: ignore[union-attr]
@@ -145,13 +145,13 @@ def test_openvino_is_given_every_pair_around_0(quantized: Bundle) -> None:
 
 
 def test_onnxruntime_drops_none_of_it(quantized: Bundle, noise: NDArray[np.float32]) -> None:
-    model = cpu_model(quantized)
+    model = cpu_model(quantized.only_graph)
     assert [is_quantized(node) for node in products(model)] == [True] * PRODUCTS
     assert "MultiHeadAttention" not in operators(model)
     settings = onnxruntime.SessionOptions()
     have_exact_products(settings)
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    plain = onnxruntime.InferenceSession(quantized.model_path, settings)
+    plain = onnxruntime.InferenceSession(quantized.only_graph.model_path, settings)
     feeds = feeds_of(quantized.spec, [noise])
     with open_session(quantized, provider="cpu", threads=1) as session:
         logits = session.run(feeds)["logits"]

@@ -13,7 +13,7 @@ from quantized import w8a8
 from small_graphs import GraphOf, operators, run
 from tiny import VARIANTS, save_tiny_checkpoint
 
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.writer import remove_unused
 from speechquant.engines.openvino.convolutions import spell_as_images
 from speechquant.engines.openvino.float_weights import give_float_weights
@@ -133,15 +133,15 @@ def test_nothing_is_changed_without_a_norm_over_time() -> None:
 def test_every_architecture_computes_what_its_bundle_does(variant: str, tmp_path: Path) -> None:
     bundle = export(save_tiny_checkpoint(variant, tmp_path / "checkpoint"), tmp_path / "float")
     quantized = w8a8(bundle, tmp_path / "w8a8")
-    model = openvino_model(quantized)
+    model = openvino_model(quantized.only_graph)
     count = Counter(operators(model))
     assert count["InstanceNormalization"] == (1 if variant.endswith("group") else 0)
-    original = ir.load(quantized.model_path)
+    original = ir.load(quantized.only_graph.model_path)
     lost = Counter(operators(original))["QuantizeLinear"] - count["QuantizeLinear"]
     assert lost == 0, "every activation is still rounded"
     noise = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     feeds = feeds_of(bundle.spec, [noise])
-    expected, in_float = run(original, feeds), run(ir.load(bundle.model_path), feeds)
+    expected, in_float = run(original, feeds), run(ir.load(bundle.only_graph.model_path), feeds)
     difference = np.abs(run(model, feeds) - expected)
     # Sums in another order: a value that tips over a half moves a whole step here and there.
     assert difference.mean() < 0.3 * np.abs(in_float - expected).mean()

@@ -24,7 +24,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
 from speechquant.engines import backends
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session
@@ -87,7 +87,7 @@ def registered_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Monke
 
 
 def configure(bundle: Bundle) -> None:
-    add_openvino(onnxruntime.SessionOptions(), bundle, 1)
+    add_openvino(onnxruntime.SessionOptions(), bundle.only_graph, 1)
 
 
 def test_a_missing_package_is_named_with_its_install_line(
@@ -136,7 +136,7 @@ def test_threads_and_float_type_are_passed_on(
         add_session_config_entry=lambda name, value: None,
     )
     registered_nothing.setattr(openvino, "_cpu_device", lambda: None)
-    add_openvino(options, tiny_bundle, threads)  # type: ignore[arg-type]
+    add_openvino(options, tiny_bundle.only_graph, threads)  # type: ignore[arg-type]
     settings = json.loads(given[0]["load_config"])["CPU"]
     assert settings.get("INFERENCE_NUM_THREADS") == (None if threads is None else "3")
     assert settings["INFERENCE_PRECISION_HINT"] == "f32"
@@ -144,11 +144,16 @@ def test_threads_and_float_type_are_passed_on(
 
 def test_only_a_quantized_bundle_is_narrowed_and_only_where_it_pays(tiny_bundle: Bundle) -> None:
     quantized = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision="w8a8"))
-    narrowed = {name for name, found in ALL.items() if float_type(quantized, found) == "bf16"}
+    narrowed = {
+        name for name, found in ALL.items() if float_type(quantized.only_graph, found) == "bf16"
+    }
     assert narrowed == {"Intel, AMX", "AMD, VNNI and bfloat16"}
     # AMX's integer kernels need it, whatever else a hypervisor shows.
-    assert float_type(quantized, Processor("GenuineIntel", frozenset({"amx_int8"}))) == "bf16"
-    assert {float_type(tiny_bundle, found) for found in ALL.values()} == {"f32"}
+    assert (
+        float_type(quantized.only_graph, Processor("GenuineIntel", frozenset({"amx_int8"})))
+        == "bf16"
+    )
+    assert {float_type(tiny_bundle.only_graph, found) for found in ALL.values()} == {"f32"}
 
 
 def test_a_graph_that_openvino_refuses_runs_on_the_cpu_with_a_warning(

@@ -28,7 +28,7 @@ from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
 from speechquant.engines import backends
 from speechquant.engines.backends import OPENVINO_PACKAGE, Backend, backends_of, how_it_runs
-from speechquant.engines.ctc.recognizer import feeds_of
+from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session
@@ -95,13 +95,12 @@ _LOGITS_IN_FLOAT32 = """
 import sys
 from pathlib import Path
 import numpy as np
-from speechquant.core.bundles import load_bundle
 from speechquant.core.processor import Processor
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.backends import OPENVINO_PACKAGE
 openvino.read_processor = lambda: Processor("GenuineIntel", frozenset({"avx512_vnni"}))
 feeds = dict(np.load(sys.argv[2]))
-with OPENVINO_PACKAGE.open(load_bundle(Path(sys.argv[1])), 1, None) as session:
+with OPENVINO_PACKAGE.open(load_bundle(Path(sys.argv[1])).only_graph, 1, None) as session:
     np.save(sys.argv[3], session.run(feeds)["logits"])
 """
 
@@ -137,7 +136,7 @@ def test_threads_that_share_a_session_get_what_they_get_alone(
         for length in rng.integers(4_000, 12_000, 40)
     ]
     _, quantized = bundles
-    with OPENVINO_PACKAGE.open(quantized, 1, None) as session:
+    with OPENVINO_PACKAGE.open(quantized.only_graph, 1, None) as session:
         alone = [logits_of(session, quantized, wave) for wave in waves]
         with ThreadPoolExecutor(2) as pool:
             together = list(pool.map(lambda wave: logits_of(session, quantized, wave), waves))
@@ -149,7 +148,7 @@ def test_threads_that_share_a_session_get_what_they_get_alone(
 def test_outputs_stay_when_the_session_runs_again_and_a_closed_one_says_so(
     tiny_bundle: Bundle, noise: NDArray[np.float32]
 ) -> None:
-    session = OPENVINO_PACKAGE.open(tiny_bundle, 1, None)
+    session = OPENVINO_PACKAGE.open(tiny_bundle.only_graph, 1, None)
     with session, session:
         first = logits_of(session, tiny_bundle, noise)
         kept = first.copy()
@@ -176,7 +175,7 @@ def test_the_missing_package_is_named_with_its_install_line(
     with pytest.raises(
         MissingPackageError, match="openvino is not installed: pip install openvino"
     ):
-        OPENVINO_PACKAGE.open(tiny_bundle, 1, None)
+        OPENVINO_PACKAGE.open(tiny_bundle.only_graph, 1, None)
 
 
 class FakeOpenVino:
@@ -209,8 +208,8 @@ def test_graph_and_settings_are_those_of_the_bundle(
 ) -> None:
     in_float, quantized = bundles
     pretend(AMD_BFLOAT16, monkeypatch, openvino)
-    OPENVINO_PACKAGE.open(in_float, None, None)
-    OPENVINO_PACKAGE.open(quantized, 3, None)
+    OPENVINO_PACKAGE.open(in_float.only_graph, None, None)
+    OPENVINO_PACKAGE.open(quantized.only_graph, 3, None)
     (path, device, plain), (graph, _, narrowed) = fake.given
     assert (path, device) == (str(in_float.model_path), "CPU")
     assert plain == {"INFERENCE_PRECISION_HINT": "f32"}
@@ -244,18 +243,18 @@ def test_a_processor_on_which_sums_overflow_is_refused(
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     if is_refused:
         with pytest.raises(EngineError, match="overflow on a processor without VNNI or AMX"):
-            openvino.refuse_other_results(bundle)
+            openvino.refuse_other_results(bundle.only_graph)
         monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-        openvino.refuse_other_results(bundle)  # another processor, other kernels
+        openvino.refuse_other_results(bundle.only_graph)  # another processor, other kernels
     else:
-        openvino.refuse_other_results(bundle)
+        openvino.refuse_other_results(bundle.only_graph)
 
 
 @pytest.mark.parametrize("bits", [9, 16])
 def test_what_openvino_would_not_round_is_refused(bits: int, tiny_bundle: Bundle) -> None:
     wide = replace(tiny_bundle, spec=replace(tiny_bundle.spec, precision=f"w8a{bits}"))
     with pytest.raises(EngineError, match=f"leaves activations of {bits} bits unrounded"):
-        openvino.refuse_other_results(wide)
+        openvino.refuse_other_results(wide.only_graph)
 
 
 @pytest.mark.parametrize("provider", ["openvino", "auto"])

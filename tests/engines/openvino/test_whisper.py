@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from processors import INTEL_AMX, INTEL_VNNI, every_processor, pretend
 from quantized import openvino_is_exact, whisper_w8a8
 
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
-from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import DecodingOptions, backends, open_recognizer
 from speechquant.engines.backends import Backend, how_it_runs
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.openvino import plugin as openvino
-from speechquant.engines.session import open_seq2seq_session
+from speechquant.engines.session import open_decoder_session
 
 PROMPTS = np.array([[301, 302, 306], [301, 303, 306], [301, 304, 306]])
 needs_openvino = pytest.mark.skipif(
@@ -29,9 +29,7 @@ needs_openvino = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def quantized(
-    whisper_bundle: Seq2SeqBundle, tmp_path_factory: pytest.TempPathFactory
-) -> Seq2SeqBundle:
+def quantized(whisper_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return whisper_w8a8(whisper_bundle, tmp_path_factory.mktemp("q") / "w8a8")
 
 
@@ -46,15 +44,15 @@ def in_package(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(INTEL_VNNI, monkeypatch, openvino)
 
 
-def features_of(bundle: Seq2SeqBundle, seed: int, clips: int = 3) -> NDArray[np.float32]:
+def features_of(bundle: Bundle, seed: int, clips: int = 3) -> NDArray[np.float32]:
     spec = bundle.spec.features
     shape = (clips, spec.mel_bins, spec.chunk_frames)
     return np.random.default_rng(seed).normal(0, 0.7, shape).astype(np.float32)
 
 
-def outputs_of(bundle: Seq2SeqBundle, provider: str, seed: int = 5) -> list[NDArray[np.float32]]:
+def outputs_of(bundle: Bundle, provider: str, seed: int = 5) -> list[NDArray[np.float32]]:
     """What the encoder, the prompt and six steps give, two clips of three after the third."""
-    with open_seq2seq_session(bundle, provider=provider, threads=1) as session:
+    with open_decoder_session(bundle, provider=provider, threads=1) as session:
         assert session.provider == provider
         hidden = session.encode(features_of(bundle, seed))
         run = session.start(hidden, PROMPTS)
@@ -68,8 +66,8 @@ def outputs_of(bundle: Seq2SeqBundle, provider: str, seed: int = 5) -> list[NDAr
 @openvino_is_exact
 @pytest.mark.usefixtures("in_package")
 def test_it_computes_what_the_cpu_provider_does(
-    whisper_bundle: Seq2SeqBundle,
-    quantized: Seq2SeqBundle,
+    whisper_bundle: Bundle,
+    quantized: Bundle,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     in_float = outputs_of(whisper_bundle, "cpu")
@@ -84,7 +82,7 @@ def test_it_computes_what_the_cpu_provider_does(
 
 @openvino_is_exact
 def test_the_plugin_computes_it_too(
-    whisper_bundle: Seq2SeqBundle, quantized: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+    whisper_bundle: Bundle, quantized: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     try:
         openvino._cpu_device()
@@ -105,9 +103,9 @@ def test_the_plugin_computes_it_too(
 @needs_openvino
 @pytest.mark.usefixtures("in_package")
 def test_runs_that_are_under_way_together_do_not_disturb_each_other(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
 ) -> None:
-    with open_seq2seq_session(whisper_bundle, provider="openvino", threads=1) as session:
+    with open_decoder_session(whisper_bundle, provider="openvino", threads=1) as session:
         hidden = session.encode(features_of(whisper_bundle, 7))
         alone = []
         for clip in range(3):
@@ -127,7 +125,7 @@ def test_runs_that_are_under_way_together_do_not_disturb_each_other(
 @pytest.mark.usefixtures("in_package")
 @pytest.mark.parametrize("temperatures", [(0.0,), (0.6,)])
 def test_texts_are_those_of_the_cpu(
-    whisper_bundle: Seq2SeqBundle, temperatures: tuple[float, ...]
+    whisper_bundle: Bundle, temperatures: tuple[float, ...]
 ) -> None:
     rng, options = np.random.default_rng(3), DecodingOptions(temperatures=temperatures)
     # Of different lengths, the last of several chunks.
@@ -147,8 +145,8 @@ def test_texts_are_those_of_the_cpu(
 
 @needs_openvino
 @pytest.mark.usefixtures("in_package")
-def test_a_closed_session_says_so(whisper_bundle: Seq2SeqBundle) -> None:
-    session = open_seq2seq_session(whisper_bundle, provider="openvino", threads=1)
+def test_a_closed_session_says_so(whisper_bundle: Bundle) -> None:
+    session = open_decoder_session(whisper_bundle, provider="openvino", threads=1)
     assert how_it_runs(session) == "OpenVINO in its own package"
     step = session.graphs["decoder_step"]
     with session:
@@ -167,7 +165,7 @@ def failing(error: Exception) -> Callable[..., Any]:
 
 
 def test_all_three_graphs_run_on_the_cpu_where_openvino_refuses_one(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -182,7 +180,7 @@ def test_all_three_graphs_run_on_the_cpu_where_openvino_refuses_one(
     missing = Backend("openvino", failing(MissingPackageError("no plugin")))
     monkeypatch.setattr(backends, "OPENVINO_PLUGIN", missing)
     monkeypatch.setattr(backends, "OPENVINO_PACKAGE", Backend("openvino", refuse_a_step))
-    with open_seq2seq_session(whisper_bundle, provider="openvino", threads=1) as session:
+    with open_decoder_session(whisper_bundle, provider="openvino", threads=1) as session:
         assert isinstance(session, Seq2SeqSession)
         assert session.provider == "cpu"
         assert how_it_runs(session) == "ONNX Runtime's CPU provider"
@@ -199,7 +197,7 @@ def test_all_three_graphs_run_on_the_cpu_where_openvino_refuses_one(
 def test_auto_is_openvino_on_intels_processors_alone(
     provider: str | None,
     processor: Processor,
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = []
@@ -212,15 +210,15 @@ def test_auto_is_openvino_on_intels_processors_alone(
         monkeypatch.setattr(backends, name, Backend("cpu", refuse))
     pretend(processor, monkeypatch, backends)
     with pytest.raises(EngineError, match="not here"):
-        open_seq2seq_session(whisper_bundle, provider=provider)
+        open_decoder_session(whisper_bundle, provider=provider)
     is_openvino = provider == "auto" and processor.vendor == "GenuineIntel"
     assert len(tried) == (3 if is_openvino else 1)
 
 
 def test_the_type_of_what_is_not_quantized(
-    whisper_bundle: Seq2SeqBundle, quantized: Seq2SeqBundle, tmp_path: Path
+    whisper_bundle: Bundle, quantized: Bundle, tmp_path: Path
 ) -> None:
     for bundle, expected in ((whisper_bundle, "f32"), (quantized, "bf16")):
         for name in bundle.spec.graphs:
-            assert openvino.float_type(bundle.part(name), INTEL_AMX) == expected
-            assert openvino.float_type(bundle.part(name), INTEL_VNNI) == "f32"
+            assert openvino.float_type(bundle.graphs[name], INTEL_AMX) == expected
+            assert openvino.float_type(bundle.graphs[name], INTEL_VNNI) == "f32"

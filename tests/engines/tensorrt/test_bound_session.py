@@ -21,17 +21,18 @@ from gpus import require_gpu
 from numpy.typing import NDArray
 from quantized import whisper_w8a8
 
+from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import (
+    Engine,
+    EngineGraph,
     EngineManifest,
-    EnginePart,
     Limits,
-    Seq2SeqEngine,
 )
 from speechquant.core.errors import EngineError
-from speechquant.core.seq2seq import GRAPHS, Seq2SeqBundle
+from speechquant.core.seq2seq import GRAPHS
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, open_recognizer
 from speechquant.engines.decoder_session import Seq2SeqSession
-from speechquant.engines.session import open_seq2seq_session
+from speechquant.engines.session import open_decoder_session
 from speechquant.engines.tensorrt import bound_session as values_module
 from speechquant.engines.tensorrt.bound_session import DeviceMemory, TensorRtValues, open_together
 from speechquant.engines.tensorrt.device import TensorRtDevice
@@ -44,9 +45,9 @@ PROMPTS = np.array([[301, 302, 306], [301, 303, 306], [301, 304, 306]])
 class FakeGpu:
     """What is queued is done at `wait`; memory that is freed, and memory that is new, is garbage."""
 
-    def __init__(self, bundle: Seq2SeqBundle, cache: np.dtype[Any], token: np.dtype[Any]) -> None:
+    def __init__(self, bundle: Bundle, cache: np.dtype[Any], token: np.dtype[Any]) -> None:
         self.bundle, self.cache, self.token = bundle, cache, token
-        self.graphs = open_seq2seq_session(bundle, provider="cpu", threads=1).graphs
+        self.graphs = open_decoder_session(bundle, provider="cpu", threads=1).graphs
         self.memory: dict[int, bytearray] = {}
         self.queue: list[Callable[[], None]] = []
         self.buffers: list[FakeBuffer] = []
@@ -246,7 +247,7 @@ class FakeExecution:
         self.gpu.contexts -= 1
 
 
-def engine_of(bundle: Seq2SeqBundle, most: int = 4) -> Seq2SeqEngine:
+def engine_of(bundle: Bundle, most: int = 4) -> Engine:
     frames, tokens = bundle.spec.features.chunk_frames, bundle.spec.generation.max_tokens
     limits = {
         "encoder": {"batch": Limits(1, 1, 1), "frames": Limits(frames, frames, frames)},
@@ -260,26 +261,26 @@ def engine_of(bundle: Seq2SeqBundle, most: int = 4) -> Seq2SeqEngine:
         )
         for name in GRAPHS
     }  # fmt: skip
-    return Seq2SeqEngine(bundle.folder, bundle.spec, {}, manifests)
+    return Engine(bundle.folder, bundle.spec, {}, manifests)
 
 
 def opened(gpu: FakeGpu, most: int = 4) -> dict[str, TensorRtValues]:
     engine = engine_of(gpu.bundle, most)
-    return open_together({name: engine.part(name) for name in GRAPHS}, gpu.device)  # type: ignore[arg-type]
+    return open_together(engine.graphs, gpu.device)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def gpu(whisper_bundle: Seq2SeqBundle) -> FakeGpu:
+def gpu(whisper_bundle: Bundle) -> FakeGpu:
     return FakeGpu(whisper_bundle, SINGLE, np.dtype("i8"))
 
 
-def features_of(bundle: Seq2SeqBundle, clips: int = 3) -> NDArray[np.float32]:
+def features_of(bundle: Bundle, clips: int = 3) -> NDArray[np.float32]:
     spec = bundle.spec.features
     shape = (clips, spec.mel_bins, spec.chunk_frames)
     return np.random.default_rng(5).normal(0, 0.7, shape).astype(np.float32)
 
 
-def outputs_of(session: Seq2SeqSession, bundle: Seq2SeqBundle) -> list[NDArray[np.float32]]:
+def outputs_of(session: Seq2SeqSession, bundle: Bundle) -> list[NDArray[np.float32]]:
     """What the encoder, the prompt and six steps give, two clips of three after the third."""
     hidden = session.encode(features_of(bundle))
     run = session.start(hidden, PROMPTS)
@@ -295,10 +296,10 @@ def outputs_of(session: Seq2SeqSession, bundle: Seq2SeqBundle) -> list[NDArray[n
     [(SINGLE, np.dtype("i8"), 0), (SINGLE, np.dtype("i4"), 0), (HALF, np.dtype("i8"), 5e-3)],
 )
 def test_values_are_those_of_the_cpu(
-    whisper_bundle: Seq2SeqBundle, cache: np.dtype[Any], token: np.dtype[Any], tolerance: float
+    whisper_bundle: Bundle, cache: np.dtype[Any], token: np.dtype[Any], tolerance: float
 ) -> None:
     gpu = FakeGpu(whisper_bundle, cache, token)
-    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
+    with open_decoder_session(whisper_bundle, provider="cpu", threads=1) as session:
         expected = outputs_of(session, whisper_bundle)
     with Seq2SeqSession(opened(gpu)) as session:
         assert session.provider == "tensorrt-rtx"
@@ -396,13 +397,13 @@ def test_a_closed_session_says_so_also_to_a_run_that_is_under_way(gpu: FakeGpu) 
 def test_where_the_last_engine_cannot_be_loaded_the_others_are_closed(gpu: FakeGpu) -> None:
     engine = engine_of(gpu.bundle)
 
-    def refuse(part: EnginePart, beside: Any) -> Any:
+    def refuse(part: EngineGraph, beside: Any) -> Any:
         if part.name == "decoder_step":
             raise EngineError("cannot be loaded")
         return gpu.device(part, beside)
 
     with pytest.raises(EngineError, match="cannot be loaded"):
-        open_together({name: engine.part(name) for name in GRAPHS}, refuse)
+        open_together(engine.graphs, refuse)
     assert [device.is_closed for device in gpu.devices] == [True, True]
 
 
@@ -418,16 +419,14 @@ def test_an_engine_is_opened_by_its_recognizer(
 
 
 @pytest.mark.gpu
-def test_logits_on_a_gpu_are_those_of_onnx_runtime(
-    whisper_bundle: Seq2SeqBundle, tmp_path: Path
-) -> None:
+def test_logits_on_a_gpu_are_those_of_onnx_runtime(whisper_bundle: Bundle, tmp_path: Path) -> None:
     backend = require_gpu()
     bundle = whisper_w8a8(whisper_bundle, tmp_path / "w8a8")
-    with open_seq2seq_session(bundle, provider="cpu") as session:
+    with open_decoder_session(bundle, provider="cpu") as session:
         expected = outputs_of(session, bundle)
     for rest, share in (("fp32", 0.02), ("fp16", 0.1)):
         engine = build_engine(bundle, tmp_path / rest, BuildOptions(backend, "current", rest=rest))
-        with open_seq2seq_session(engine) as session:
+        with open_decoder_session(engine) as session:
             assert isinstance(session.graphs["encoder"], TensorRtValues)
             found = outputs_of(session, bundle)
         for mine, theirs in zip(found, expected, strict=True):

@@ -134,7 +134,7 @@ def test_network_flags_of_each_version(
     assert trt.network_flags == flags
     assert engine.manifest.target == "sm86"
     assert engine.manifest.toolchain == {"tensorrt": version}
-    assert engine.engine_path.read_bytes() == b"plan"
+    assert engine.only_graph.engine_path.read_bytes() == b"plan"
     assert trt.config.profiling_verbosity == "detailed"
     assert trt.profile.calls == [
         ("set_shape", "input_values", (1, 400), (2, 16_000), (4, 48_000)),

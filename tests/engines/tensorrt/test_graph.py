@@ -14,8 +14,8 @@ from tiny import save_tiny_checkpoint
 
 from speechquant.benchmarks.papers.narrow_rest import emulate_float16
 from speechquant.core.bundles import Bundle
-from speechquant.engines.build import ctc_graph
 from speechquant.engines.build_options import BuildOptions, GraphToBuild
+from speechquant.engines.ctc.graphs_to_build import ctc_graphs
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.onnxruntime.session import (
     OnnxRuntimeSession,
@@ -40,7 +40,7 @@ def quantized(
 
 
 def to_build(bundle: Bundle) -> GraphToBuild:
-    return ctc_graph(bundle, BuildOptions("tensorrt-rtx"))
+    return ctc_graphs(bundle, BuildOptions("tensorrt-rtx"))["model"]
 
 
 def logits(graph: Path | ir.Model) -> NDArray[np.float32]:
@@ -57,7 +57,7 @@ def test_with_a_rest_in_float32_the_numbers_are_those_of_the_bundle(quantized: B
     graph = tensorrt_graph(to_build(quantized), "fp32", strongly_typed=True)
     assert graph.float32_nodes == ()
     # The integers are the same; kernels for uint8 and for int8 round their sums differently.
-    assert np.abs(logits(graph.model) - logits(quantized.model_path)).max() < 1e-3
+    assert np.abs(logits(graph.model) - logits(quantized.only_graph.model_path)).max() < 1e-3
 
 
 def test_all_integers_are_int8_around_zero(quantized: Bundle) -> None:
@@ -105,7 +105,7 @@ def test_the_statistics_of_a_group_norm_stay_in_float32(floats: Bundle) -> None:
 def test_in_float16_the_logits_are_those_of_float32_to_its_digits(floats: Bundle) -> None:
     graph = tensorrt_graph(to_build(floats), "fp16", strongly_typed=True)
     emulate_float16(graph.model)
-    expected = logits(floats.model_path)
+    expected = logits(floats.only_graph.model_path)
     difference = np.abs(logits(graph.model) - expected).max() / np.abs(expected).max()
     # 11 bits are 5e-4, and errors of some twenty layers add up; more than float32's is there.
     assert 1e-5 < difference < 1e-2
@@ -120,6 +120,6 @@ def test_for_tensorrt_before_10(floats: Bundle) -> None:
     assert not [
         n.name for n in proto.graph.node if n.op_type.startswith("Reduce") and len(n.input) > 1
     ]
-    assert np.abs(logits(graph.model) - logits(floats.model_path)).max() < 1e-4
+    assert np.abs(logits(graph.model) - logits(floats.only_graph.model_path)).max() < 1e-4
     types = {node.outputs[0].dtype for node in graph.model.graph}
     assert ir.DataType.FLOAT16 not in types

@@ -185,7 +185,7 @@ def test_products_of_a_graph(
     from quantized import w8a8
 
     bundle = tiny_bundle if spelling is None else w8a8(tiny_bundle, tmp_path / "out", spelling)
-    products = products_of(ir.load(bundle.model_path))
+    products = products_of(ir.load(bundle.only_graph.model_path))
     weighted = [product for product in products if product.weighted]
     # 7 + 1 convolutions; the projection, 6 matrices in each of 2 blocks, the head; and in each
     # block scores and context, which are products of activations.

@@ -24,7 +24,7 @@ def logits(graph: Path | bytes) -> NDArray[np.float32]:
 
 
 def check(bundle: Bundle) -> None:
-    model = ir.load(bundle.model_path)
+    model = ir.load(bundle.only_graph.model_path)
     spell_in_opset_17(model)
     operators = {node.op_type for node in model.graph}
     assert not {"Gelu", "LayerNormalization"} & operators
@@ -36,7 +36,9 @@ def check(bundle: Bundle) -> None:
     proto = ir.to_proto(model)
     assert proto.opset_import[0].version == 17
     onnx.checker.check_model(proto, full_check=True)
-    difference = np.abs(logits(proto.SerializeToString()) - logits(bundle.model_path)).max()
+    difference = np.abs(
+        logits(proto.SerializeToString()) - logits(bundle.only_graph.model_path)
+    ).max()
     assert difference < 1e-4
 
 

@@ -12,7 +12,7 @@ from quantized import table_from_noise
 
 from speechquant.core.bundles import Bundle
 from speechquant.engines import open_session
-from speechquant.engines.ctc.recognizer import trial_feeds
+from speechquant.engines.ctc.feeds import trial_feeds
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.tensorrt.ranges import float32_nodes, largest_magnitudes
 
@@ -48,7 +48,7 @@ def test_nothing_else_stays() -> None:
 
 
 def test_magnitudes_are_those_of_the_graph(tiny_bundle: Bundle) -> None:
-    largest = largest_magnitudes(tiny_bundle, trial_feeds(tiny_bundle.spec))
+    largest = largest_magnitudes(tiny_bundle.only_graph, trial_feeds(tiny_bundle.spec))
     noise = np.random.default_rng(0).standard_normal((2, 32_000)).astype(np.float32)
     noise[1, 16_000:] = 0
     rows = [noise[0], noise[1, :16_000]]
@@ -67,8 +67,8 @@ def test_calibrated_ranges_count_too(tiny_bundle: Bundle, tmp_path: Path) -> Non
     table = table_from_noise(tiny_bundle)
     rows = {**table.tensors, "head.input": replace(table.tensors["head.input"], amax=20_000.0)}
     bundle = quantize_bundle(tiny_bundle, tmp_path / "out", replace(table, tensors=rows))
-    largest = largest_magnitudes(bundle, trial_feeds(bundle.spec))
+    largest = largest_magnitudes(bundle.only_graph, trial_feeds(bundle.spec))
     assert largest["head.input"] == 20_000.0
-    model = ir.load(bundle.model_path)
+    model = ir.load(bundle.only_graph.model_path)
     maker = next(node for node in model.graph if node.outputs[0].name == "head.input")
     assert maker.name in float32_nodes(model, largest)

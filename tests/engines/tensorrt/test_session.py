@@ -19,16 +19,17 @@ import pytest
 from gpus import LIBRARIES, installed_backend, require_gpu
 from numpy.typing import NDArray
 
-from speechquant.core.bundles import CtcDecoding, ModelSpec, TensorSpec
+from speechquant.core.ctc import MODEL, CtcDecoding, CtcSpec
 from speechquant.core.engine_folders import Engine, EngineManifest, Limits
 from speechquant.core.errors import EngineError, MissingPackageError
+from speechquant.core.specs import TensorSpec
 from speechquant.engines.tensorrt import device as tensorrt_device
 from speechquant.engines.tensorrt import session as tensorrt_session
 from speechquant.engines.tensorrt.device import TensorRtDevice
 from speechquant.engines.tensorrt.session import TensorRtSession
 
 HOP = 4
-SPEC = ModelSpec(
+SPEC = CtcSpec(
     architecture="sums",
     task="ctc",
     precision="w8a8",
@@ -55,7 +56,7 @@ MANIFEST = EngineManifest(
     rest="fp16",
     limits={"samples": Limits(8, 100, 400), "batch": Limits(1, 1, 3)},
 )
-ENGINE = Engine(Path("an-engine"), SPEC, {}, MANIFEST)
+ENGINE = Engine(Path("an-engine"), SPEC, {}, {MODEL: MANIFEST})
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -329,7 +330,7 @@ def test_a_batch_above_the_limit_is_split_and_joined(batch: int, parts: int) -> 
 
 def test_an_engine_without_limits_takes_any_batch() -> None:
     gpu = FakeGpu()
-    engine = replace(ENGINE, manifest=replace(MANIFEST, limits={}))
+    engine = replace(ENGINE, manifests={MODEL: replace(MANIFEST, limits={})})
     with session_on(gpu, engine) as session:
         check(session, clips(50, 4))
         with pytest.raises(EngineError, match="a batch of 0"):
@@ -363,7 +364,8 @@ def test_what_the_engine_cannot_take_is_refused(feeds: Arrays, message: str) -> 
 
 def test_a_batch_that_cannot_be_divided() -> None:
     engine = replace(
-        ENGINE, manifest=replace(MANIFEST, limits={**MANIFEST.limits, "batch": Limits(4, 4, 4)})
+        ENGINE,
+        manifests={MODEL: replace(MANIFEST, limits={**MANIFEST.limits, "batch": Limits(4, 4, 4)})},
     )
     with session_on(FakeGpu(), engine) as session:
         check(session, clips(8, 40))
@@ -469,7 +471,12 @@ def device(
     manifest = replace(MANIFEST, backend=backend, toolchain={backend: trt.__version__})
     (tmp_path / "model.engine").write_bytes(b"a plan")
     plan = FakePlan(trt, monkeypatch)
-    return TensorRtDevice(Engine(tmp_path, SPEC, {}, manifest)), plan, driver, trt
+    return (
+        TensorRtDevice(Engine(tmp_path, SPEC, {}, {MODEL: manifest}).only_graph),
+        plan,
+        driver,
+        trt,
+    )
 
 
 def test_the_device_asks_the_library_for_what_it_has(
@@ -534,7 +541,7 @@ def test_a_device_beside_another_queues_in_its_line(
     monkeypatch.setattr(driver, "Stream", lambda: MagicMock(spec=["synchronize"]))
     backend = installed_backend()
     manifest = replace(MANIFEST, backend=backend, toolchain={backend: trt.__version__})
-    beside = TensorRtDevice(Engine(tmp_path, SPEC, {}, manifest), on_gpu)
+    beside = TensorRtDevice(Engine(tmp_path, SPEC, {}, {MODEL: manifest}).only_graph, on_gpu)
     with beside.activated():
         beside.wait()
     driver.stream.synchronize.assert_called_once_with()
@@ -566,7 +573,7 @@ def test_a_plan_that_cannot_be_loaded(
     backend = installed_backend()
     manifest = replace(MANIFEST, backend=backend, toolchain={backend: trt.__version__})
     with pytest.raises(EngineError, match=r"model\.engine: cannot be loaded .*speechquant build"):
-        TensorRtDevice(Engine(tmp_path, SPEC, {}, manifest))
+        TensorRtDevice(Engine(tmp_path, SPEC, {}, {MODEL: manifest}).only_graph)
 
 
 def test_without_pycuda_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,7 +582,7 @@ def test_without_pycuda_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatc
         "speechquant.core.onnx_files.find_spec",
         lambda name: None if name == "pycuda" else find_spec(name),
     )
-    engine = replace(ENGINE, manifest=replace(MANIFEST, backend=backend))
+    engine = replace(ENGINE, manifests={MODEL: replace(MANIFEST, backend=backend)})
     with pytest.raises(MissingPackageError, match=r"pycuda: pip install 'speechquant\[gpu\]'"):
         TensorRtSession(engine)
 
@@ -588,7 +595,7 @@ def test_without_a_gpu_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(name)
 
     monkeypatch.setattr("speechquant.engines.tensorrt.targets.ctypes.CDLL", no_driver)
-    engine = replace(ENGINE, manifest=replace(MANIFEST, backend=backend))
+    engine = replace(ENGINE, manifests={MODEL: replace(MANIFEST, backend=backend)})
     with pytest.raises(EngineError, match="no NVIDIA driver"):
         TensorRtSession(engine)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from speechquant.core.bundles import CtcDecoding, ModelSpec
-from speechquant.core.engine_folders import Engine, EngineManifest
+from speechquant.core.ctc import MODEL, CtcDecoding, CtcSpec
+from speechquant.core.engine_folders import Engine, EngineGraph, EngineManifest
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.engines.tensorrt import targets
 from speechquant.engines.tensorrt.targets import (
@@ -20,14 +20,14 @@ from speechquant.engines.tensorrt.targets import (
     target_of,
 )
 
-SPEC = ModelSpec(
+SPEC = CtcSpec(
     architecture="x", task="ctc", precision="w8a8", sample_rate_hz=16_000,
     normalize_waveform=True, padding_exact=True, conv_kernels=(10,), conv_strides=(5,),
     attention_heads=1, inputs=(), outputs=(), layers={}, decoding=CtcDecoding(0, "|"),
 )  # fmt: skip
 
 
-def engine(**changes: Any) -> Engine:
+def engine(**changes: Any) -> EngineGraph:
     manifest = EngineManifest(
         backend="tensorrt",
         engine_file="model.engine",
@@ -36,7 +36,7 @@ def engine(**changes: Any) -> Engine:
         source={},
         rest="fp16",
     )
-    return Engine(Path("e"), SPEC, {}, replace(manifest, **changes))
+    return Engine(Path("e"), SPEC, {}, {MODEL: replace(manifest, **changes)}).only_graph
 
 
 @pytest.mark.parametrize(

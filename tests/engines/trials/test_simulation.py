@@ -49,7 +49,7 @@ def test_a_probe_shows_what_the_graph_computes(
     first = next(iter(activations.values()))
     assert np.array_equal(first.reshape(-1), noise)
     head = activations["head.input"][0]
-    model = onnx.load(str(tiny_bundle.model_path))
+    model = onnx.load(str(tiny_bundle.only_graph.model_path))
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     feeds = {"input_values": noise[None], "input_lengths": np.array([len(noise)])}
     with open_session(tiny_bundle) as session:
@@ -62,7 +62,10 @@ def test_a_probe_shows_what_the_graph_computes(
 def test_without_a_table_it_is_the_float_model(
     tiny_bundle: Bundle, feeds: dict[str, NDArray[Any]]
 ) -> None:
-    with open_session(tiny_bundle, threads=1) as session, SimulatedSession(tiny_bundle, 1) as other:
+    with (
+        open_session(tiny_bundle, threads=1) as session,
+        SimulatedSession(tiny_bundle.only_graph, 1) as other,
+    ):
         expected, simulated = session.run(feeds)["logits"], other.run(feeds)["logits"]
     np.testing.assert_allclose(simulated, expected, atol=1e-5)
 
@@ -92,11 +95,11 @@ def test_it_rounds_as_the_quantized_bundle_does(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        bundle.model_path, options, providers=["CPUExecutionProvider"]
+        bundle.only_graph.model_path, options, providers=["CPUExecutionProvider"]
     )
     expected = session.run(["logits"], feeds)[0]
-    weights = rounded_weights(tiny_bundle, table, {})
-    with SimulatedSession(tiny_bundle, 1, weights) as simulation:
+    weights = rounded_weights(tiny_bundle.only_graph, table, {})
+    with SimulatedSession(tiny_bundle.only_graph, 1, weights) as simulation:
         simulation.use(table)
         simulated = simulation.run(feeds)["logits"]
         simulation.use(None)
@@ -117,11 +120,11 @@ def test_only_what_the_table_names_is_rounded(
     head = activations[last][0]
     row = table.tensors[last]
     rounded = np.clip(np.rint(head / np.float32(row.scale)), -7, 7) * np.float32(row.scale)
-    with SimulatedSession(tiny_bundle, 1) as simulation:
+    with SimulatedSession(tiny_bundle.only_graph, 1) as simulation:
         plain = simulation.run(feeds)["logits"][0]
         simulation.use(only_head)
         simulated = simulation.run(feeds)["logits"][0]
-    model = onnx.load(str(tiny_bundle.model_path))
+    model = onnx.load(str(tiny_bundle.only_graph.model_path))
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     expected = plain + (rounded - head) @ held["head.weight"]
     np.testing.assert_allclose(simulated, expected, atol=1e-4)
@@ -131,6 +134,9 @@ def test_weights_of_float_layers_stay(
     tiny_bundle: Bundle, activations: dict[str, NDArray[Any]]
 ) -> None:
     table = replace(table_of(tiny_bundle, activations, 8), float_layers=("head", "conv.0"))
-    names = rounded_weights(tiny_bundle, table, {})
+    names = rounded_weights(tiny_bundle.only_graph, table, {})
     assert not [name for name in names if name.startswith("head")]
-    assert len(names) == len(rounded_weights(tiny_bundle, replace(table, float_layers=()), {})) - 2
+    assert (
+        len(names)
+        == len(rounded_weights(tiny_bundle.only_graph, replace(table, float_layers=()), {})) - 2
+    )

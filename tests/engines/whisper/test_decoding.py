@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from speechquant.core.seq2seq import STEP, GenerationSpec, Seq2SeqBundle
-from speechquant.engines.session import open_seq2seq_session
+from speechquant.core.bundles import Bundle
+from speechquant.core.seq2seq import STEP, GenerationSpec
+from speechquant.engines.session import open_decoder_session
 from speechquant.engines.whisper.decoding import decode
 from speechquant.engines.whisper.token_rules import TokenRules
 
@@ -72,12 +73,12 @@ def test_the_colder_the_more_certain(temperature: float) -> None:
     assert [decoded.tokens for decoded in found] == [(WORD,) * clip for clip in range(3)]
 
 
-def test_a_run_goes_on_with_some_of_its_clips(whisper_bundle: Seq2SeqBundle) -> None:
+def test_a_run_goes_on_with_some_of_its_clips(whisper_bundle: Bundle) -> None:
     spec = whisper_bundle.spec
     rng = np.random.default_rng(0)
     shape = (3, spec.features.mel_bins, spec.features.chunk_frames)
     prompts = np.array([[301, 302, 306], [301, 303, 306], [301, 304, 306]])
-    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
+    with open_decoder_session(whisper_bundle, provider="cpu", threads=1) as session:
         hidden = session.encode(rng.normal(0, 0.7, shape).astype(np.float32))
         run = session.start(hidden, prompts)
         run.advance([20, 30, 40])
@@ -89,9 +90,7 @@ def test_a_run_goes_on_with_some_of_its_clips(whisper_bundle: Seq2SeqBundle) -> 
     assert np.abs(np.array(found) - expected).max() < 1e-5
 
 
-def test_a_step_copies_no_cache(
-    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_copies_no_cache(whisper_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys and values go from run to run as they are, the encoder's are bound but once."""
     spec = whisper_bundle.spec
     shape = (2, spec.features.mel_bins, spec.features.chunk_frames)
@@ -99,7 +98,7 @@ def test_a_step_copies_no_cache(
     prompts = np.array([[301, 302, 306], [301, 303, 306]])
     copied: list[tuple[int, ...]] = []
     bound: list[str] = []
-    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
+    with open_decoder_session(whisper_bundle, provider="cpu", threads=1) as session:
         run = session.start(session.encode(features), prompts)
         step = session.graphs[STEP]
         value_of, array_of, bind = step.value_of, step.array_of, run._runs.bind
@@ -128,13 +127,13 @@ def test_a_step_copies_no_cache(
 
 
 def test_clips_are_encoded_one_by_one(
-    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+    whisper_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = whisper_bundle.spec.features
     shape = (3, spec.mel_bins, spec.chunk_frames)
     features = np.random.default_rng(0).normal(0, 0.7, shape).astype(np.float32)
     batches = []
-    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
+    with open_decoder_session(whisper_bundle, provider="cpu", threads=1) as session:
         run = session.encoder.run
         expected = run({"features": features})["hidden"]
 
@@ -149,14 +148,14 @@ def test_clips_are_encoded_one_by_one(
 
 
 def test_a_run_that_heard_the_first_token_goes_on_as_one_that_heard_all(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
 ) -> None:
     spec = whisper_bundle.spec
     shape = (2, spec.features.mel_bins, spec.features.chunk_frames)
     features = np.random.default_rng(0).normal(0, 0.7, shape).astype(np.float32)
     prompts = np.array([[301, 302, 306], [301, 303, 306]])
     rules = TokenRules(spec.generation, timestamps=False)
-    with open_seq2seq_session(whisper_bundle, provider="cpu", threads=1) as session:
+    with open_decoder_session(whisper_bundle, provider="cpu", threads=1) as session:
         hidden = session.encode(features)
         begun = session.start(hidden, prompts[:, :1])
         found = decode(session, hidden, prompts, rules, spec.generation, begun=begun)

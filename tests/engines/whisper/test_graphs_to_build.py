@@ -15,22 +15,21 @@ import pytest
 from numpy.typing import NDArray
 from quantized import whisper_w8a8
 
+from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import (
+    Engine,
     EngineGraph,
     Limits,
-    Seq2SeqEngine,
     file_of,
-    load_any_engine,
     load_engine,
-    load_seq2seq_engine,
 )
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError
-from speechquant.core.seq2seq import ENCODER, GRAPHS, PREFILL, STEP, Seq2SeqBundle
+from speechquant.core.seq2seq import ENCODER, GRAPHS, PREFILL, STEP
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, open_recognizer
 from speechquant.engines.backends import have_exact_products
 from speechquant.engines.build import options_from_text
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
-from speechquant.engines.session import open_seq2seq_session, open_session
+from speechquant.engines.session import open_decoder_session, open_session
 from speechquant.engines.tensorrt.graph import tensorrt_graph
 from speechquant.engines.tensorrt.layers import LayerReport, read_layers
 from speechquant.engines.tensorrt.ranges import largest_magnitudes
@@ -55,37 +54,33 @@ def rtx() -> Any:
 
 
 @pytest.fixture(scope="module")
-def quantized(
-    whisper_bundle: Seq2SeqBundle, tmp_path_factory: pytest.TempPathFactory
-) -> Seq2SeqBundle:
+def quantized(whisper_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return whisper_w8a8(whisper_bundle, tmp_path_factory.mktemp("q") / "w8a8")
 
 
 @pytest.fixture(scope="module")
-def stored(quantized: Seq2SeqBundle, tmp_path_factory: pytest.TempPathFactory) -> Seq2SeqEngine:
+def stored(quantized: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return build_engine(quantized, tmp_path_factory.mktemp("e") / "engine", ON_CPU)
 
 
-def outputs_of(source: Seq2SeqBundle | Seq2SeqEngine) -> list[NDArray[np.float32]]:
+def outputs_of(source: Bundle | Engine) -> list[NDArray[np.float32]]:
     """What the encoder, the prompt and three steps give."""
     spec = source.spec.features
     shape = (2, spec.mel_bins, spec.chunk_frames)
     features = np.random.default_rng(5).normal(0, 0.7, shape).astype(np.float32)
-    provider = "auto" if isinstance(source, Seq2SeqEngine) else "cpu"
-    with open_seq2seq_session(source, provider=provider, threads=1) as session:
+    provider = "auto" if isinstance(source, Engine) else "cpu"
+    with open_decoder_session(source, provider=provider, threads=1) as session:
         hidden = session.encode(features)
         run = session.start(hidden, PROMPTS)
         return [hidden, run.prompt_logits, *(run.advance([60 + step, 70]) for step in range(3))]
 
 
-def layers_of(engine: Seq2SeqEngine, name: str) -> LayerReport:
+def layers_of(engine: Engine, name: str) -> LayerReport:
     return read_layers(engine.folder / f"{name}.layers.json")
 
 
-def test_a_stored_engine_computes_what_the_bundle_does(
-    quantized: Seq2SeqBundle, stored: Seq2SeqEngine
-) -> None:
-    assert load_any_engine(stored.folder) == load_seq2seq_engine(stored.folder) == stored
+def test_a_stored_engine_computes_what_the_bundle_does(quantized: Bundle, stored: Engine) -> None:
+    assert load_engine(stored.folder) == stored
     assert stored.spec == quantized.spec
     for mine, expected in zip(outputs_of(stored), outputs_of(quantized), strict=True):
         # The bundle is optimised one level further, which sums in another order.
@@ -100,7 +95,7 @@ def test_a_stored_engine_computes_what_the_bundle_does(
 
 
 def test_a_stored_engine_has_what_is_needed_and_each_weight_of_the_decoder_once(
-    quantized: Seq2SeqBundle, stored: Seq2SeqEngine
+    quantized: Bundle, stored: Engine
 ) -> None:
     assert set(stored.files) == {
         "encoder.onnx", "decoder_prefill.onnx", "decoder_step.onnx", "decoder.onnx.data",
@@ -108,7 +103,7 @@ def test_a_stored_engine_has_what_is_needed_and_each_weight_of_the_decoder_once(
     }  # fmt: skip
     places = {}
     for name in (PREFILL, STEP):
-        model = onnx.load(str(stored.part(name).engine_path), load_external_data=False)
+        model = onnx.load(str(stored.graphs[name].engine_path), load_external_data=False)
         external = [tensor.external_data for tensor in model.graph.initializer]
         places[name] = {row.value for rows in external for row in rows if row.key == "offset"}
     # The head, the embedding, and of each of 2 blocks Q, K, V and out, Q and out, and the feed
@@ -119,11 +114,11 @@ def test_a_stored_engine_has_what_is_needed_and_each_weight_of_the_decoder_once(
         manifest = stored.manifests[name]
         assert (manifest.backend, manifest.target, manifest.limits) == ("onnxruntime", "cpu", {})
         assert manifest.source["model_sha256"] == quantized.model_sha256
-        operators = {node.op_type for node in ir.load(stored.part(name).engine_path).graph}
+        operators = {node.op_type for node in ir.load(stored.graphs[name].engine_path).graph}
         assert "MatMulIntegerToFloat" in operators and "Conv" not in operators
 
 
-def test_a_damaged_engine_is_refused(stored: Seq2SeqEngine, tmp_path: Path) -> None:
+def test_a_damaged_engine_is_refused(stored: Engine, tmp_path: Path) -> None:
     truncated = Path(shutil.copytree(stored.folder, tmp_path / "truncated"))
     weights = truncated / "decoder.onnx.data"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -141,22 +136,22 @@ def test_a_damaged_engine_is_refused(stored: Seq2SeqEngine, tmp_path: Path) -> N
         open_recognizer(without)
 
 
-def test_a_graph_that_onnx_runtime_refuses_is_named(stored: Seq2SeqEngine, tmp_path: Path) -> None:
+def test_a_graph_that_onnx_runtime_refuses_is_named(stored: Engine, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(stored.folder, tmp_path / "copy"))
     (folder / "decoder_step.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"ONNX Runtime refuses decoder_step\.onnx"):
-        open_seq2seq_session(replace(stored, folder=folder))
+        open_decoder_session(replace(stored, folder=folder))
 
 
-def test_what_takes_engines_of_ctc_models_says_so(stored: Seq2SeqEngine) -> None:
-    for use in (load_engine, open_session):
+def test_what_takes_engines_of_ctc_models_says_so(stored: Engine) -> None:
+    for use in (lambda folder: load_engine(folder).only_graph, open_session):
         with pytest.raises(EngineError, match="an engine of a Whisper model, which this step does"):
-            use(stored.folder)  # type: ignore[operator]
+            use(stored.folder)
     with pytest.raises(OptionError, match="an engine of onnxruntime, which runs on nothing else"):
         open_recognizer(stored, provider="openvino")
 
 
-def test_limits_are_those_of_the_model(whisper_bundle: Seq2SeqBundle) -> None:
+def test_limits_are_those_of_the_model(whisper_bundle: Bundle) -> None:
     one = Limits(1, 1, 1)
     encoder, prefill, step = seq2seq_graphs(whisper_bundle, BuildOptions("tensorrt")).values()
     # 2 s are 200 frames and 100 positions; there are 24 tokens at the most.
@@ -181,7 +176,7 @@ def test_limits_are_those_of_the_model(whisper_bundle: Seq2SeqBundle) -> None:
     ],
 )
 def test_refused_options(
-    whisper_bundle: Seq2SeqBundle, tmp_path: Path, asked: dict[str, Any], message: str
+    whisper_bundle: Bundle, tmp_path: Path, asked: dict[str, Any], message: str
 ) -> None:
     given = {"backend": "tensorrt-rtx", **asked}
     with pytest.raises(OptionError, match=message):
@@ -191,7 +186,7 @@ def test_refused_options(
 
 
 @pytest.mark.usefixtures("rtx")
-def test_an_unknown_target(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
+def test_an_unknown_target(whisper_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="'gtx1080' is no target"):
         build_engine(
             whisper_bundle, tmp_path / "out", BuildOptions("tensorrt-rtx", target="gtx1080")
@@ -199,10 +194,10 @@ def test_an_unknown_target(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_ranges_are_seen_on_feeds_that_follow_from_each_other(quantized: Seq2SeqBundle) -> None:
+def test_ranges_are_seen_on_feeds_that_follow_from_each_other(quantized: Bundle) -> None:
     graphs = seq2seq_graphs(quantized, SM86)
     feeds = {name: graphs[name].trial() for name in GRAPHS}
-    with open_seq2seq_session(quantized, provider="cpu", threads=1) as session:
+    with open_decoder_session(quantized, provider="cpu", threads=1) as session:
         hidden = session.encode(np.asarray(feeds[ENCODER]["features"]))
         run = session.start(hidden, np.asarray(feeds[PREFILL]["tokens"]))
         logits = run.advance(np.asarray(feeds[STEP]["tokens"])[0].tolist())
@@ -219,8 +214,8 @@ def test_ranges_are_seen_on_feeds_that_follow_from_each_other(quantized: Seq2Seq
 @pytest.mark.parametrize(("rest", "cache"), [("fp16", np.float16), ("fp32", np.float32)])
 @pytest.mark.parametrize("is_quantized", [False, True])
 def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
-    whisper_bundle: Seq2SeqBundle,
-    quantized: Seq2SeqBundle,
+    whisper_bundle: Bundle,
+    quantized: Bundle,
     rest: str,
     cache: type,
     is_quantized: bool,
@@ -250,7 +245,7 @@ def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
             assert np.abs(value - expected[key]).max() <= reach * np.abs(expected[key]).max()
 
 
-def test_the_graphs_for_tensorrt_before_10_do_too(whisper_bundle: Seq2SeqBundle) -> None:
+def test_the_graphs_for_tensorrt_before_10_do_too(whisper_bundle: Bundle) -> None:
     for graph in seq2seq_graphs(whisper_bundle, SM86).values():
         model = tensorrt_graph(graph, "fp16", strongly_typed=False).model
         assert model.graph.opset_imports[""] == 17
@@ -265,12 +260,10 @@ def test_the_graphs_for_tensorrt_before_10_do_too(whisper_bundle: Seq2SeqBundle)
 
 
 @pytest.mark.usefixtures("rtx")
-def test_engines_for_sm86_and_what_lies_beside_them(
-    quantized: Seq2SeqBundle, tmp_path: Path
-) -> None:
+def test_engines_for_sm86_and_what_lies_beside_them(quantized: Bundle, tmp_path: Path) -> None:
     engine = build_engine(quantized.folder, tmp_path / "engine", SM86)
-    assert isinstance(engine, Seq2SeqEngine)
-    assert engine == load_any_engine(tmp_path / "engine")
+    assert isinstance(engine, Engine)
+    assert engine == load_engine(tmp_path / "engine")
     assert set(engine.files) == {
         "tokenizer.json",
         *(
@@ -297,7 +290,7 @@ def test_engines_for_sm86_and_what_lies_beside_them(
 
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("rest", ["bf16", "fp32"])
-def test_other_types_of_the_rest(quantized: Seq2SeqBundle, tmp_path: Path, rest: str) -> None:
+def test_other_types_of_the_rest(quantized: Bundle, tmp_path: Path, rest: str) -> None:
     engine = build_engine(quantized, tmp_path / "engine", replace(SM86, rest=rest))
     for name in GRAPHS:
         assert not any(placed.falls_back for placed in layers_of(engine, name).placed())
@@ -308,13 +301,13 @@ def test_other_types_of_the_rest(quantized: Seq2SeqBundle, tmp_path: Path, rest:
 
 @pytest.mark.usefixtures("rtx")
 def test_a_float_bundle_is_built_too_and_runs_on_its_gpu_alone(
-    whisper_bundle: Seq2SeqBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whisper_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = build_engine(whisper_bundle, tmp_path / "engine", SM86)
     for name in GRAPHS:
         placed = layers_of(engine, name).placed()
         assert {item.runs for item in placed if item.product.weighted} == {"FP16 x FP16"}
-    part: EngineGraph = engine.part(STEP)
+    part: EngineGraph = engine.graphs[STEP]
     version = part.manifest.toolchain["tensorrt-rtx"]
     require_runnable(part, version, (8, 6))
     with pytest.raises(EngineError, match="built for sm86, and this GPU is sm89"):

@@ -16,27 +16,21 @@ from numpy.typing import NDArray
 from speechquant.calibrators.guard import leave_in_float
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import Bits, ScaleTable
 from speechquant.core.scoring import Job, Trial
-from speechquant.core.seq2seq import (
-    CROSS,
-    ENCODER,
-    GRAPHS,
-    LAST_PROJECTION,
-    PREFILL,
-    STEP,
-    Seq2SeqBundle,
-)
+from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION, PREFILL, STEP
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
-from speechquant.engines.ctc.probe import open_probe
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.graphs.qdq import Spelling
-from speechquant.engines.scorers import ScoringTask, new_scorer
-from speechquant.engines.session import open_seq2seq_session
+from speechquant.engines.probes import open_probe
+from speechquant.engines.scorers import new_scorer
+from speechquant.engines.session import open_decoder_session
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
+from speechquant.engines.trials.task import ScoringTask
 
 RATE_HZ = 16_000
 GREEDY = DecodingOptions(temperatures=(0.0,))
@@ -54,7 +48,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledClip]:
 
 
 @pytest.fixture(scope="module")
-def seen(whisper_bundle: Seq2SeqBundle, clips: list[LabelledClip]) -> ActivationStatistics:
+def seen(whisper_bundle: Bundle, clips: list[LabelledClip]) -> ActivationStatistics:
     statistics = ActivationStatistics(len(clips))
     with open_probe(whisper_bundle, 1) as probe:
         for clip in clips:
@@ -63,7 +57,7 @@ def seen(whisper_bundle: Seq2SeqBundle, clips: list[LabelledClip]) -> Activation
 
 
 def table_of(
-    bundle: Seq2SeqBundle,
+    bundle: Bundle,
     seen: ActivationStatistics,
     options: MethodOptions,
     *,
@@ -75,38 +69,38 @@ def table_of(
 
 
 @pytest.fixture(scope="module")
-def table(whisper_bundle: Seq2SeqBundle, seen: ActivationStatistics) -> ScaleTable:
+def table(whisper_bundle: Bundle, seen: ActivationStatistics) -> ScaleTable:
     return table_of(whisper_bundle, seen, MethodOptions("max"))
 
 
 @pytest.fixture(scope="module")
 def quantized(
-    whisper_bundle: Seq2SeqBundle, table: ScaleTable, tmp_path_factory: pytest.TempPathFactory
-) -> Seq2SeqBundle:
+    whisper_bundle: Bundle, table: ScaleTable, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
     return quantize_bundle(whisper_bundle, tmp_path_factory.mktemp("q") / "w8a8", table)
 
 
 def test_a_bundle_with_every_layer_in_float_is_the_float_model(
-    whisper_bundle: Seq2SeqBundle, table: ScaleTable, tmp_path: Path
+    whisper_bundle: Bundle, table: ScaleTable, tmp_path: Path
 ) -> None:
     layers = tuple(sorted({row.layer for row in table.tensors.values()}))
     nothing = leave_in_float(table, layers)
     for name in GRAPHS:
-        assert not rounded_weights(whisper_bundle.part(name), nothing, {})
+        assert not rounded_weights(whisper_bundle.graphs[name], nothing, {})
     found = quantize_bundle(whisper_bundle, tmp_path / "float", nothing)
     rng = np.random.default_rng(0)
     mels = whisper_bundle.spec.features
     features = rng.normal(0, 0.7, (1, mels.mel_bins, mels.chunk_frames)).astype(np.float32)
     logits = []
     for bundle in (whisper_bundle, found):
-        with open_seq2seq_session(bundle, provider="cpu", threads=1) as session:
+        with open_decoder_session(bundle, provider="cpu", threads=1) as session:
             run = session.start(session.encode(features), np.array([[301, 302, 306]]))
             logits.append(run.prompt_logits)
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
 
 
 def test_the_probe_shows_what_torch_computes(
-    tiny_whisper: Path, whisper_bundle: Seq2SeqBundle, clips: list[LabelledClip]
+    tiny_whisper: Path, whisper_bundle: Bundle, clips: list[LabelledClip]
 ) -> None:
     import torch
     from transformers import WhisperForConditionalGeneration
@@ -141,17 +135,17 @@ def test_the_probe_shows_what_torch_computes(
 class Simulation:
     """The three graphs that round by a table."""
 
-    def __init__(self, bundle: Seq2SeqBundle, table: ScaleTable) -> None:
+    def __init__(self, bundle: Bundle, table: ScaleTable) -> None:
         graphs = {}
         for name in GRAPHS:
-            part = bundle.part(name)
+            part = bundle.graphs[name]
             graphs[name] = SimulatedSession(part, 1, rounded_weights(part, table, {}))
             graphs[name].use(table)
         self.session = Seq2SeqSession(graphs, lambda name: graphs[name].limits)
 
 
-def on_cpu(bundle: Seq2SeqBundle) -> Seq2SeqSession:
-    return open_seq2seq_session(bundle, provider="cpu", threads=1)
+def on_cpu(bundle: Bundle) -> Seq2SeqSession:
+    return open_decoder_session(bundle, provider="cpu", threads=1)
 
 
 def outputs_of(session: Seq2SeqSession, seed: int = 5) -> list[NDArray[np.float32]]:
@@ -165,7 +159,7 @@ def outputs_of(session: Seq2SeqSession, seed: int = 5) -> list[NDArray[np.float3
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_the_graphs_do_what_the_simulation_does(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     seen: ActivationStatistics,
     tmp_path: Path,
     bits: int,
@@ -191,10 +185,10 @@ def test_the_graphs_do_what_the_simulation_does(
 
 
 def test_rewriting_for_the_cpu_changes_nothing_but_the_order_of_sums(
-    quantized: Seq2SeqBundle,
+    quantized: Bundle,
 ) -> None:
     plain = {
-        name: ChangedGraph(load_graph(quantized.part(name), "a test"), quantized.part(name), 1)
+        name: ChangedGraph(load_graph(quantized.graphs[name], "a test"), quantized.graphs[name], 1)
         for name in GRAPHS
     }
     for mine, expected in zip(
@@ -203,14 +197,12 @@ def test_rewriting_for_the_cpu_changes_nothing_but_the_order_of_sums(
         assert np.median(np.abs(mine - expected)) < 1e-4 * np.abs(expected).max()
 
 
-def test_every_weight_is_an_integer_stored_once(
-    whisper_bundle: Seq2SeqBundle, quantized: Seq2SeqBundle
-) -> None:
+def test_every_weight_is_an_integer_stored_once(whisper_bundle: Bundle, quantized: Bundle) -> None:
     assert quantized.spec.precision == "w8a8"
     assert quantized.spec.graphs == whisper_bundle.spec.graphs
     places: dict[str, dict[str, str]] = {}
     for name in GRAPHS:
-        model = onnx.load(str(quantized.graph_path(name)), load_external_data=False)
+        model = onnx.load(str(quantized.graphs[name].model_path), load_external_data=False)
         weighted = [node for node in model.graph.node if node.op_type in ("MatMul", "Conv", "Gemm")]
         names = {tensor.name for tensor in model.graph.initializer}
         assert not any(node.input[1] in names for node in weighted)
@@ -227,14 +219,14 @@ def test_every_weight_is_an_integer_stored_once(
 
 
 def test_layers_left_in_float(
-    whisper_bundle: Seq2SeqBundle, seen: ActivationStatistics, tmp_path: Path
+    whisper_bundle: Bundle, seen: ActivationStatistics, tmp_path: Path
 ) -> None:
     kept = (LAST_PROJECTION, CROSS)
     table = table_of(whisper_bundle, seen, MethodOptions("ema"), kept=kept)
     bundle = quantize_bundle(whisper_bundle, tmp_path / "out", table)
 
     def quantized_inputs(name: str) -> set[str]:
-        model = onnx.load(str(bundle.graph_path(name)), load_external_data=False)
+        model = onnx.load(str(bundle.graphs[name].model_path), load_external_data=False)
         return {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
 
     encoder, prefill = quantized_inputs(ENCODER), quantized_inputs(PREFILL)
@@ -245,7 +237,7 @@ def test_layers_left_in_float(
 
 
 def test_both_spellings_say_the_same(
-    whisper_bundle: Seq2SeqBundle, quantized: Seq2SeqBundle, table: ScaleTable, tmp_path: Path
+    whisper_bundle: Bundle, quantized: Bundle, table: ScaleTable, tmp_path: Path
 ) -> None:
     signed = quantize_bundle(whisper_bundle, tmp_path / "signed", table, spelling=Spelling.TENSORRT)
     for mine, other in zip(
@@ -257,8 +249,8 @@ def test_both_spellings_say_the_same(
 
 
 def test_scores_of_trials(
-    whisper_bundle: Seq2SeqBundle,
-    quantized: Seq2SeqBundle,
+    whisper_bundle: Bundle,
+    quantized: Bundle,
     table: ScaleTable,
     clips: list[LabelledClip],
 ) -> None:
@@ -289,16 +281,16 @@ def test_scores_of_trials(
 
 
 def test_a_quantized_bundle_is_not_quantized_again(
-    quantized: Seq2SeqBundle, table: ScaleTable, tmp_path: Path
+    quantized: Bundle, table: ScaleTable, tmp_path: Path
 ) -> None:
     with pytest.raises(BundleError, match="already quantized"):
         quantize_bundle(quantized, tmp_path / "out", table)
 
 
-def test_the_embedding_is_integers_and_stored_once(quantized: Seq2SeqBundle) -> None:
+def test_the_embedding_is_integers_and_stored_once(quantized: Bundle) -> None:
     places = []
     for name in (PREFILL, STEP):
-        graph = onnx.load(str(quantized.graph_path(name)), load_external_data=False).graph
+        graph = onnx.load(str(quantized.graphs[name].model_path), load_external_data=False).graph
         stored = {tensor.name: tensor for tensor in graph.initializer}
         assert "decoder.embed_tokens.weight" not in stored
         levels = stored["decoder.embed_tokens.weight_quantized"]

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from tiny_whisper import LANGUAGES, token_names
 
+from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import AudioError, BundleError, OptionError
-from speechquant.core.seq2seq import Seq2SeqBundle, load_seq2seq_bundle
 from speechquant.engines import DecodingOptions, WhisperRecognizer, open_recognizer
 from speechquant.engines.decoder_session import DecoderRun, Seq2SeqSession
 from speechquant.engines.whisper import recognizer as module
@@ -59,16 +59,14 @@ def reference(tiny_whisper: Path) -> Any:
     return heard
 
 
-def texts_of(bundle: Seq2SeqBundle, rows: Sequence[Sequence[int]]) -> list[str]:
+def texts_of(bundle: Bundle, rows: Sequence[Sequence[int]]) -> list[str]:
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(str(bundle.folder / "tokenizer.json"))
     return [tokenizer.decode(list(row)).strip() for row in rows]
 
 
-def test_short_clips_as_transformers_hears_them(
-    whisper_bundle: Seq2SeqBundle, reference: Any
-) -> None:
+def test_short_clips_as_transformers_hears_them(whisper_bundle: Bundle, reference: Any) -> None:
     waves = [noise(0.1 + 0.09 * index, index) for index in range(20)]
     expected = texts_of(whisper_bundle, reference(waves, language="de", task="transcribe"))
     with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
@@ -77,7 +75,7 @@ def test_short_clips_as_transformers_hears_them(
 
 
 def test_the_language_is_detected_as_transformers_does(
-    whisper_bundle: Seq2SeqBundle, reference: Any
+    whisper_bundle: Bundle, reference: Any
 ) -> None:
     waves = [noise(1.0, index) for index in range(8)]
     options = replace(GREEDY, language=None)
@@ -89,7 +87,7 @@ def test_the_language_is_detected_as_transformers_does(
 
 
 def test_to_detect_languages_takes_no_run_of_its_own(
-    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+    whisper_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[int] = []
     start = Seq2SeqSession.start
@@ -117,7 +115,7 @@ def test_to_detect_languages_takes_no_run_of_its_own(
 
 
 def test_the_language_of_the_checkpoint_comes_before_one_that_is_detected(
-    whisper_bundle: Seq2SeqBundle, tiny_whisper: Path, tmp_path: Path
+    whisper_bundle: Bundle, tiny_whisper: Path, tmp_path: Path
 ) -> None:
     tuned = with_settings(whisper_bundle, tiny_whisper, tmp_path, language="haw")
     waves = [noise(1.0, index) for index in range(4)]
@@ -129,7 +127,7 @@ def test_the_language_of_the_checkpoint_comes_before_one_that_is_detected(
 
 
 def test_long_clips_are_sought_through_as_transformers_does(
-    whisper_bundle: Seq2SeqBundle, reference: Any
+    whisper_bundle: Bundle, reference: Any
 ) -> None:
     waves = [noise(seconds, index) for index, seconds in enumerate((2.7, 5.3, 9.1, 4.4))]
     expected = reference(waves, language="de", task="transcribe", return_timestamps=True)
@@ -143,7 +141,7 @@ def test_long_clips_are_sought_through_as_transformers_does(
 
 
 def test_a_few_samples_beyond_a_chunk_are_not_another_chunk(
-    whisper_bundle: Seq2SeqBundle, reference: Any
+    whisper_bundle: Bundle, reference: Any
 ) -> None:
     waves = [noise(2.0 + 0.005, 1), noise(2.0 + 0.011, 1)]
     options = {"language": "de", "task": "transcribe"}
@@ -159,7 +157,7 @@ def test_a_few_samples_beyond_a_chunk_are_not_another_chunk(
 
 @pytest.mark.parametrize("settings", [{"max_length": 9}, {"max_new_tokens": 5}])
 def test_no_more_tokens_than_the_checkpoint_says(
-    whisper_bundle: Seq2SeqBundle, tiny_whisper: Path, tmp_path: Path, settings: dict[str, int]
+    whisper_bundle: Bundle, tiny_whisper: Path, tmp_path: Path, settings: dict[str, int]
 ) -> None:
     from transformers import WhisperForConditionalGeneration
 
@@ -181,7 +179,7 @@ def test_no_more_tokens_than_the_checkpoint_says(
 
 
 def test_the_task_of_the_checkpoint_comes_before_transcribing(
-    whisper_bundle: Seq2SeqBundle, tiny_whisper: Path, tmp_path: Path
+    whisper_bundle: Bundle, tiny_whisper: Path, tmp_path: Path
 ) -> None:
     tuned = with_settings(whisper_bundle, tiny_whisper, tmp_path, task="translate")
     tasks = tuned.spec.generation.tasks
@@ -191,7 +189,7 @@ def test_the_task_of_the_checkpoint_comes_before_transcribing(
             assert recognizer.first_chunk(noise(1.0, 0))[1][2] == tasks[expected]
 
 
-def test_how_far_a_long_clip_is(whisper_bundle: Seq2SeqBundle) -> None:
+def test_how_far_a_long_clip_is(whisper_bundle: Bundle) -> None:
     steps: list[float] = []
     waves = [noise(0.5, 0), noise(9.0, 1)]
     with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
@@ -203,7 +201,7 @@ def test_how_far_a_long_clip_is(whisper_bundle: Seq2SeqBundle) -> None:
 
 
 def test_a_text_does_not_depend_on_what_it_was_batched_with(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
 ) -> None:
     waves = [noise(0.2 + 0.3 * index, index) for index in range(12)]
     warm = replace(GREEDY, temperatures=(0.7,))  # drawn, each clip by draws of its own
@@ -213,7 +211,7 @@ def test_a_text_does_not_depend_on_what_it_was_batched_with(
             assert [recognizer.transcribe([wave])[0] for wave in waves] == together
 
 
-def test_two_threads_share_a_session(whisper_bundle: Seq2SeqBundle) -> None:
+def test_two_threads_share_a_session(whisper_bundle: Bundle) -> None:
     waves = [noise(0.5 + 0.1 * index, index) for index in range(10)]
     with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
         expected = recognizer.transcribe(waves)
@@ -231,7 +229,7 @@ def test_two_threads_share_a_session(whisper_bundle: Seq2SeqBundle) -> None:
     assert found == [expected] * 10
 
 
-def test_silence_has_no_text(whisper_bundle: Seq2SeqBundle) -> None:
+def test_silence_has_no_text(whisper_bundle: Bundle) -> None:
     with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
         silent = np.zeros(5 * RATE_HZ, np.float32)
         assert recognizer.transcribe([silent, silent[:100]]) == ["", ""]
@@ -254,7 +252,7 @@ def test_silence_has_no_text(whisper_bundle: Seq2SeqBundle) -> None:
     ],
 )
 def test_what_is_decoded_again_and_what_is_no_speech(
-    whisper_bundle: Seq2SeqBundle, decoded: Decoded, is_doubtful: bool, is_silent: bool
+    whisper_bundle: Bundle, decoded: Decoded, is_doubtful: bool, is_silent: bool
 ) -> None:
     with open_recognizer(whisper_bundle, threads=1) as recognizer:
         assert isinstance(recognizer, WhisperRecognizer)
@@ -263,7 +261,7 @@ def test_what_is_decoded_again_and_what_is_no_speech(
 
 
 def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
-    whisper_bundle: Seq2SeqBundle, monkeypatch: pytest.MonkeyPatch
+    whisper_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[float, int]] = []
 
@@ -313,7 +311,7 @@ _TOLD_LAST = [_FIRST, 62, _FIRST + 20]
     ],
 )
 def test_what_begins_in_a_chunk_and_is_not_told_is_heard_from_there_once(
-    whisper_bundle: Seq2SeqBundle,
+    whisper_bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     told: dict[float, list[int]],
     silent_until: float,
@@ -350,9 +348,7 @@ def test_what_begins_in_a_chunk_and_is_not_told_is_heard_from_there_once(
     assert [(segment.start, segment.end) for segment in found.segments] == segments
 
 
-def with_settings(
-    bundle: Seq2SeqBundle, checkpoint: Path, folder: Path, **values: Any
-) -> Seq2SeqBundle:
+def with_settings(bundle: Bundle, checkpoint: Path, folder: Path, **values: Any) -> Bundle:
     shutil.copytree(checkpoint, folder / "given")
     path = folder / "given" / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -362,7 +358,7 @@ def with_settings(
 
 
 def test_options_that_do_not_suit_the_model(
-    whisper_bundle: Seq2SeqBundle, tiny_whisper: Path, tmp_path: Path
+    whisper_bundle: Bundle, tiny_whisper: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(OptionError, match=r"'xx': no language of .* give one of de, en, haw"):
         open_recognizer(whisper_bundle, decoding=DecodingOptions(language="xx"))
@@ -387,7 +383,7 @@ def test_a_ctc_model_has_no_language(tiny_bundle: Any) -> None:
         open_recognizer(tiny_bundle, decoding=DecodingOptions(language="en"))
 
 
-def test_bad_audio(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
+def test_bad_audio(whisper_bundle: Bundle, tmp_path: Path) -> None:
     with open_recognizer(whisper_bundle, threads=1) as recognizer:
         with pytest.raises(AudioError, match="mono samples"):
             recognizer.transcribe([np.zeros((2, 100), np.float32)])
@@ -399,7 +395,7 @@ def test_bad_audio(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
             recognizer.check(np.ones(5 * 3600 * RATE_HZ, np.float32), "long")
 
 
-def test_damaged_bundles(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
+def test_damaged_bundles(whisper_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(whisper_bundle.folder, tmp_path / "copy")
     (tmp_path / "copy" / "decoder_step.onnx").unlink()
     with pytest.raises(BundleError, match=r"decoder_step.onnx is missing"):
@@ -409,4 +405,4 @@ def test_damaged_bundles(whisper_bundle: Seq2SeqBundle, tmp_path: Path) -> None:
         open_recognizer(broken)
     with pytest.raises(BundleError, match="altered or truncated"):
         (tmp_path / "copy" / "decoder_step.onnx").write_bytes(b"x")
-        load_seq2seq_bundle(tmp_path / "copy")
+        load_bundle(tmp_path / "copy")
