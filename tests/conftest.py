@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,12 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from run_limit import pytest_addoption, pytest_configure
-from tiny import save_tiny_checkpoint
-from tiny_whisper import save_tiny_whisper
+from shared_artifacts import TINY, SharedArtifacts
 
 from speechquant.core.bundles import Bundle
-from speechquant.exporter import export
-from speechquant.exporter.whisper import export_whisper
+from speechquant.exporter import onnx_graph
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -20,13 +19,24 @@ __all__ = ["pytest_addoption", "pytest_configure"]  # hooks that pytest looks fo
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_checkpoint("hubert-layer", tmp_path_factory.mktemp("tiny") / "checkpoint")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedArtifacts]:
+    """What takes seconds to make; to spoil something of it, copy it first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # a worker's folder lies in that of the run
+    artifacts = SharedArtifacts(folder / "shared")
+    yield artifacts
+    assert artifacts.altered() == [], "a test wrote to what all share, not to a copy of it"
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path) -> Bundle:
-    return export(tiny_checkpoint, tiny_checkpoint.parent / "bundle")
+def tiny_checkpoint(shared: SharedArtifacts) -> Path:
+    return shared.checkpoint(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(shared: SharedArtifacts) -> Bundle:
+    return shared.bundle(TINY)
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +46,16 @@ def noise() -> Iterator[NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_whisper(tmp_path_factory.mktemp("tiny-whisper") / "checkpoint")
+def tiny_whisper(shared: SharedArtifacts) -> Path:
+    return shared.whisper_checkpoint()
 
 
 @pytest.fixture(scope="session")
-def whisper_bundle(tiny_whisper: Path) -> Bundle:
-    return export_whisper(tiny_whisper, tiny_whisper.parent / "bundle")[0]
+def whisper_bundle(shared: SharedArtifacts) -> Bundle:
+    return shared.whisper_with_parity()[0]
+
+
+@pytest.fixture
+def traced_before(shared: SharedArtifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of the tiny checkpoints do all but trace: they take the graphs of the shared bundles."""
+    monkeypatch.setattr(onnx_graph, "traced", shared.earlier_trace)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from quantized import table_from_noise, w8a8
+from shared_artifacts import SharedArtifacts
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine, Limits, load_engine
@@ -35,7 +36,6 @@ from speechquant.engines.tensorrt import builder as tensorrt_builder
 from speechquant.engines.tensorrt.layers import LayerReport, read_layers
 from speechquant.engines.tensorrt.targets import current_capability, name_of
 from speechquant.exporter import export
-from speechquant.zoo.models import TRAINED_MODELS
 
 ROOT = Path(__file__).parents[2]
 SM86 = BuildOptions("tensorrt-rtx", "sm86", Limits(400, 16_000, 160_000), Limits(1, 1, 2))
@@ -150,8 +150,8 @@ def test_turing_falls_back_and_the_report_says_so(quantized: Bundle, tmp_path: P
 
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("name", ["hubert", "wav2vec2"])
-def test_zoo_models_are_int8_throughout(name: str, tmp_path: Path) -> None:
-    bundle = w8a8(export(TRAINED_MODELS / name, tmp_path / "fp32"), tmp_path / "w8a8")
+def test_zoo_models_are_int8_throughout(name: str, shared: SharedArtifacts, tmp_path: Path) -> None:
+    bundle = w8a8(shared.zoo_bundle(name), tmp_path / "w8a8")
     engine = build_engine(bundle, tmp_path / "engine", BuildOptions("tensorrt-rtx", "rtx3090"))
     # 4 blocks: Q, K and V as one, out_proj and 2 of the feed forward; the projection and the head.
     assert with_weights(layers_of(engine)) == {

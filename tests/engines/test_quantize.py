@@ -11,7 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
-from tiny import save_tiny_checkpoint
+from shared_artifacts import SharedArtifacts
 
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
@@ -27,7 +27,6 @@ from speechquant.engines import open_recognizer, open_session
 from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.exporter import export
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -217,9 +216,10 @@ def test_weights_beside_the_graph_are_read_and_written(
 
 
 @pytest.mark.parametrize("variant", ["wavlm-group", "data2vec"])
-def test_other_architectures_quantize_and_run(variant: str, tmp_path: Path) -> None:
-    checkpoint = save_tiny_checkpoint(variant, tmp_path / "checkpoint")
-    bundle = export(checkpoint, tmp_path / "float")
+def test_other_architectures_quantize_and_run(
+    variant: str, shared: SharedArtifacts, tmp_path: Path
+) -> None:
+    bundle = shared.bundle(variant)
     exact = logits_of(bundle)
     table = table_of(bundle, largest_values(bundle), Bits())
     quantized = quantize_bundle(bundle, tmp_path / "out", table)
@@ -290,10 +290,10 @@ def test_a_missing_package_is_named_before_any_work(
 
 
 @pytest.mark.slow
-def test_a_model_of_the_zoo_shrinks_to_about_a_quarter(tmp_path: Path) -> None:
-    from speechquant.pipeline.sources import checkpoint_of
-
-    bundle = export(checkpoint_of("zoo:hubert"), tmp_path / "float")
+def test_a_model_of_the_zoo_shrinks_to_about_a_quarter(
+    shared: SharedArtifacts, tmp_path: Path
+) -> None:
+    bundle = shared.zoo_bundle("hubert")
     table = table_of(bundle, largest_values(bundle), Bits())
     quantized = quantize_bundle(bundle, tmp_path / "out", table)
     assert quantized.size_bytes < 0.27 * bundle.size_bytes

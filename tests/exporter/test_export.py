@@ -11,13 +11,15 @@ import onnxruntime
 import pytest
 import torch
 import transformers
-from tiny import VARIANTS, save_tiny_checkpoint, tiny_model
+from shared_artifacts import SharedArtifacts
+from tiny import VARIANTS, tiny_model
 
 from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS
-from speechquant.core.bundles import load_bundle
+from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import OutputExistsError, ParityError
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.exporter import ctc, export
+from speechquant.exporter import ctc, export, parity
+from speechquant.exporter.checkpoints import load_checkpoint
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
 
@@ -27,13 +29,8 @@ DEBRIS = {"IsNaN", "Where", "Mod", "ReduceL2", "Sign", "InstanceNormalization"}
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
-def exported(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
-    folder = tmp_path_factory.mktemp(request.param)
-    save_tiny_checkpoint(request.param, folder / "checkpoint")
-    export(folder / "checkpoint", folder / "bundle")
-    return request.param, folder / "bundle"
+def exported(request: pytest.FixtureRequest, shared: SharedArtifacts) -> tuple[str, Path]:
+    return request.param, shared.bundle(request.param).folder
 
 
 def run(bundle: Path, waves: np.ndarray, lengths: list[int]) -> np.ndarray:
@@ -168,32 +165,34 @@ def test_weight_norm_is_folded_to_the_value_torch_has(exported: tuple[str, Path]
     np.testing.assert_allclose(weight, conv.weight.detach().numpy(), rtol=1e-5, atol=1e-7)
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    first, second = export(tiny_checkpoint, tmp_path / "a"), export(tiny_checkpoint, tmp_path / "b")
-    assert first.files == second.files
-
-
-def test_export_refuses_a_graph_that_is_off(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_same_checkpoint_gives_the_same_bytes(
+    tiny_checkpoint: Path, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    from speechquant.exporter.ctc_graph import CtcGraph
+    assert export(tiny_checkpoint, tmp_path / "again").files == tiny_bundle.files
 
-    def spoiled(self: CtcGraph, hidden: torch.Tensor, score_bias: torch.Tensor) -> torch.Tensor:
-        for layer in self.encoder.layers[:-1]:  # the last block is forgotten
-            hidden = layer(hidden, attention_mask=score_bias)
-        return hidden
 
-    monkeypatch.setattr(CtcGraph, "_blocks", spoiled)
-    with pytest.raises(ParityError, match="off by"):
-        export(tiny_checkpoint, tmp_path / "out")
+@pytest.mark.usefixtures("traced_before")
+def test_export_refuses_a_graph_that_is_off(shared: SharedArtifacts, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="off by"):  # the graph is that of another checkpoint
+        export(shared.checkpoint("hubert-group"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data2vec_is_post_norm_whatever_its_settings_say(tmp_path: Path) -> None:
-    checkpoint = save_tiny_checkpoint("data2vec", tmp_path / "checkpoint")
+def test_data2vec_is_post_norm_whatever_its_settings_say(
+    shared: SharedArtifacts, tmp_path: Path
+) -> None:
+    from speechquant.exporter.ctc_graph import CtcGraph
+
+    checkpoint = Path(shutil.copytree(shared.checkpoint("data2vec"), tmp_path / "checkpoint"))
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "do_stable_layer_norm": True}))
-    export(checkpoint, tmp_path / "out")
+    model = load_checkpoint(str(checkpoint)).model
+    assert model.config.do_stable_layer_norm
+    wave = torch.from_numpy(np.random.default_rng(0).standard_normal((1, RATE_HZ), np.float32))
+    with torch.inference_mode():
+        expected = model(wave).logits  # before the model is taken apart
+        logits = CtcGraph(model)(wave, torch.tensor([RATE_HZ]))
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
 
 
 def test_parity_is_checked_away_from_what_was_traced() -> None:
@@ -213,12 +212,8 @@ def test_tolerance_grows_with_the_logits(difference: float, largest: float, is_c
 
 
 def test_a_graph_that_gives_nan_in_one_row_is_off(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from speechquant.exporter import parity
-
-    bundle = export(tiny_checkpoint, tmp_path / "out")
-
     class NanInTheSecondRow:
         def __init__(self, path: Path, **_: object) -> None:
             self.inner = onnxruntime_session(path, providers=["CPUExecutionProvider"])
@@ -230,11 +225,12 @@ def test_a_graph_that_gives_nan_in_one_row_is_off(
 
     onnxruntime_session = onnxruntime.InferenceSession
     cases = parity.make_cases(tiny_model("hubert-layer"), RATE_HZ, [(1.0, 0.7, 0.5)])
-    assert parity.measure(bundle.only_graph.model_path, cases)[0].is_close
+    assert parity.measure(tiny_bundle.only_graph.model_path, cases)[0].is_close
     monkeypatch.setattr(onnxruntime, "InferenceSession", NanInTheSecondRow)
-    assert not parity.measure(bundle.only_graph.model_path, cases)[0].is_close
+    assert not parity.measure(tiny_bundle.only_graph.model_path, cases)[0].is_close
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_multilingual_vocabulary_is_that_of_the_loaded_language(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +250,7 @@ def test_existing_out_is_refused_before_any_work(tmp_path: Path) -> None:
         export("no/such-checkpoint", tmp_path / "out")
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_made_from_names_the_source(tiny_checkpoint: Path, tmp_path: Path) -> None:
     bundle = export(tiny_checkpoint, tmp_path / "out", name="zoo:tiny")
     assert bundle.made_from["checkpoint"] == "zoo:tiny"
@@ -261,6 +258,7 @@ def test_made_from_names_the_source(tiny_checkpoint: Path, tmp_path: Path) -> No
     assert bundle.made_from["tools"]["transformers"] == transformers.__version__
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_processor_saved_as_one_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     settings = json.loads((checkpoint / "preprocessor_config.json").read_text())
@@ -296,9 +294,8 @@ def test_plain_channel_norm_equals_torch_in_float64() -> None:
         PlainChannelNorm(torch.nn.GroupNorm(2, 8))
 
 
-def test_group_norm_of_a_mostly_padded_clip_stays_exact(tmp_path: Path) -> None:
-    checkpoint = save_tiny_checkpoint("wav2vec2-group", tmp_path / "checkpoint")
-    cases = ((20.0, 7.3, 1.0),)
-    _, (result,) = export_with_parity(checkpoint, tmp_path / "out", cases_seconds=cases)
+def test_group_norm_of_a_mostly_padded_clip_stays_exact(shared: SharedArtifacts) -> None:
+    cases = parity.make_cases(tiny_model("wav2vec2-group"), RATE_HZ, [(20.0, 7.3, 1.0)])
+    (result,) = parity.measure(shared.bundle("wav2vec2-group").only_graph.model_path, cases)
     # With InstanceNormalization it was 3.3e-5, with this 2.3e-6.
     assert result.max_difference <= 1e-5

@@ -159,6 +159,7 @@ def test_a_transcript_is_one_line_whatever_a_model_writes(
     assert capsys.readouterr().out == "a.wav\tone two three\n"
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_export(tiny_whisper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(output(["export", tiny_whisper, tmp_path / "out", "--json"], capsys))
     assert {row["graph"] for row in document["parity"]} == set(document["graphs"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_artifacts import SharedArtifacts
 
 from speechquant.benchmarks import evaluate
 from speechquant.benchmarks.papers.whisper_agreement import (
@@ -19,7 +20,6 @@ from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
-from speechquant.exporter.whisper import export_whisper
 from speechquant.zoo.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
@@ -32,8 +32,8 @@ STRUNG_SECONDS = 180.0
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    exported, parity = export_whisper(CHECKPOINT, tmp_path_factory.mktemp("zoo") / "whisper")
+def bundle(shared: SharedArtifacts) -> Bundle:
+    exported, parity = shared.zoo_whisper_with_parity()
     assert max(result.max_difference for result in parity) <= 1e-4
     return exported
 

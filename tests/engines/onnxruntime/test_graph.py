@@ -7,14 +7,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from quantized import w8a8
+from shared_artifacts import SharedArtifacts
 from small_graphs import run
-from tiny import VARIANTS, save_tiny_checkpoint
+from tiny import VARIANTS
 
 from speechquant.core.bundles import Bundle
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.qdq import Spelling
 from speechquant.engines.onnxruntime.graph import cpu_model
-from speechquant.exporter import export
 
 # Of WavLM's attention the bias is one for each score, which the fused operator takes, but slowly.
 FUSED_ATTENTIONS = {variant: 0 if variant.startswith("wavlm") else 2 for variant in VARIANTS}
@@ -31,8 +31,10 @@ IN_SHORT = ("wav2vec2-group", "hubert-layer", "data2vec")
         for variant in VARIANTS
     ],
 )
-def test_every_architecture_is_rewritten_whole(variant: str, tmp_path: Path) -> None:
-    bundle = export(save_tiny_checkpoint(variant, tmp_path / "checkpoint"), tmp_path / "float")
+def test_every_architecture_is_rewritten_whole(
+    variant: str, shared: SharedArtifacts, tmp_path: Path
+) -> None:
+    bundle = shared.bundle(variant)
     whole = w8a8(bundle, tmp_path / "w8a8")
     model = cpu_model(whole.only_graph)
     count = Counter(node.op_type for node in model.graph)

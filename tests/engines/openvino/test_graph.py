@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from quantized import w8a8
+from shared_artifacts import SharedArtifacts
 from small_graphs import GraphOf, operators, run
-from tiny import VARIANTS, save_tiny_checkpoint
+from tiny import VARIANTS
 
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.writer import remove_unused
@@ -19,7 +20,6 @@ from speechquant.engines.openvino.convolutions import spell_as_images
 from speechquant.engines.openvino.float_weights import give_float_weights
 from speechquant.engines.openvino.norms import spell_instance_norms
 from speechquant.engines.openvino.plugin import openvino_model, rewrite_for_openvino
-from speechquant.exporter import export
 
 CHANNELS, KERNEL, STRIDE, EPSILON, SCALE = 6, 4, 2, 1e-2, 0.05
 RNG = np.random.default_rng(0)
@@ -130,8 +130,10 @@ def test_nothing_is_changed_without_a_norm_over_time() -> None:
         for variant in VARIANTS
     ],
 )
-def test_every_architecture_computes_what_its_bundle_does(variant: str, tmp_path: Path) -> None:
-    bundle = export(save_tiny_checkpoint(variant, tmp_path / "checkpoint"), tmp_path / "float")
+def test_every_architecture_computes_what_its_bundle_does(
+    variant: str, shared: SharedArtifacts, tmp_path: Path
+) -> None:
+    bundle = shared.bundle(variant)
     quantized = w8a8(bundle, tmp_path / "w8a8")
     model = openvino_model(quantized.only_graph)
     count = Counter(operators(model))

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from processors import ALL
 from quantized import openvino_is_exact, w8a8
-from tiny import save_tiny_checkpoint
+from shared_artifacts import SharedArtifacts
 
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
@@ -30,7 +30,6 @@ from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session
 from speechquant.engines.openvino.plugin import add_openvino, float_type
 from speechquant.engines.session import open_session
-from speechquant.exporter import export
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +43,12 @@ def device() -> Any:
 
 @pytest.fixture(scope="module", params=["hubert-layer", "wav2vec2-group"])
 def bundles(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    shared: SharedArtifacts,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Bundle, Bundle]:
-    folder = tmp_path_factory.mktemp(request.param)
-    bundle = export(save_tiny_checkpoint(request.param, folder / "checkpoint"), folder / "float")
-    return bundle, w8a8(bundle, folder / "w8a8")
+    bundle = shared.bundle(request.param)
+    return bundle, w8a8(bundle, tmp_path_factory.mktemp(request.param) / "w8a8")
 
 
 def logits_of(bundle: Bundle, provider: str, wave: NDArray[np.float32]) -> NDArray[np.float32]:

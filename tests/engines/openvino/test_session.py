@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from processors import AMD_BFLOAT16, AMD_OLD, ARM, INTEL_AMX, INTEL_OLD, INTEL_VNNI, pretend
 from quantized import openvino_is_exact, w8a8
-from tiny import save_tiny_checkpoint
+from shared_artifacts import SharedArtifacts
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
@@ -34,7 +34,6 @@ from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session
 from speechquant.engines.openvino.session import OpenVinoSession
 from speechquant.engines.session import Session, open_session
-from speechquant.exporter import export
 
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None, reason="openvino is not installed: pip install openvino"
@@ -43,11 +42,12 @@ needs_openvino = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=["hubert-layer", "wav2vec2-group"])
 def bundles(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    shared: SharedArtifacts,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Bundle, Bundle]:
-    folder = tmp_path_factory.mktemp(request.param)
-    bundle = export(save_tiny_checkpoint(request.param, folder / "checkpoint"), folder / "float")
-    return bundle, w8a8(bundle, folder / "w8a8")
+    bundle = shared.bundle(request.param)
+    return bundle, w8a8(bundle, tmp_path_factory.mktemp(request.param) / "w8a8")
 
 
 @pytest.fixture

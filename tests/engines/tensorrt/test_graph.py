@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from quantized import w8a8
-from tiny import save_tiny_checkpoint
+from shared_artifacts import SharedArtifacts
 
 from speechquant.benchmarks.papers.narrow_rest import emulate_float16
 from speechquant.core.bundles import Bundle
@@ -23,13 +23,11 @@ from speechquant.engines.onnxruntime.session import (
     session_options,
 )
 from speechquant.engines.tensorrt.graph import tensorrt_graph
-from speechquant.exporter import export
 
 
 @pytest.fixture(scope="module")
-def floats(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("group")
-    return export(save_tiny_checkpoint("hubert-group", folder / "checkpoint"), folder / "fp32")
+def floats(shared: SharedArtifacts) -> Bundle:
+    return shared.bundle("hubert-group")
 
 
 @pytest.fixture(scope="module", params=list(Spelling))

@@ -1,0 +1,140 @@
+"""Checkpoints and bundles that take seconds to make: made once in a test run, for all its workers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+from filelock import FileLock
+from tiny import save_tiny_checkpoint
+from tiny_whisper import save_tiny_whisper
+
+from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.exporter import export, onnx_graph
+from speechquant.exporter.whisper import export_whisper
+from speechquant.exporter.whisper_parity import WhisperParity
+from speechquant.zoo.models import TRAINED_MODELS, WHISPER
+
+TINY = "hubert-layer"
+
+
+@dataclass(frozen=True)
+class SharedArtifacts:
+    """Folders below `root`: who needs one first makes it, the others wait, and nobody alters it."""
+
+    root: Path
+    _seen: dict[Path, object] = field(default_factory=dict)
+
+    def folder(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Return the folder of that name; `make` writes it where no worker has yet."""
+        made, unfinished = self.root / name, self.root / f"{name}.unfinished"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                make(unfinished)
+                unfinished.rename(made)
+        self._seen.setdefault(made, _contents(made))
+        return made
+
+    def altered(self) -> list[Path]:
+        """Return the folders that a test has written to, which it must do to a copy alone."""
+        return [folder for folder, before in self._seen.items() if _contents(folder) != before]
+
+    def checkpoint(self, variant: str) -> Path:
+        """A checkpoint of tiny.VARIANTS."""
+        return self.folder(f"{variant}/checkpoint", partial(save_tiny_checkpoint, variant))
+
+    def bundle(self, variant: str) -> Bundle:
+        """What it is exported to."""
+        make = partial(_export_ctc, self.checkpoint(variant))
+        return load_bundle(self.folder(f"{variant}/bundle", make))
+
+    def whisper_checkpoint(self) -> Path:
+        return self.folder("whisper/checkpoint", save_tiny_whisper)
+
+    def whisper_with_parity(self) -> tuple[Bundle, list[WhisperParity]]:
+        """The bundle of the tiny Whisper, and how far it is from torch."""
+        checkpoint = self.whisper_checkpoint()
+        folder = self.folder("whisper/bundle", partial(_export_whisper, checkpoint))
+        return load_bundle(folder), _read_parity(folder)
+
+    def zoo_bundle(self, name: str) -> Bundle:
+        make = partial(export, TRAINED_MODELS / name)
+        return load_bundle(self.folder(f"zoo-{name}/bundle", make))
+
+    def zoo_whisper_with_parity(self) -> tuple[Bundle, list[WhisperParity]]:
+        make = partial(_export_whisper, TRAINED_MODELS / WHISPER)
+        folder = self.folder("zoo-whisper/bundle", make)
+        return load_bundle(folder), _read_parity(folder)
+
+    def earlier_trace(self, module: Any, *_: Any) -> ir.Model:
+        """Return what torch traced of such a module when the tiny model was exported."""
+        name = type(module).__name__
+        bundle = self.bundle(TINY) if name == "CtcGraph" else self.whisper_with_parity()[0]
+        return ir.load(bundle.folder.with_name(f"{name}.onnx"))
+
+    @property
+    def command_without_tracing(self) -> list[str]:
+        """`speechquant`, but that its exports `earlier_trace`."""
+        return [sys.executable, __file__, str(self.root)]
+
+
+def _export_ctc(checkpoint: Path, folder: Path) -> None:
+    with _traces_kept_in(folder.parent):
+        export(checkpoint, folder)
+
+
+def _export_whisper(checkpoint: Path, folder: Path) -> None:
+    with _traces_kept_in(folder.parent):
+        _, results = export_whisper(checkpoint, folder)
+    parity = json.dumps([asdict(result) for result in results])
+    folder.with_name("parity.json").write_text(parity)
+
+
+def _read_parity(folder: Path) -> list[WhisperParity]:
+    rows = json.loads(folder.with_name("parity.json").read_text())
+    return [WhisperParity(**row) for row in rows]
+
+
+_traced = onnx_graph.traced
+
+
+@contextmanager
+def _traces_kept_in(folder: Path) -> Iterator[None]:
+    def traced_and_kept(module: Any, *given: Any) -> ir.Model:
+        graph = _traced(module, *given)
+        ir.save(graph, folder / f"{type(module).__name__}.onnx")
+        return graph
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "traced", traced_and_kept)
+        yield
+
+
+def _contents(folder: Path) -> object:
+    return {
+        path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+    }
+
+
+def main() -> None:
+    from speechquant.pipeline import command
+
+    root = Path(sys.argv.pop(1))
+    onnx_graph.traced = SharedArtifacts(root).earlier_trace
+    command.main()
+
+
+if __name__ == "__main__":
+    main()
