@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ _COMMAND = [sys.executable, "-m", "speechquant.pipeline.command"]
 
 @dataclass(frozen=True)
 class Workspace:
-    """A good bundle and a good checkpoint, and a folder to spoil things in."""
+    """A good bundle, its checkpoint, a Whisper bundle, and a folder to spoil things in."""
 
     root: Path
     bundle: Path
     checkpoint: Path
+    whisper: Path
 
     def path(self, name: str) -> Path:
         return self.root / name
@@ -60,14 +61,6 @@ class Workspace:
             rows.append(json.dumps({key: value for key, value in row.items() if value is not None}))
         return self.manifest(f"{name}.jsonl", *rows)
 
-    @property
-    def whisper(self) -> Path:
-        """A Whisper bundle, made when the first case asks for it."""
-        folder = self.bundle.parent / "whisper"
-        if not folder.is_dir():
-            export(save_tiny_whisper(folder.with_name("whisper-checkpoint")), folder)
-        return folder
-
     def copy_of(self, folder: Path, name: str) -> Path:
         return Path(shutil.copytree(folder, self.path(name)))
 
@@ -88,7 +81,8 @@ def make_workspace(root: Path) -> Workspace:
     done = run(["export", checkpoint, bundle])
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
-    return Workspace(root, bundle, checkpoint)
+    whisper = export(save_tiny_whisper(root / "whisper-checkpoint"), root / "whisper")
+    return Workspace(root, bundle, checkpoint, whisper.folder)
 
 
 def run(arguments: list[object]) -> subprocess.CompletedProcess[str]:
@@ -254,7 +248,8 @@ def _heard_in_english_only(at: Workspace) -> list[object]:
 
 
 def _whisper_without_tokens(at: Workspace) -> list[object]:
-    checkpoint = at.copy_of(at.whisper.with_name("whisper-checkpoint"), "no-tokens")
+    given = str(load_bundle(at.whisper).made_from["checkpoint"])
+    checkpoint = at.copy_of(Path(given), "no-tokens")
     (checkpoint / "tokenizer.json").unlink()
     return _export(at, checkpoint)
 
@@ -689,20 +684,22 @@ FULL_DISK_LINE = r"the disk is full; free some room"
 INTERRUPTED_LINE = r"interrupted; nothing half-written"
 
 
-def on_full_disk(at: Workspace) -> subprocess.CompletedProcess[str] | None:
+def on_full_disk(
+    at: Workspace, command: Sequence[str] = _COMMAND
+) -> subprocess.CompletedProcess[str] | None:
     """Export to a file system of 200 kB; None where this machine lets nobody mount one."""
-    return _on_small_disk(at, 200, lambda out: ["export", at.checkpoint, out])
+    return _on_small_disk(at, 200, lambda out: [*command, "export", at.checkpoint, out])
 
 
 def searched_on_full_disk(at: Workspace) -> subprocess.CompletedProcess[str] | None:
     """Search where there is room for the statistics, but not for every trial's scores."""
     data = at.data_set("data", ["yes"] * 40)
     options = ("--data", data, "--search", "exhaustive", "--bits", "4", "--gamma", "0")
-    return _on_small_disk(at, 100, lambda out: ["quantize", at.bundle, out, *options])
+    return _on_small_disk(at, 100, lambda out: [*_COMMAND, "quantize", at.bundle, out, *options])
 
 
 def _on_small_disk(
-    at: Workspace, kilobytes: int, arguments: Callable[[Path], list[object]]
+    at: Workspace, kilobytes: int, command_line: Callable[[Path], list[object]]
 ) -> subprocess.CompletedProcess[str] | None:
     """Run a command line and print what it leaves on the disk."""
     disk = at.path("disk")
@@ -711,14 +708,16 @@ def _on_small_disk(
     unshare = ["unshare", "-rm", "sh", "-c"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, mount]).returncode != 0:
         return None
-    command = " ".join([*_COMMAND, *map(str, arguments(disk / "out"))])
+    command = " ".join(map(str, command_line(disk / "out")))
     script = f"{mount} && {command}; code=$?; ls -A {disk}; exit $code"
     return subprocess.run([*unshare, script], text=True, capture_output=True)
 
 
-def interrupted_export(at: Workspace, when: str | float) -> subprocess.CompletedProcess[str]:
+def interrupted_export(
+    at: Workspace, when: str | float, command: Sequence[str] = _COMMAND
+) -> subprocess.CompletedProcess[str]:
     """Export and send Ctrl-C after some seconds, or as soon as stderr says `when`."""
-    command = [*_COMMAND, "export", str(at.checkpoint), str(at.path("interrupted"))]
+    command = [*command, "export", str(at.checkpoint), str(at.path("interrupted"))]
     # A shell's background job ignores Ctrl-C, and so does what it starts until it says otherwise.
     process = subprocess.Popen(
         command,
@@ -752,7 +751,7 @@ def main() -> None:
             "the exit code is 1, nothing half-written is left.\n\n| input | line |\n|---|---|"
         )
         for number, case in enumerate(CASES):
-            at = Workspace(Path(folder) / str(number), base.bundle, base.checkpoint)
+            at = replace(base, root=Path(folder) / str(number))
             at.root.mkdir()
             print(
                 _row(at, case.name, run(case.arguments(at)).stderr).replace(f"{folder}/good/", "")

@@ -14,14 +14,17 @@ from bad_inputs import (
     interrupted_export,
     on_full_disk,
 )
+from shared_artifacts import SharedArtifacts
 
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.pipeline.command import run
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, tiny_bundle: Bundle, tiny_checkpoint: Path) -> Workspace:
-    return Workspace(tmp_path, tiny_bundle.folder, tiny_checkpoint)
+def workspace(
+    tmp_path: Path, tiny_bundle: Bundle, tiny_checkpoint: Path, whisper_bundle: Bundle
+) -> Workspace:
+    return Workspace(tmp_path, tiny_bundle.folder, tiny_checkpoint, whisper_bundle.folder)
 
 
 def hidden_files(folder: Path) -> list[Path]:
@@ -46,8 +49,8 @@ def test_one_clear_line(
     assert hidden_files(workspace.root) == []
 
 
-def test_full_disk(workspace: Workspace) -> None:
-    done = on_full_disk(workspace)
+def test_full_disk(workspace: Workspace, shared: SharedArtifacts) -> None:
+    done = on_full_disk(workspace, shared.command_without_tracing)
     if done is None:
         pytest.skip("this machine lets nobody mount a small file system")
     assert done.returncode == 1
@@ -58,8 +61,13 @@ def test_full_disk(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     "when", [0.05, 0.5, "torch runs", "tracing", "writing", "ONNX Runtime runs"]
 )
-def test_interrupt_at_any_moment(workspace: Workspace, when: str | float) -> None:
-    done = interrupted_export(workspace, when)
+def test_interrupt_at_any_moment(
+    workspace: Workspace, when: str | float, shared: SharedArtifacts
+) -> None:
+    if when in ("writing", "ONNX Runtime runs"):  # which is after the trace
+        done = interrupted_export(workspace, when, shared.command_without_tracing)
+    else:
+        done = interrupted_export(workspace, when)
     if done.returncode == 0 and when == "ONNX Runtime runs":
         # A busy machine may let the last step end before the signal is sent: then all is there.
         load_bundle(workspace.path("interrupted"))

@@ -223,9 +223,10 @@ def test_somebodys_files_in_the_work_folder_stay(
 
 
 def test_a_disk_that_fills_up_during_a_search(
-    tmp_path: Path, tiny_bundle: Bundle, tiny_checkpoint: Path
+    tmp_path: Path, tiny_bundle: Bundle, tiny_checkpoint: Path, whisper_bundle: Bundle
 ) -> None:
-    done = searched_on_full_disk(Workspace(tmp_path, tiny_bundle.folder, tiny_checkpoint))
+    folders = (tiny_bundle.folder, tiny_checkpoint, whisper_bundle.folder)
+    done = searched_on_full_disk(Workspace(tmp_path, *folders))
     if done is None:
         pytest.skip("this machine lets nobody mount a small file system")
     assert done.returncode == 1
