@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechquant.benchmarks.bench import run as bench_run
 from speechquant.core.bundles import Bundle
 from speechquant.pipeline import sources
 from speechquant.pipeline.command import run
@@ -41,6 +42,7 @@ def output(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_export_and_inspect(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +175,7 @@ def test_zoo_corpus(
     assert "--split valid: no such part" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_demo(
     tiny_checkpoint: Path,
     clips: Path,
@@ -188,7 +191,10 @@ def test_demo(
             module, "data_set_of", lambda data, **options: sources.read_data_set(clips)
         )
     monkeypatch.setattr(demo, "_LENGTHS", "0.5,1")
+    monkeypatch.setattr(demo, "_BATCHES", "1")
     monkeypatch.setattr(demo, "_REPEATS", 3)
+    monkeypatch.setattr(demo.os, "cpu_count", lambda: 1)  # or a process for each core scores
+    monkeypatch.setattr(bench_run, "LOADS", 1)
     out = tmp_path / "out"
     text = output(["demo", "--out", out], capsys)
     assert text.count("said ") == text.count("heard ") == 3

@@ -39,6 +39,13 @@ from speechquant.core.seq2seq import DECODER_DATA, GRAPHS
 from speechquant.engines import DecodingOptions, open_recognizer
 
 RATE = 16_000
+LOADS = bench.LOADS
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every load is a process, which takes a second; one test has them all."""
+    monkeypatch.setattr(bench, "LOADS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +78,12 @@ def plan(folders: Sequence[Path], clips: tuple[LabelledClip, ...], work: Path) -
 
 
 def test_a_bench_of_two_candidates(
-    folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
+    folders: list[Path],
+    clips: tuple[LabelledClip, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(bench, "LOADS", LOADS)
     asked = plan(folders, clips, tmp_path / "work")
     steps: list[tuple[int, int]] = []
     # 40 s would be 80 s in a batch of two, more than a recognizer puts into one call.
@@ -233,12 +244,14 @@ def test_a_killed_bench_goes_on(
     # No guard around what runs: a candidate's process does not run the script again.
     script.write_text(f"""
 from pathlib import Path
+from speechquant.benchmarks.bench import run as bench
 from speechquant.benchmarks.bench.run import run_bench
 from speechquant.benchmarks.bench.plan import Plan
 from speechquant.benchmarks.bench.candidates import candidates_of
 from speechquant.core.manifests import LabelledClip
 clips = tuple(LabelledClip(Path(path), "one two") for path in {[str(c.path) for c in clips]})
 candidates = tuple(candidates_of([Path(path) for path in {[str(f) for f in folders]}], ["cpu"]))
+bench.LOADS = 1
 run_bench(Plan(candidates, clips, "noise", Path({str(tmp_path / "work")!r}), (0.5, 1.0), (1,), 3, 1,
     pause_seconds=0.0), lambda done, total: print(done, flush=True))
 """)
