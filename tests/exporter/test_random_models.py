@@ -9,21 +9,20 @@ from speechquant.exporter.random_models import random_model
 @pytest.mark.parametrize(
     ("name", "parameters"),
     # What transformers counts for facebook/wav2vec2-base-960h and facebook/hubert-base-ls960 with
-    # a head of 32 labels.
-    [("wav2vec2-base", 94_396_320), ("hubert-base", 94_396_320)],
+    # a head of 32 labels, and for facebook/hubert-large-ls960-ft.
+    [
+        ("wav2vec2-base", 94_396_320),
+        ("hubert-base", 94_396_320),
+        ("wav2vec2-large", 315_471_520),
+        ("hubert-large", 315_471_520),
+    ],
 )
-def test_base_models_have_their_true_size(name: str, parameters: int) -> None:
-    assert random_model(name).num_parameters() == parameters
-
-
-@pytest.mark.parametrize("name", ["wav2vec2-large", "hubert-large"])
-def test_large_models_have_their_true_size(name: str) -> None:
+def test_models_have_their_true_size(name: str, parameters: int) -> None:
     import torch
 
     with torch.device("meta"):
         model = random_model(name)
-    # transformers' count for facebook/hubert-large-ls960-ft.
-    assert model.num_parameters() == 315_471_520
+    assert model.num_parameters() == parameters
 
 
 def test_weights_are_the_same_every_time_and_leave_the_seed_alone() -> None:
