@@ -12,7 +12,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep, after
 from speechquant.core.text import normalizer as normalizer_named
 from speechquant.core.wer import ErrorRate, score_cer, score_wer
-from speechquant.engines.families import AnyRecognizer
+from speechquant.engines.recognizers import Recognizer
 
 _CLIPS_AT_ONCE = 64
 # An hour of samples is 230 MB, so many long clips must not be held together.
@@ -54,7 +54,7 @@ class Evaluation:
 
 
 def evaluate(
-    recognizer: AnyRecognizer,
+    recognizer: Recognizer,
     clips: Sequence[LabelledClip],
     *,
     normalizer: str = "basic",
@@ -90,7 +90,7 @@ def evaluate(
     )
 
 
-def _groups(recognizer: AnyRecognizer, clips: Sequence[LabelledClip]) -> Iterator[list[Waveform]]:
+def _groups(recognizer: Recognizer, clips: Sequence[LabelledClip]) -> Iterator[list[Waveform]]:
     """Yield the waveforms of all clips, as many as are held while they are batched by length."""
     rate = recognizer.spec.sample_rate_hz
     group: list[Waveform] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from speechquant.core.ctc import CTC, CtcSpec
-from speechquant.core.errors import BundleError
+from speechquant.core.errors import BundleError, SpeechquantError
 from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.specs import Spec
 
@@ -45,8 +45,12 @@ class Artifact:
         return sum((self.folder / name).stat().st_size for name in self.files)
 
     def spec_as(self, family: type[OneFamily]) -> OneFamily:
-        """Return the spec where it is of this family; raises BundleError."""
+        """Return the spec where it is of this family; raises BundleError or EngineError."""
         if isinstance(self.spec, family):
             return self.spec
         needed = next(task for task, spec in SPECS.items() if spec is family)
-        raise wrong_task(self.folder, self.spec.task, needed)
+        raise self.refused(needed)
+
+    def refused(self, needed: str) -> SpeechquantError:
+        """Return the error of a step that takes models of the task `needed` alone."""
+        return wrong_task(self.folder, self.spec.task, needed)

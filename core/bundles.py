@@ -16,6 +16,7 @@ from speechquant.core.artifact_folders import (
     read_description,
 )
 from speechquant.core.artifacts import SPECS, Artifact, spec_from, wrong_task
+from speechquant.core.ctc import CTC
 from speechquant.core.errors import BundleError
 from speechquant.core.specs import GraphSpec, Spec, graph_file, is_graph_file
 
@@ -61,7 +62,7 @@ class Bundle(Artifact):
     def only_graph(self) -> GraphPart:
         """The graph of a model that has one; raises BundleError."""
         if len(self.graphs) > 1:
-            raise wrong_task(self.folder, self.spec.task)
+            raise self.refused(CTC)
         (graph,) = self.graphs.values()
         return graph
 

@@ -19,11 +19,13 @@ from speechquant.core.artifact_folders import (
 )
 from speechquant.core.artifacts import Artifact, spec_from
 from speechquant.core.bundles import ENGINE_DESCRIPTION, Bundle
-from speechquant.core.ctc import MODEL
+from speechquant.core.ctc import CTC, MODEL
 from speechquant.core.errors import EngineError
+from speechquant.core.seq2seq import TASK
 from speechquant.core.specs import Spec, TensorSpec
 
 FORMAT = "speechquant.engine/2"
+_FAMILIES = {CTC: "CTC", TASK: "Whisper"}  # what messages call the models of a task
 _KIND = FolderKind("engine", ENGINE_DESCRIPTION, FORMAT, "speechquant build", EngineError)
 
 
@@ -97,12 +99,17 @@ class Engine(Artifact):
     def only_graph(self) -> EngineGraph:
         """The graph of a model that has one; raises EngineError."""
         if len(self.graphs) > 1:
-            raise EngineError(
-                f"{self.folder}: an engine of a Whisper model, which this step does not take yet; "
-                "give one of a CTC model"
-            )
+            raise self.refused(CTC)
         (graph,) = self.graphs.values()
         return graph
+
+    def refused(self, needed: str) -> EngineError:
+        """Return the error of a step that takes models of the task `needed` alone."""
+        own, other = (_FAMILIES.get(task, task) for task in (self.spec.task, needed))
+        return EngineError(
+            f"{self.folder}: an engine of a {own} model, which this step does not take yet; give "
+            f"one of a {other} model"
+        )
 
     @property
     def manifest(self) -> EngineManifest:

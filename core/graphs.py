@@ -1,4 +1,4 @@
-"""What quantization asks of a model and of its graphs, whatever family it is of."""
+"""What quantization asks of a graph, and of all graphs of a model, whatever family it is of."""
 
 from __future__ import annotations
 

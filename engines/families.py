@@ -15,19 +15,18 @@ from speechquant.core.seq2seq import TASK
 from speechquant.engines.build_options import BuildOptions, GraphToBuild
 from speechquant.engines.ctc.graphs_to_build import ctc_graphs
 from speechquant.engines.ctc.probe import ProbeSession, ctc_module_probe
-from speechquant.engines.ctc.recognizer import Recognizer, open_ctc_recognizer
+from speechquant.engines.ctc.recognizer import open_ctc_recognizer
 from speechquant.engines.ctc.scoring import UtteranceScorer
 from speechquant.engines.decoding_options import GREEDY, DecodingOptions
 from speechquant.engines.module_probe import ModuleProbe
+from speechquant.engines.recognizers import Recognizer
 from speechquant.engines.session import load_source
 from speechquant.engines.trials.probed_graph import Probe
 from speechquant.engines.trials.task import ScoringTask
 from speechquant.engines.whisper.graphs_to_build import seq2seq_graphs
 from speechquant.engines.whisper.probe import Seq2SeqProbe, whisper_module_probe
-from speechquant.engines.whisper.recognizer import WhisperRecognizer, open_whisper_recognizer
+from speechquant.engines.whisper.recognizer import open_whisper_recognizer
 from speechquant.engines.whisper.scoring import Seq2SeqUtteranceScorer
-
-AnyRecognizer = Recognizer | WhisperRecognizer
 
 
 class OpenRecognizer(Protocol):
@@ -41,7 +40,7 @@ class OpenRecognizer(Protocol):
         threads: int | None,
         decoding: DecodingOptions | None,
         profile_to: Path | None,
-    ) -> AnyRecognizer:
+    ) -> Recognizer:
         """Return what transcribes a bundle or an engine; see `open_recognizer`."""
         ...
 
@@ -103,11 +102,12 @@ def open_recognizer(
     threads: int | None = None,
     decoding: DecodingOptions | None = None,
     profile_to: Path | None = None,
-) -> AnyRecognizer:
-    """Return what transcribes `source`; `decoding` is for models that write token by token.
+) -> Recognizer:
+    """Return what transcribes `source`.
 
-    The other options are those of `open_session`.
-    Raises BundleError, EngineError and OptionError.
+    `decoding` is for models that write token by token: how they are asked where a call does not
+    say otherwise. It is checked before anything is loaded. The other options are those of
+    `open_session`. Raises BundleError, EngineError and OptionError.
     """
     source = load_source(source)
     return family_of(source).recognizer(

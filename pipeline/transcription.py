@@ -14,7 +14,8 @@ from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep, after
 from speechquant.engines.decoding_options import DecodingOptions
-from speechquant.engines.families import AnyRecognizer, open_recognizer
+from speechquant.engines.families import open_recognizer
+from speechquant.engines.recognizers import Recognizer
 from speechquant.pipeline.console import print_json, progress
 from speechquant.pipeline.sources import numbers_of
 
@@ -43,7 +44,7 @@ def _files_of(paths: list[Path]) -> list[Path]:
     return files
 
 
-def _read(recognizer: AnyRecognizer, file: Path, failures: list[str]) -> Waveform | None:
+def _read(recognizer: Recognizer, file: Path, failures: list[str]) -> Waveform | None:
     # One bad file among a thousand must not cost the other transcripts.
     try:
         wave = recognizer.read(file)
@@ -54,7 +55,7 @@ def _read(recognizer: AnyRecognizer, file: Path, failures: list[str]) -> Wavefor
 
 
 def _groups(
-    recognizer: AnyRecognizer, files: list[Path], failures: list[str]
+    recognizer: Recognizer, files: list[Path], failures: list[str]
 ) -> Iterator[list[tuple[Path, Waveform]]]:
     """Yield the readable files with their samples, as many as are transcribed together."""
     most_samples = _SECONDS_AT_ONCE * recognizer.spec.sample_rate_hz
@@ -72,7 +73,7 @@ def _groups(
 
 
 def _rows(
-    recognizer: AnyRecognizer, files: list[Path], failures: list[str], on_step: OnStep | None
+    recognizer: Recognizer, files: list[Path], failures: list[str], on_step: OnStep | None
 ) -> Iterator[dict[str, Any]]:
     """Yield one row a readable file, as soon as its group is done."""
     heard = 0

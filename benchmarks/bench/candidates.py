@@ -19,9 +19,10 @@ from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.specs import is_graph_file
 from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
-from speechquant.engines.ctc.recognizer import Recognizer
+from speechquant.engines.ctc.recognizer import CtcRecognizer
 from speechquant.engines.decoding_options import DecodingOptions
-from speechquant.engines.families import AnyRecognizer, open_recognizer
+from speechquant.engines.families import open_recognizer
+from speechquant.engines.recognizers import Recognizer
 from speechquant.engines.session import load_source
 from speechquant.engines.tensorrt.layers import layer_report
 from speechquant.engines.whisper.recognizer import WhisperRecognizer, require_known
@@ -58,17 +59,17 @@ class Candidate:
     @property
     def longest_seconds(self) -> float:
         """The longest clip that such a model is run on."""
-        kind = Recognizer if self.decoding is None else WhisperRecognizer
+        kind = CtcRecognizer if self.decoding is None else WhisperRecognizer
         return kind.max_clip_seconds
 
-    def open(self, threads: int | None, profile_to: Path | None = None) -> AnyRecognizer:
+    def open(self, threads: int | None, profile_to: Path | None = None) -> Recognizer:
         """Return a recognizer that runs on what the candidate says, and on nothing else.
 
         Raises what `open_recognizer` does, and EngineError where there is no such provider.
         """
         if self.peer is not None:
             bundle = load_bundle(self.source)
-            return Recognizer(bundle, open_peer(self.peer, bundle, threads, profile_to))
+            return CtcRecognizer(bundle, open_peer(self.peer, bundle, threads, profile_to))
         with _Warnings() as heard:
             recognizer = open_recognizer(
                 self.source,
@@ -82,7 +83,7 @@ class Candidate:
             raise EngineError(f"{self.provider}: {reason}")
         return recognizer
 
-    def how_opened(self, recognizer: AnyRecognizer) -> str:
+    def how_opened(self, recognizer: Recognizer) -> str:
         """Return `how`, with what is known of a bundle's provider once it is open."""
         is_bundle = self.peer is None and self.provider != AUTO
         return how_it_runs(recognizer.session) if is_bundle else self.how

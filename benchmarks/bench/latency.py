@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from speechquant.benchmarks.bench.machine import processor_ticks
 from speechquant.benchmarks.bench.token_latency import Parts, Written, time_own_run, time_parts
@@ -13,8 +14,8 @@ from speechquant.benchmarks.report.record import Cell, TokenCell
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import OptionError
 from speechquant.engines.ctc.feeds import feeds_of
-from speechquant.engines.ctc.recognizer import Recognizer
-from speechquant.engines.families import AnyRecognizer
+from speechquant.engines.ctc.recognizer import CtcRecognizer
+from speechquant.engines.recognizers import Recognizer
 from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
 REPEATS = 15
@@ -108,15 +109,15 @@ def _token_cell(samples: Sequence[TokenSample]) -> TokenCell | None:
     )
 
 
-def run_once(recognizer: AnyRecognizer, waves: Sequence[Waveform]) -> Sample:
+def run_once(recognizer: Recognizer, waves: Sequence[Waveform]) -> Sample:
     """Turn one batch into texts and return how long its parts took."""
     if isinstance(recognizer, WhisperRecognizer):
         own, parts = time_own_run(recognizer, waves), time_parts(recognizer, waves)
         return Sample(own.prepare, own.network, own.text, tokens=TokenSample(own.written, parts))
-    return _run_ctc_once(recognizer, waves)
+    return _run_ctc_once(cast(CtcRecognizer, recognizer), waves)
 
 
-def _run_ctc_once(recognizer: Recognizer, waves: Sequence[Waveform]) -> Sample:
+def _run_ctc_once(recognizer: CtcRecognizer, waves: Sequence[Waveform]) -> Sample:
     session = recognizer.session
     started = time.perf_counter_ns()
     feeds = feeds_of(recognizer.spec, waves)
@@ -172,7 +173,7 @@ def _warm_up(run: Callable[[], Sample], runs: Runs) -> None:
 
 
 def measure_latency(
-    recognizers: Mapping[str, AnyRecognizer],
+    recognizers: Mapping[str, Recognizer],
     waves: Sequence[Waveform],
     *,
     repeats: int = REPEATS,

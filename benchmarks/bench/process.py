@@ -35,8 +35,9 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
 from speechquant.engines.backends import CPU
-from speechquant.engines.families import AnyRecognizer
+from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
+from speechquant.engines.recognizers import Recognizer
 from speechquant.engines.session import Session
 from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
@@ -71,11 +72,11 @@ class Worker:
 
     def __init__(self, candidate: Candidate, threads: int | None) -> None:
         self._candidate, self._threads = candidate, threads
-        self._recognizer: AnyRecognizer | None = None
+        self._recognizer: Recognizer | None = None
         self._waves: Sequence[Waveform] = ()
 
     @property
-    def recognizer(self) -> AnyRecognizer:
+    def recognizer(self) -> Recognizer:
         """The candidate, which `open` has opened."""
         if self._recognizer is None:
             raise RuntimeError("open the candidate first")
@@ -125,7 +126,7 @@ class Worker:
                 self._check(recognizer, waves)
                 return _traced(recognizer, waves) or self._candidate.built_profile
 
-    def _check(self, recognizer: AnyRecognizer, waves: Sequence[Waveform]) -> None:
+    def _check(self, recognizer: Recognizer, waves: Sequence[Waveform]) -> None:
         for index, wave in enumerate(waves):
             recognizer.check(wave, f"piece {index}")
         if isinstance(recognizer, WhisperRecognizer) and len(waves) > recognizer.most_clips:
@@ -134,9 +135,9 @@ class Worker:
             )
 
 
-def _traced(recognizer: AnyRecognizer, waves: Sequence[Waveform]) -> Profile | None:
+def _traced(recognizer: Recognizer, waves: Sequence[Waveform]) -> Profile | None:
     """Return where the time of a run goes, or of the parts with tokens that are given."""
-    graphs: list[tuple[Session, int]]
+    graphs: list[tuple[Session | Seq2SeqSession, int]]
     if isinstance(recognizer, WhisperRecognizer):
         for _ in range(1 + _PROFILED_RUNS):
             parts = time_parts(recognizer, waves)

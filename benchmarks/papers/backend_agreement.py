@@ -25,7 +25,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import ErrorRate, difference_interval
-from speechquant.engines import Recognizer, Session, open_session, quantize_bundle
+from speechquant.engines import CtcRecognizer, Session, open_session, quantize_bundle
 from speechquant.engines.backends import how_it_runs
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 from speechquant.exporter.ctc import export
@@ -93,7 +93,7 @@ def print_model(name: str, folder: Path) -> None:
         sessions = open_sessions(bundle, quantized, table, stack)
         first: ErrorRate | None = None
         for what, session in sessions.items():
-            words = evaluate(Recognizer(quantized, session), clips).words
+            words = evaluate(CtcRecognizer(quantized, session), clips).words
             first = first or words
             distance = distance_of(session, sessions[SIMULATED], bundle, clips)
             print_row(what, f"{100 * words.rate:.2f} %", *_cells(first, words, distance))

@@ -31,7 +31,7 @@ from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
 from speechquant.engines.ctc.feeds import feeds_of, read_clip
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.ctc.recognizer import Recognizer
+from speechquant.engines.ctc.recognizer import CtcRecognizer
 from speechquant.engines.families import family_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
 from speechquant.engines.quantize import quantize_bundle
@@ -150,7 +150,7 @@ def print_rest(bundles: dict[str, Bundle], clips: Sequence[LabelledClip], work: 
         logits: list[list[np.ndarray]] = []
         for rest in ("fp32", "fp16"):
             with session_of(bundle, rest, work) as session:
-                words.append(evaluate(Recognizer(bundle, session), clips))
+                words.append(evaluate(CtcRecognizer(bundle, session), clips))
                 waves = (read_clip(spec, clip.path) for clip in clips)
                 logits.append([session.run(feeds_of(spec, [w]))["logits"] for w in waves])
         wide, narrow = (np.concatenate([row[0] for row in rows]) for rows in logits)

@@ -30,7 +30,7 @@ _BATCH_SECONDS = 60.0
 _LONGEST_TO_SHORTEST = 1.25
 
 
-class Recognizer:
+class CtcRecognizer:
     """A session with what goes before and after it; a context manager."""
 
     max_clip_seconds = MAX_CLIP_SECONDS
@@ -39,6 +39,7 @@ class Recognizer:
         self.spec = bundle.spec_as(CtcSpec)
         self.session = session
         self._limits = limits
+        self._folder = bundle.folder
         self._decoder = CtcDecoder.from_bundle(bundle)
 
     @property
@@ -46,7 +47,7 @@ class Recognizer:
         """What the session runs on."""
         return self.session.provider
 
-    def __enter__(self) -> Recognizer:
+    def __enter__(self) -> CtcRecognizer:
         self.session.__enter__()
         return self
 
@@ -67,15 +68,25 @@ class Recognizer:
         return read_clip(self.spec, path, self._limits)
 
     def transcribe(
-        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+        self,
+        waveforms: Sequence[NDArray[Any]],
+        on_step: OnStep | None = None,
+        *,
+        decoding: DecodingOptions | None = None,
     ) -> list[str]:
         """Return the text of each mono waveform, which must be at the model's sample rate."""
-        return [transcript.text for transcript in self.recognize(waveforms, on_step)]
+        transcripts = self.recognize(waveforms, on_step, decoding=decoding)
+        return [transcript.text for transcript in transcripts]
 
     def recognize(
-        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+        self,
+        waveforms: Sequence[NDArray[Any]],
+        on_step: OnStep | None = None,
+        *,
+        decoding: DecodingOptions | None = None,
     ) -> list[Transcript]:
         """Return the text of each mono waveform and when each word was said."""
+        _refuse_asked(decoding, self._folder)
         waves = [np.asarray(wave, np.float32) for wave in waveforms]
         for index, wave in enumerate(waves):
             self.check(wave, f"waveform {index}")
@@ -131,22 +142,26 @@ def open_ctc_recognizer(
     threads: int | None = None,
     decoding: DecodingOptions | None = None,
     profile_to: Path | None = None,
-) -> Recognizer:
+) -> CtcRecognizer:
     """Return a recognizer on a bundle or an engine, as `open_session` takes them."""
     source = load_source(source)
     source.spec_as(CtcSpec)
-    if decoding not in (None, DecodingOptions()):
-        raise OptionError(
-            f"{source.folder}: not a Whisper model, which alone has a language, a task and "
-            "timestamps; leave these away"
-        )
+    _refuse_asked(decoding, source.folder)
     # All that decoding reads of an engine is what a bundle has too.
     described = Bundle(source.folder, source.spec, source.files)
     limits = source.manifest.limits.get(SAMPLES) if isinstance(source, Engine) else None
     if isinstance(source, Engine):
         _refuse_least_batch(source)
     session = open_session(source, provider=provider, threads=threads, profile_to=profile_to)
-    return Recognizer(described, session, limits)
+    return CtcRecognizer(described, session, limits)
+
+
+def _refuse_asked(decoding: DecodingOptions | None, folder: Path) -> None:
+    if decoding not in (None, DecodingOptions()):
+        raise OptionError(
+            f"{folder}: not a Whisper model, which alone has a language, a task and "
+            "timestamps; leave these away"
+        )
 
 
 def _refuse_least_batch(engine: Engine) -> None:

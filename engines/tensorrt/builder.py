@@ -53,7 +53,7 @@ def build_tensorrt(
     _refuse_type(rest, target)
     typed = tensorrt_graph(graph, rest, strongly_typed=library.is_strongly_typed)
     log_file = folder / file_of(graph.name, LOG_FILE)
-    engine_file = f"{graph.name or 'model'}.engine"
+    engine_file = f"{graph.name}.engine"
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         path = Path(work) / "model.onnx"
         save_graph(typed.model, path)

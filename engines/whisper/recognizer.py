@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -84,6 +85,7 @@ class WhisperRecognizer:
         self.spec = source.spec_as(Seq2SeqSpec)
         self.session = session
         self._options = options or DecodingOptions()
+        self._folder = source.folder
         require_known(self.spec, self._options, source.folder)
         self._tokenizer = _tokenizer_of(source.folder)
         self.most_clips = _most_clips(source)
@@ -126,16 +128,34 @@ class WhisperRecognizer:
         self.check(wave, str(path))
         return wave
 
+    def asked(self, decoding: DecodingOptions) -> WhisperRecognizer:
+        """Return a recognizer on the same session that is asked so; raises OptionError."""
+        require_known(self.spec, decoding, self._folder)
+        other = copy(self)
+        other._options = decoding
+        return other
+
     def transcribe(
-        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+        self,
+        waveforms: Sequence[NDArray[Any]],
+        on_step: OnStep | None = None,
+        *,
+        decoding: DecodingOptions | None = None,
     ) -> list[str]:
         """Return the text of each mono waveform, which must be at the model's sample rate."""
-        return [transcript.text for transcript in self.recognize(waveforms, on_step)]
+        transcripts = self.recognize(waveforms, on_step, decoding=decoding)
+        return [transcript.text for transcript in transcripts]
 
     def recognize(
-        self, waveforms: Sequence[NDArray[Any]], on_step: OnStep | None = None
+        self,
+        waveforms: Sequence[NDArray[Any]],
+        on_step: OnStep | None = None,
+        *,
+        decoding: DecodingOptions | None = None,
     ) -> list[Transcript]:
         """Return the text of each mono waveform, and its segments where timestamps are decoded."""
+        if decoding is not None:
+            return self.asked(decoding).recognize(waveforms, on_step)
         clips = []
         for index, wave in enumerate(np.asarray(wave, np.float32) for wave in waveforms):
             self.check(wave, f"waveform {index}")

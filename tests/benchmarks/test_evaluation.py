@@ -12,7 +12,7 @@ from speechquant.benchmarks import evaluate
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import AudioError, ManifestError
 from speechquant.core.manifests import LabelledClip
-from speechquant.engines import Recognizer, open_recognizer
+from speechquant.engines import CtcRecognizer, open_recognizer
 
 RATE_HZ = 16_000
 
@@ -26,7 +26,7 @@ def clips(folder: Path, texts: Sequence[str | None], seconds: float = 1.0) -> li
     return rows
 
 
-class Parrot(Recognizer):
+class Parrot(CtcRecognizer):
     """Says what it is told to say."""
 
     def __init__(self, bundle: Bundle, texts: list[str]) -> None:
@@ -34,7 +34,9 @@ class Parrot(Recognizer):
         self.texts = iter(texts)
         self.groups: list[int] = []
 
-    def transcribe(self, waveforms: Sequence[Any], on_step: Any = None) -> list[str]:
+    def transcribe(
+        self, waveforms: Sequence[Any], on_step: Any = None, *, decoding: Any = None
+    ) -> list[str]:
         self.groups.append(len(waveforms))
         if on_step is not None:
             on_step(len(waveforms), len(waveforms))

@@ -175,6 +175,10 @@ def test_the_description_of_an_engine_keeps_its_format(tmp_path: Path, task: str
         assert list(document["manifests"]) == list(GRAPHS)
         with pytest.raises(EngineError, match="e: an engine of a Whisper model, which this step"):
             _ = engine.only_graph
+        with pytest.raises(
+            EngineError, match=r"e: an engine of a Whisper model, .* of a CTC model"
+        ):
+            engine.spec_as(CtcSpec)
     assert load_engine(tmp_path / "e") == engine
     assert engine.manifests == manifests
     assert engine.manifest.limits == {"batch": Limits(1, 2, 3)}

@@ -28,7 +28,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.processor import Processor
 from speechquant.engines import open_session
 from speechquant.engines.ctc.feeds import feeds_of
-from speechquant.engines.ctc.recognizer import Recognizer
+from speechquant.engines.ctc.recognizer import CtcRecognizer
 
 RATE_HZ = 16_000
 STATIC = [f"ONNX Runtime static INT8, {method}" for method in ("MinMax", "Percentile", "Entropy")]
@@ -122,7 +122,7 @@ def test_each_peer_computes_nearly_what_the_bundle_does(
         off = differences(peer, tiny_bundle, [noise, noise[:20_000]])
     assert max(off) < farthest
     assert precision == "fp32" or min(off) > 1e-4  # it is not the float graph
-    with Recognizer(tiny_bundle, open_peer(peer, tiny_bundle, 1)) as recognizer:
+    with CtcRecognizer(tiny_bundle, open_peer(peer, tiny_bundle, 1)) as recognizer:
         assert len(recognizer.transcribe([noise])) == 1
 
 

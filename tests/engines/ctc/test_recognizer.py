@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import AudioError, OptionError
-from speechquant.engines import Recognizer, open_recognizer, open_session
+from speechquant.engines import CtcRecognizer, DecodingOptions, open_recognizer, open_session
 
 RATE_HZ = 16_000
 
@@ -36,10 +36,10 @@ class SpySession:
         return {"logits": logits}
 
 
-def spied(bundle: Bundle, **changes: Any) -> tuple[Recognizer, SpySession]:
+def spied(bundle: Bundle, **changes: Any) -> tuple[CtcRecognizer, SpySession]:
     spec = replace(bundle.spec, **changes)
     session = SpySession(spec.frames_of)
-    return Recognizer(replace(bundle, spec=spec), session), session
+    return CtcRecognizer(replace(bundle, spec=spec), session), session
 
 
 def test_waveform_is_normalised_as_transformers_does(
@@ -54,6 +54,16 @@ def test_waveform_is_normalised_as_transformers_does(
     np.testing.assert_allclose(
         session.feeds[0]["input_values"][0], expected["input_values"][0], atol=1e-5
     )
+
+
+def test_how_a_whisper_is_asked_is_refused_before_anything_runs(
+    tiny_bundle: Bundle, noise: NDArray[np.float32]
+) -> None:
+    recognizer, session = spied(tiny_bundle)
+    with pytest.raises(OptionError, match=r"bundle: not a Whisper model, which alone has a"):
+        recognizer.transcribe([noise], decoding=DecodingOptions(language="de"))
+    assert not session.feeds
+    assert recognizer.transcribe([noise], decoding=DecodingOptions())
 
 
 def test_waveform_is_left_alone_where_the_checkpoint_says_so(

@@ -95,6 +95,7 @@ _LOGITS_IN_FLOAT32 = """
 import sys
 from pathlib import Path
 import numpy as np
+from speechquant.core.bundles import load_bundle
 from speechquant.core.processor import Processor
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.backends import OPENVINO_PACKAGE
@@ -211,7 +212,7 @@ def test_graph_and_settings_are_those_of_the_bundle(
     OPENVINO_PACKAGE.open(in_float.only_graph, None, None)
     OPENVINO_PACKAGE.open(quantized.only_graph, 3, None)
     (path, device, plain), (graph, _, narrowed) = fake.given
-    assert (path, device) == (str(in_float.model_path), "CPU")
+    assert (path, device) == (str(in_float.only_graph.model_path), "CPU")
     assert plain == {"INFERENCE_PRECISION_HINT": "f32"}
     assert isinstance(graph, bytes)
     assert narrowed == {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": "3"}

@@ -157,6 +157,21 @@ def test_a_few_samples_beyond_a_chunk_are_not_another_chunk(
     assert [bool(transcript.segments) for transcript in found] == [False, True]
 
 
+def test_one_recognizer_is_asked_call_by_call(whisper_bundle: Bundle, reference: Any) -> None:
+    waves = [noise(1.2, 5), noise(1.9, 6)]
+    english, german = (replace(GREEDY, language=code) for code in ("en", "de"))
+    with open_recognizer(whisper_bundle, threads=1, decoding=german) as recognizer:
+        for code, asked in (("en", english), ("de", None)):
+            expected = reference(waves, language=code, task="transcribe")
+            found = recognizer.recognize(waves, decoding=asked)
+            assert [one.text for one in found] == texts_of(whisper_bundle, expected)
+            assert {one.language for one in found} == {code}
+            texts = recognizer.transcribe(waves, decoding=asked)
+            assert texts == [one.text for one in found]
+        with pytest.raises(OptionError, match="'fr': no language of"):
+            recognizer.transcribe(waves, decoding=DecodingOptions(language="fr"))
+
+
 @pytest.mark.parametrize("settings", [{"max_length": 9}, {"max_new_tokens": 5}])
 def test_no_more_tokens_than_the_checkpoint_says(
     whisper_bundle: Bundle, tiny_whisper: Path, tmp_path: Path, settings: dict[str, int]

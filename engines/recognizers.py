@@ -1,0 +1,86 @@
+"""What transcribes, whichever family its model is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from speechquant.core.audio import Waveform
+from speechquant.core.progress import OnStep
+from speechquant.core.specs import Spec
+from speechquant.engines.decoder_session import Seq2SeqSession
+from speechquant.engines.decoding_options import DecodingOptions
+from speechquant.engines.session import Session
+from speechquant.engines.transcripts import Transcript
+
+
+class Recognizer(Protocol):
+    """A session with what goes before and after it; a context manager.
+
+    `decoding` is how a model is asked that writes token by token, None for how it was asked when
+    it was opened.
+    """
+
+    @property
+    def spec(self) -> Spec:
+        """What the model is."""
+        ...
+
+    @property
+    def session(self) -> Session | Seq2SeqSession:
+        """What runs the model's graphs."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """What the session runs on."""
+        ...
+
+    @property
+    def max_clip_seconds(self) -> float:
+        """The longest clip that it takes."""
+        ...
+
+    def __enter__(self) -> Recognizer: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def check(self, wave: Waveform, name: str) -> None:
+        """Raise AudioError, naming the clip, where the model cannot take `wave`."""
+        ...
+
+    def read(self, path: Path) -> Waveform:
+        """Return a file as the model takes it; raises AudioError."""
+        ...
+
+    def transcribe(
+        self,
+        waveforms: Sequence[NDArray[Any]],
+        on_step: OnStep | None = None,
+        *,
+        decoding: DecodingOptions | None = None,
+    ) -> list[str]:
+        """Return the text of each mono waveform, which must be at the model's sample rate.
+
+        Raises AudioError, and OptionError where the model cannot be asked so.
+        """
+        ...
+
+    def recognize(
+        self,
+        waveforms: Sequence[NDArray[Any]],
+        on_step: OnStep | None = None,
+        *,
+        decoding: DecodingOptions | None = None,
+    ) -> list[Transcript]:
+        """Return the text of each mono waveform and when it was said; raises as `transcribe`."""
+        ...
