@@ -70,6 +70,7 @@ _BUILDERS: dict[str, Builder] = {
     "tensorrt-rtx": _tensorrt,
     ONNXRUNTIME: _onnxruntime,
 }
+BACKENDS = tuple(_BUILDERS)
 
 
 @overload

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechquant.benchmarks.evaluation import evaluate
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import AudioError, OptionError
 from speechquant.core.manifests import LabelledClip
@@ -29,6 +28,7 @@ from speechquant.engines.scorers import (
     new_scorer,
     open_scorer,
 )
+from speechquant.recipes.evaluate import evaluate
 
 RATE_HZ = 16_000
 CLIPS = 6

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechquant.benchmarks import evaluate
 from speechquant.benchmarks.papers.whisper_agreement import (
     GREEDY,
     Reference,
@@ -20,6 +19,7 @@ from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines import open_recognizer
 from speechquant.exporter.whisper import export_whisper
+from speechquant.recipes.evaluate import evaluate
 from speechquant.zoo.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
