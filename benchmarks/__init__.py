@@ -4,10 +4,10 @@ from speechquant.benchmarks.bench.candidates import candidates_of
 from speechquant.benchmarks.bench.latency import measure_latency
 from speechquant.benchmarks.bench.plan import Plan
 from speechquant.benchmarks.bench.run import run_bench
-from speechquant.benchmarks.evaluation import Evaluation, evaluate
 from speechquant.benchmarks.report.record import Report, read_report
 from speechquant.benchmarks.report.write import write_pages
 from speechquant.core.manifests import read_data_set
+from speechquant.recipes.evaluate import Evaluation, evaluate
 
 __all__ = [
     "Evaluation",

@@ -1,4 +1,4 @@
-"""From a model and audio to a scale table, whatever runs the model."""
+"""What a calibration quantizes and how StableQuant searches, whatever runs the model."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from speechquant.calibrators.clip_candidates import Candidates
-from speechquant.calibrators.collection import ActivationsOf, collect
 from speechquant.calibrators.fast_search import search_fast
-from speechquant.calibrators.methods import (
-    MethodOptions,
-    require_live,
-)
+from speechquant.calibrators.methods import MethodOptions, require_live
 from speechquant.calibrators.stablequant import GAMMA_POINTS, SearchResult, search_exhaustively
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
-from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.core.scoring import Scorer
 
@@ -75,45 +69,32 @@ def statistics_key(bundle: Bundle, data_sha256: str, *, attention: bool = False)
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-def collect_statistics(
-    bundle: Bundle,
-    clips: Sequence[LabelledClip],
-    data_sha256: str,
-    activations_of: ActivationsOf,
-    work: Path,
-    on_step: OnStep | None = None,
-    *,
-    attention: bool = False,
-) -> ActivationStatistics:
-    """Return the statistics of every activation of the layer map, kept in `work` meanwhile.
-
-    `attention` says that `activations_of` shows those of attention's own products too.
-    """
-    saved = work / f"statistics-{statistics_key(bundle, data_sha256, attention=attention)}.npz"
-    tensors = len(bundle.spec.activations(attention=attention))
-    if len(clips) == 1:
-        log.warning("warning: calibrating on one clip; give a few dozen for scales that hold")
-    log.info("collecting statistics of %d tensors over %d clips", tensors, len(clips))
-    return collect(activations_of, clips, saved, on_step=on_step)
-
-
-def search_table(
+def candidates_of(
     bundle: Bundle,
     layers: Mapping[str, str],
     statistics: ActivationStatistics,
-    scorer: Scorer,
-    utterances: int,
     options: MethodOptions,
-    search: SearchOptions,
-    on_step: OnStep | None = None,
-) -> SearchResult:
-    """Return StableQuant's choice; raises CalibrationError for a tensor that saw only zeros."""
+) -> Candidates:
+    """Return the tables to choose among; raises CalibrationError for a tensor that saw only zeros.
+
+    `layers` maps each tensor to be quantized to its layer.
+    """
     require_live(statistics, layers)
     histograms = {name: statistics.tensors[name].histogram for name in layers}
     # Their weights stay as they are too, so the trials must know of them.
     kept = tuple(name for name in bundle.spec.layer_names if name not in layers.values())
-    candidates = Candidates(bundle.model_sha256, options.bits, layers, histograms, kept)
-    log.info("searching the layers to clip and the percentile (%s)", search.search)
-    return SEARCHES[search.search](
-        candidates, scorer, utterances, gamma_points=search.gamma_points, on_step=on_step
+    return Candidates(bundle.model_sha256, options.bits, layers, histograms, kept)
+
+
+def search_table(
+    candidates: Candidates,
+    scorer: Scorer,
+    utterances: int,
+    options: SearchOptions,
+    on_step: OnStep | None = None,
+) -> SearchResult:
+    """Return StableQuant's choice among the candidates."""
+    log.info("searching the layers to clip and the percentile (%s)", options.search)
+    return SEARCHES[options.search](
+        candidates, scorer, utterances, gamma_points=options.gamma_points, on_step=on_step
     )

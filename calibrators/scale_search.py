@@ -15,11 +15,6 @@ from speechquant.core.scales import largest_level
 _ROUNDING = 2 * BINS * float(np.finfo(np.float64).eps)
 
 
-def search_scale(histogram: Histogram, clip_percent: float, bits: int, *, use_mse: bool) -> float:
-    """Return S_c(clip_percent, use_mse); raises CalibrationError as `search_scales` does."""
-    return float(search_scales(histogram, [clip_percent], bits, use_mse=use_mse)[0])
-
-
 def search_scales(
     histogram: Histogram, clip_percents: Sequence[float], bits: int, *, use_mse: bool
 ) -> NDArray[np.float64]:

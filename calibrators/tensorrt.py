@@ -35,6 +35,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.calibrators.methods import EMA
 from speechquant.core.errors import (
     EngineError,
     MissingPackageError,
@@ -42,7 +43,7 @@ from speechquant.core.errors import (
     ScaleError,
 )
 from speechquant.core.files import new_file
-from speechquant.core.scales import ScaleTable, largest_level
+from speechquant.core.scales import Bits, ScaleTable, largest_level
 
 log = logging.getLogger(__name__)
 
@@ -74,17 +75,41 @@ def calibration_cache(table: ScaleTable, version: str, algorithm: str) -> bytes:
     return _cache_of(f"TRT-{version_number(version)}-{algorithm}", table_scales(table))
 
 
+def algorithm_of(method: str) -> str:
+    """Return what TensorRT calls the calibration whose cache holds the scales of a method."""
+    return MIN_MAX if method == EMA else ENTROPY
+
+
+def cache_version(asked_for: str | None) -> str:
+    """Return the version of TensorRT to write a cache for, the installed one for None.
+
+    Raises MissingPackageError where none is installed, EngineError for one without calibrators and
+    OptionError for what is no version.
+    """
+    version = _installed_version() if asked_for is None else asked_for
+    version_number(version)
+    if int(version.split(".")[0]) > _LAST_WITH_CALIBRATORS:
+        raise EngineError(_no_calibrators("a calibration cache", version))
+    return version
+
+
+def _installed_version() -> str:
+    try:
+        return str(import_module("tensorrt").__version__)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"a calibration cache says which TensorRT reads it, and none is installed ({error}); "
+            "give its version with --tensorrt-version, such as 10.9.0"
+        ) from error
+
+
 def _cache_of(header: str, scales: Mapping[str, float]) -> bytes:
     lines = [f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in scales.items()]
     return "".join(f"{line}\n" for line in [header, *lines]).encode()
 
 
-def scales_from_cache(cache: bytes) -> dict[str, float]:
-    """Return the scale of each tensor in a calibration cache; raises ScaleError."""
-    return _read_cache(cache, "the calibration cache")[1]
-
-
-def _read_cache(cache: bytes, where: str) -> tuple[str, dict[str, float]]:
+def read_cache(cache: bytes, where: str) -> tuple[str, dict[str, float]]:
+    """Return the first line of a calibration cache, and its scales by tensor; raises ScaleError."""
     try:
         header, *lines = cache.decode().splitlines()
         if not header.startswith("TRT-"):
@@ -116,7 +141,7 @@ def table_scales(table: ScaleTable) -> dict[str, float]:
             "the scale table is asymmetric, and TensorRT takes only zero point 0; "
             "calibrate symmetrically"
         )
-    if table.bits.activations != _BITS:
+    if table.bits != Bits(_BITS, _BITS):
         raise OptionError(
             f"{table.bits.name}: TensorRT calibrates {_BITS} bits; make a table of as many"
         )
@@ -270,8 +295,8 @@ class TableCalibrator:
         if not self._batches.cache_file.is_file():
             return None
         where = str(self._batches.cache_file)
-        header, scales = _read_cache(self._batches.cache_file.read_bytes(), where)
-        wanted = _read_cache(self._own, where)[0]
+        header, scales = read_cache(self._batches.cache_file.read_bytes(), where)
+        wanted = read_cache(self._own, where)[0]
         if header != wanted:
             raise ScaleError(f"{where}: made for {header}, this is {wanted}; {_MEND}")
         return self._completed(header, scales)
@@ -281,7 +306,7 @@ class TableCalibrator:
         if self._batches is None or self.error is not None:
             return
         try:
-            header, scales = _read_cache(bytes(cache), "TensorRT's calibration")
+            header, scales = read_cache(bytes(cache), "TensorRT's calibration")
             with new_file(self._batches.cache_file, force=True) as partial:
                 partial.write_bytes(self._completed(header, scales))
         except Exception as error:  # as in get_batch: TensorRT would print it and go on
@@ -318,11 +343,15 @@ def _tensorrt(user: str) -> ModuleType:
             f"pip install 'speechquant[tensorrt]' 'tensorrt<{_LAST_WITH_CALIBRATORS + 1}'"
         ) from error
     if not hasattr(tensorrt, _BASES[user][0]):
-        raise EngineError(
-            f"{user}: TensorRT {tensorrt.__version__} has no calibrators, they ended with TensorRT "
-            f"{_LAST_WITH_CALIBRATORS}; {_USE_THE_BUNDLE}"
-        )
+        raise EngineError(_no_calibrators(user, tensorrt.__version__))
     return tensorrt
+
+
+def _no_calibrators(user: str, version: str) -> str:
+    return (
+        f"{user}: TensorRT {version} has no calibrators, they ended with TensorRT "
+        f"{_LAST_WITH_CALIBRATORS}; {_USE_THE_BUNDLE}"
+    )
 
 
 @lru_cache

@@ -78,3 +78,8 @@ class StorageError(SpeechquantError, OSError):
 
 class MissingPackageError(SpeechquantError, ImportError):
     """An optional package that is not installed."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error without line breaks, as a library may write it."""
+    return " ".join(str(error).split())

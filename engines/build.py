@@ -58,6 +58,7 @@ _BUILDERS: dict[str, Builder] = {
     "tensorrt-rtx": _tensorrt,
     ONNXRUNTIME: _onnxruntime,
 }
+BACKENDS = tuple(_BUILDERS)
 
 
 def build_engine(

@@ -59,8 +59,8 @@ def run(arguments: list[str]) -> int:
     debug = DEBUG_FLAG in arguments
     try:
         # Inside the try, so that Ctrl-C during the import is caught as well.
-        from speechquant.core.errors import SpeechquantError
-        from speechquant.pipeline.app import run_app
+        from speechquant.core.errors import SpeechquantError, one_line
+        from speechquant.pipeline.commands import run_app
 
         if _SIGNALS:
             # Whatever became of it on its way up from an import: here it is known.
@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
         except SpeechquantError as error:
             if debug:
                 raise
-            return _fail(_INTERRUPTED if _SIGNALS else " ".join(str(error).split()))
+            return _fail(_INTERRUPTED if _SIGNALS else one_line(error))
     except Interrupted:
         return _fail(_INTERRUPTED)
     except BrokenPipeError:
@@ -86,7 +86,9 @@ def run(arguments: list[str]) -> int:
 def _line_about(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
-    detail = " ".join(str(error).split()) or "no message"
+    from speechquant.core.errors import one_line
+
+    detail = one_line(error) or "no message"
     return (
         f"unexpected {type(error).__name__}: {detail}; run it again with {DEBUG_FLAG} "
         "and report what it prints"

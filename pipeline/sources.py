@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.core.audio import audio_seconds
-from speechquant.core.bundles import Bundle
 from speechquant.core.errors import CheckpointError, ManifestError, OptionError
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.progress import OnStep
-
-log = logging.getLogger(__name__)
+from speechquant.pipeline.console import progress
 
 ZOO_PREFIX = "zoo:"
 
@@ -45,20 +41,26 @@ def data_set_of(
     return read_data_set(zoo_manifest(split, on_step), require_text=require_text)
 
 
-def measured_seconds(bundle: Bundle, clips: Sequence[LabelledClip]) -> float:
-    """Return how much of the clips a probe hears, and warn where that is not all of them."""
-    lengths = [audio_seconds(clip.path) for clip in clips]
-    chunk = bundle.spec.chunk_seconds
-    if chunk is None:
-        return sum(lengths)
-    longer = sum(length > chunk for length in lengths)
-    if longer:
-        log.warning(
-            "warning: %d of %d clips are longer than a chunk of %g s; their first chunk alone "
-            "counts: cut them to have all of it measured",
-            longer, len(lengths), chunk,
-        )  # fmt: skip
-    return sum(min(length, chunk) for length in lengths)
+@dataclass(frozen=True)
+class NamedData:
+    """What --data names; `limit` keeps the first clips alone. Rendering shows its progress."""
+
+    name: str
+    limit: int | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clips(self, *, require_text: bool) -> list[LabelledClip]:
+        """Read the clips."""
+        with progress("rendering") as on_step:
+            clips = data_set_of(self.name, require_text=require_text, on_step=on_step)
+        return clips[: self.limit]
+
+
+def named_data(name: str | None, limit: int | None = None) -> NamedData | None:
+    """Return what an option names, None where it was left out."""
+    return None if name is None else NamedData(name, limit)
 
 
 def zoo_manifest(split: str, on_step: OnStep | None = None) -> Path:

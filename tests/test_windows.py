@@ -148,7 +148,7 @@ def test_a_checkpoint_is_exported(
 def test_an_interrupt_that_python_swallows_comes_again() -> None:
     script = """
 import signal, time
-from speechquant.pipeline import app, command
+from speechquant.pipeline import command, commands
 
 class Swallows:
     def __del__(self):
@@ -160,7 +160,7 @@ def runs(_):
         time.sleep(0.05)
     return 0
 
-app.run_app = runs
+commands.run_app = runs
 command.main()
 """
     done = subprocess.run(

@@ -26,7 +26,6 @@ from speechquant.benchmarks.bench.kernel_profile import joined_profile, profile_
 from speechquant.benchmarks.bench.latency import Sample, run_once
 from speechquant.benchmarks.bench.machine import peak_bytes
 from speechquant.benchmarks.bench.token_latency import time_parts
-from speechquant.benchmarks.evaluation import evaluate
 from speechquant.benchmarks.report.record import Accuracy, Profile
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import AudioError
@@ -40,6 +39,7 @@ from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
 from speechquant.engines.recognizers import Recognizer
 from speechquant.engines.session import Session
 from speechquant.engines.whisper.recognizer import WhisperRecognizer
+from speechquant.recipes.evaluate import evaluate
 
 _PROFILED_RUNS = 3
 # Modules are found where the parent finds them: with -c the working folder would come first.

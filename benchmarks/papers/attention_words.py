@@ -13,12 +13,12 @@ from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.float_tables import print_heading, print_row
-from speechquant.benchmarks.workbench import Workbench
 from speechquant.calibrators.methods import STABLEQUANT
 from speechquant.core.manifests import read_data_set
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.exporter.ctc import export
+from speechquant.recipes.experiment import Experiment
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
@@ -32,7 +32,7 @@ def print_model(name: str, folder: Path) -> None:
     bundle = export(TRAINED_MODELS / name, folder / "float")
     calibration = read_data_set(corpus_manifest("dev"))[:CALIBRATION_CLIPS]
     clips = read_data_set(corpus_manifest("test"))[:SCORED_CLIPS]
-    without = Workbench(bundle, calibration, clips, folder / "work")
+    without = Experiment(bundle, calibration, clips, folder / "work")
     benches = (without, replace(without, work=folder / "attention", attention=True))
     print_heading(
         f"zoo:{name}, {len(clips)} clips, float {100 * without.float_words.rate:.2f} %",
@@ -50,7 +50,7 @@ def print_model(name: str, folder: Path) -> None:
         sys.stdout.flush()
 
 
-def _table(bench: Workbench, method: str) -> ScaleTable:
+def _table(bench: Experiment, method: str) -> ScaleTable:
     return bench.search(BITS).table if method == STABLEQUANT else bench.table(method, BITS)
 
 

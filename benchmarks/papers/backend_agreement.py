@@ -17,10 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from speechquant.benchmarks.bench.machine import describe_machine
-from speechquant.benchmarks.evaluation import evaluate
 from speechquant.benchmarks.papers.calibration_cost import feeds_of_clip
 from speechquant.benchmarks.papers.float_tables import print_heading, print_row
-from speechquant.benchmarks.workbench import Workbench
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.scales import ScaleTable
@@ -29,6 +27,8 @@ from speechquant.engines import CtcRecognizer, Session, open_session, quantize_b
 from speechquant.engines.backends import how_it_runs
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 from speechquant.exporter.ctc import export
+from speechquant.recipes.evaluate import evaluate
+from speechquant.recipes.experiment import Experiment
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
@@ -79,7 +79,7 @@ def print_model(name: str, folder: Path) -> None:
     bundle = export(TRAINED_MODELS / name, folder / "float")
     calibration = read_data_set(corpus_manifest("dev"))[:CALIBRATION_CLIPS]
     clips = read_data_set(corpus_manifest("test"))[:SCORED_CLIPS]
-    table = Workbench(bundle, calibration, clips, folder / "work").table("max", 8)
+    table = Experiment(bundle, calibration, clips, folder / "work").table("max", 8)
     quantized = quantize_bundle(bundle, folder / "w8a8", table)
     print_heading(
         f"zoo:{name}, {len(clips)} clips",

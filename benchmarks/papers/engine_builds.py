@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from speechquant.benchmarks.bench.machine import describe_machine, load_average
-from speechquant.benchmarks.evaluation import Evaluation, evaluate
 from speechquant.benchmarks.papers.float_tables import print_heading, print_row
 from speechquant.benchmarks.papers.narrow_rest import emulate_float16
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
@@ -39,6 +38,7 @@ from speechquant.engines.tensorrt.graph import tensorrt_graph
 from speechquant.engines.tensorrt.layers import LAYERS_FILE, LayerReport, read_layers
 from speechquant.engines.tensorrt.library import load_library
 from speechquant.exporter.ctc import export
+from speechquant.recipes.evaluate import Evaluation, evaluate
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.evaluation import evaluate
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
@@ -26,6 +25,7 @@ from speechquant.core.wer import ErrorRate, score_wer
 from speechquant.engines.ctc.recognizer import open_ctc_recognizer
 from speechquant.exporter.ctc import export, export_with_parity
 from speechquant.exporter.random_models import PREFIX
+from speechquant.recipes.evaluate import evaluate
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 from speechquant.zoo.samples import Extra, split_speakers

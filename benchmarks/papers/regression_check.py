@@ -24,11 +24,11 @@ from speechquant.benchmarks.papers.float_tables import print_heading, print_row
 from speechquant.benchmarks.report.comparison import REGRESSION, compare_reports
 from speechquant.benchmarks.report.record import Report
 from speechquant.benchmarks.report.statistics import LatencyStats
-from speechquant.benchmarks.workbench import Workbench
 from speechquant.core.engine_folders import Engine, EngineManifest, load_engine, make_engine
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import BuildOptions, build_engine, quantize_bundle
 from speechquant.exporter.ctc import export
+from speechquant.recipes.experiment import Experiment
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS
 
@@ -45,7 +45,7 @@ def make_folders(folder: Path) -> list[Path]:
     """Return a float bundle, a W8A8 bundle and an engine."""
     bundle = export(TRAINED_MODELS / MODEL, folder / "fp32")
     clips = read_data_set(corpus_manifest("dev"))[:CALIBRATION_CLIPS]
-    table = Workbench(bundle, clips, clips, folder / "work").table("max", 8)
+    table = Experiment(bundle, clips, clips, folder / "work").table("max", 8)
     quantized = quantize_bundle(bundle, folder / "w8a8", table)
     engine = build_engine(quantized, folder / ENGINE, BuildOptions("onnxruntime"))
     return [bundle.folder, quantized.folder, engine.folder]

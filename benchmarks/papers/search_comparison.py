@@ -17,11 +17,11 @@ from statistics import fmean
 
 from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.stablequant_tables import heading_rows, markdown_row, zoo_split
-from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.exporter.ctc import export
+from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 WIDTHS = (8, 6)
@@ -66,10 +66,10 @@ class Comparison:
         return self.fast.result.asked / self.exhaustive.result.exhaustive_evaluations
 
 
-def find(bench: Workbench, bits: int, search: str, dev: Sequence[LabelledClip]) -> Finding:
+def find(bench: Experiment, bits: int, search: str, dev: Sequence[LabelledClip]) -> Finding:
     """Run a search from nothing and score what it chose."""
     _ = bench.statistics  # collected once, before the clock runs
-    (bench.work / f"{search}-search.jsonl").unlink(missing_ok=True)
+    bench.search_log(search).unlink(missing_ok=True)
     started = time.monotonic()
     result = bench.search(bits, search, dev)
     seconds = time.monotonic() - started
@@ -158,7 +158,7 @@ def main() -> None:
         for model in CTC_MODELS:
             work = Path(folder) / model
             bundle = export(TRAINED_MODELS / model, work / "float", name=f"zoo:{model}")
-            bench = Workbench(bundle, split.calibration, split.test, work, options.workers)
+            bench = Experiment(bundle, split.calibration, split.test, work, options.workers)
             for bits in WIDTHS:
                 for number in range(options.sets):
                     dev = split.calibration[number :: options.sets][: options.clips]

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.core.files import new_file
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.exporter.ctc import export
+from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 from speechquant.zoo.samples import Extra, split_speakers
@@ -102,7 +102,7 @@ def cell(scored: Scored) -> str:
     )
 
 
-def table_1(bench: Workbench, model: str) -> list[str]:
+def table_1(bench: Experiment, model: str) -> list[str]:
     """Return Table I: percentile calibration of the transformer alone and of all layers."""
     names = bench.bundle.spec.layer_names
     rest = [layer for layer in names if not layer.startswith("block.")]
@@ -122,7 +122,7 @@ def table_1(bench: Workbench, model: str) -> list[str]:
     return rows
 
 
-def table_2(bench: Workbench, model: str) -> list[str]:
+def table_2(bench: Experiment, model: str) -> list[str]:
     """Return Table II: every method at every width, with StableQuant's S and p."""
     rows = heading_rows("width", *METHODS, "StableQuant", "clipped layers", "p")
     for bits in WIDTHS:
@@ -144,7 +144,7 @@ def table_2(bench: Workbench, model: str) -> list[str]:
     return rows
 
 
-def table_3(bench: Workbench) -> list[str]:
+def table_3(bench: Experiment) -> list[str]:
     """Return Table III: size and WER at W8A8, AdaRound beside StableQuant."""
     rows = heading_rows("weights and activations", "graph", "WER")
     float_bytes = sum(path.stat().st_size for path in bench.bundle.folder.glob("model.onnx*"))
@@ -178,7 +178,7 @@ def report_on(split: DataSplit, work: Path, workers: int) -> list[str]:
         folder = work / f"{model}-{split.name.split(',')[0].replace(':', '-')}"
         source = TRAINED_MODELS / model
         bundle = export(source, folder / "float", force=True, name=f"zoo:{model}")
-        bench = Workbench(bundle, split.calibration, split.test, folder, workers)
+        bench = Experiment(bundle, split.calibration, split.test, folder, workers)
         lines += [f"### zoo:{model}", "", "Table I: percentile 99.99, WER in %.", ""]
         lines += [*table_1(bench, model), "", "Table II: WER in %.", ""]
         lines += [*table_2(bench, model), "", "Table III: W8A8, WER in %.", ""]

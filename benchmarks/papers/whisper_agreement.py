@@ -19,7 +19,6 @@ import numpy as np
 from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.papers.float_tables import print_heading, print_row
 from speechquant.benchmarks.papers.joined_clips import Seams, lost_and_repeated
-from speechquant.benchmarks.workbench import Workbench
 from speechquant.calibrators.methods import EMA
 from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.bundles import Bundle
@@ -30,6 +29,7 @@ from speechquant.core.wer import score_wer
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
 from speechquant.exporter.random_models import PREFIX
 from speechquant.exporter.whisper import export_whisper
+from speechquant.recipes.experiment import Experiment
 from speechquant.zoo.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
@@ -235,7 +235,7 @@ def print_silence(bundles: Sequence[Bundle]) -> None:
 
 def quantized(bundle: Bundle, folder: Path) -> Bundle:
     """Return the bundle at W8A8 as `speechquant quantize --method ema` makes it of zoo:dev."""
-    bench = Workbench(bundle, read_data_set(corpus_manifest("dev")), (), folder.parent)
+    bench = Experiment(bundle, read_data_set(corpus_manifest("dev")), (), folder.parent)
     table = bench.table(EMA, 8, float_layers=(LAST_PROJECTION, CROSS))
     return quantize_bundle(bundle, folder, table)
 

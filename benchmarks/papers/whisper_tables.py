@@ -21,11 +21,11 @@ from speechquant.benchmarks.papers.stablequant_tables import (
     markdown_row,
     zoo_split,
 )
-from speechquant.benchmarks.workbench import Scored, Workbench
 from speechquant.calibrators.methods import EMA, STABLEQUANT
 from speechquant.core.files import new_file
 from speechquant.core.seq2seq import CROSS, ENCODER, LAST_PROJECTION
 from speechquant.exporter.whisper import export_whisper
+from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
 _BITS = 8
@@ -49,7 +49,7 @@ OTHER_METHODS = tuple(Method(name, name) for name in ("percentile", "mse", "entr
 DEFAULT = (LAST_PROJECTION, CROSS)
 
 
-def score(bench: Workbench, method: Method, kept: tuple[str, ...]) -> Scored:
+def score(bench: Experiment, method: Method, kept: tuple[str, ...]) -> Scored:
     """Return the word errors of a method with the layers `kept` in float."""
     if method.method == STABLEQUANT:
         return bench.score(bench.search(_BITS, float_layers=kept).table)
@@ -58,7 +58,7 @@ def score(bench: Workbench, method: Method, kept: tuple[str, ...]) -> Scored:
 
 
 def wer_table(
-    bench: Workbench, methods: Sequence[Method], columns: Mapping[str, tuple[str, ...]]
+    bench: Experiment, methods: Sequence[Method], columns: Mapping[str, tuple[str, ...]]
 ) -> list[str]:
     """Return a row for each method; columns are named with what stays in float."""
     rows = heading_rows("method", *columns)
@@ -70,7 +70,7 @@ def wer_table(
     return rows
 
 
-def tables(bench: Workbench) -> list[str]:
+def tables(bench: Experiment) -> list[str]:
     """Return all tables."""
     names = bench.bundle.spec.layer_names
     decoder = tuple(name for name in names if not name.startswith(f"{ENCODER}."))
@@ -109,7 +109,7 @@ def main() -> None:
         bundle, _ = export_whisper(
             TRAINED_MODELS / WHISPER, work / "float", force=True, name=f"zoo:{WHISPER}"
         )
-        bench = Workbench(bundle, split.calibration, split.test, work, options.workers)
+        bench = Experiment(bundle, split.calibration, split.test, work, options.workers)
         lines = [
             "# Whisper at W8A8: word errors",
             "",

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from speechquant.calibrators.histogram import Histogram
-from speechquant.calibrators.scale_search import search_scale, search_scales
+from speechquant.calibrators.scale_search import search_scales
 from speechquant.core.errors import CalibrationError
 
 PERCENTS = [step / 100 for step in range(51)]
@@ -15,6 +15,11 @@ def histogram_of(values: NDArray[np.floating]) -> Histogram:
     histogram = Histogram()
     histogram.add(values.astype(np.float32))
     return histogram
+
+
+def search_scale(histogram: Histogram, percent: float, bits: int, *, use_mse: bool) -> float:
+    """S_c of one percentile."""
+    return float(search_scales(histogram, [percent], bits, use_mse=use_mse)[0])
 
 
 def shapes() -> dict[str, NDArray[np.floating]]:

@@ -15,7 +15,7 @@ from speechquant.calibrators.clip_candidates import CLIP_PERCENTS, Candidates
 from speechquant.calibrators.fast_search import search_fast
 from speechquant.calibrators.guard import keep_budget
 from speechquant.calibrators.histogram import Histogram
-from speechquant.calibrators.scale_search import search_scale
+from speechquant.calibrators.scale_search import search_scales
 from speechquant.calibrators.stablequant import search_exhaustively
 from speechquant.core.errors import CalibrationError
 from speechquant.core.scales import Bits, Scale, ScaleTable
@@ -24,6 +24,11 @@ from speechquant.core.scoring import Job, Score, Trial
 BITS = 8
 WORDS = 10
 FRAMES = 50
+
+
+def search_scale(histogram: Histogram, percent: float, bits: int, *, use_mse: bool) -> float:
+    """S_c of one percentile."""
+    return float(search_scales(histogram, [percent], bits, use_mse=use_mse)[0])
 
 
 def histogram_of(seed: int) -> Histogram:

@@ -17,8 +17,9 @@ from speechquant.calibrators.tensorrt import (
     ENTROPY,
     MIN_MAX,
     CalibrationBatches,
+    cache_version,
     calibration_cache,
-    scales_from_cache,
+    read_cache,
     set_dynamic_range,
     version_number,
 )
@@ -47,6 +48,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, version: str, *bases: str) -> type
     return module
 
 
+def scales_from_cache(cache: bytes) -> dict[str, float]:
+    return read_cache(cache, "the calibration cache")[1]
+
+
 @pytest.fixture
 def trt8(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return stand_in(monkeypatch, "8.5.3.1", "IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator")
@@ -64,6 +69,20 @@ def test_a_cache_worked_by_hand() -> None:
 )
 def test_version_numbers(version: str, number: int) -> None:
     assert version_number(version) == number
+
+
+def test_the_version_that_a_cache_is_for(
+    trt8: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache_version(None) == "8.5.3.1"
+    assert cache_version("10.9.0") == "10.9.0"
+    with pytest.raises(EngineError, match=r"TensorRT 11\.0\.1 has no calibrators"):
+        cache_version("11.0.1")
+    with pytest.raises(OptionError, match="give one such as"):
+        cache_version("ten")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingPackageError, match="--tensorrt-version"):
+        cache_version(None)
 
 
 def test_scales_come_back_as_float32() -> None:
@@ -105,6 +124,7 @@ def test_what_is_no_cache_is_refused(cache: bytes) -> None:
     [
         (replace(TABLE, symmetric=False), OptionError, "only zero point 0"),
         (replace(TABLE, bits=Bits(8, 6)), OptionError, "W8A6: TensorRT calibrates 8 bits"),
+        (replace(TABLE, bits=Bits(16, 8)), OptionError, "W16A8: TensorRT calibrates 8 bits"),
         (replace(TABLE, tensors={"x": Scale("conv.0", 1e-40, 1e-38)}), ScaleError, "1e-40"),
         (replace(TABLE, tensors={"x": Scale("conv.0", 1e39, 1e41)}), ScaleError, "1e\\+39"),
         (replace(TABLE, tensors={"a\nb": Scale("conv.0", 1.0, 1.0)}), ScaleError, "one line"),

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechquant.benchmarks.evaluation import evaluate
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import AudioError, OptionError
 from speechquant.core.manifests import LabelledClip
@@ -24,6 +23,7 @@ from speechquant.engines import open_recognizer, quantize_bundle
 from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.engines.scorers import ScoringPool, new_scorer, open_scorer
 from speechquant.engines.trials.task import ScoringTask, labels_of
+from speechquant.recipes.evaluate import evaluate
 
 RATE_HZ = 16_000
 CLIPS = 6

@@ -19,8 +19,8 @@ from speechquant.benchmarks.report.record import Skipped, read_report, write_rep
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError
 from speechquant.core.files import only_process
-from speechquant.pipeline import bench
 from speechquant.pipeline.command import run
+from speechquant.pipeline.commands import bench
 
 RATE_HZ = 16_000
 

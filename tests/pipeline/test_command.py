@@ -159,7 +159,7 @@ def test_zoo_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_zoo_corpus(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from speechquant.pipeline import zoo
+    from speechquant.pipeline.commands import zoo
 
     monkeypatch.setattr(zoo, "zoo_manifest", lambda split, on_step: clips / "manifest.jsonl")
     out = tmp_path / "corpus"
@@ -183,13 +183,12 @@ def test_demo(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from speechquant.pipeline import bench, calibration, demo
+    from speechquant.pipeline.commands import demo
 
     monkeypatch.setattr(demo, "checkpoint_of", lambda model: str(tiny_checkpoint))
-    for module in (demo, bench, calibration):
-        monkeypatch.setattr(
-            module, "data_set_of", lambda data, **options: sources.read_data_set(clips)
-        )
+    monkeypatch.setattr(
+        sources, "data_set_of", lambda data, **options: sources.read_data_set(clips)
+    )
     monkeypatch.setattr(demo, "_LENGTHS", "0.5,1")
     monkeypatch.setattr(demo, "_BATCHES", "1")
     monkeypatch.setattr(demo, "_REPEATS", 3)
@@ -204,7 +203,7 @@ def test_demo(
     assert (out / "report" / "report.html").is_file()
     # Again over what is there; the bench, which takes the longest, has tests of its own for that.
     benched: list[tuple[object, ...]] = []
-    monkeypatch.setattr(demo, "run_bench_command", lambda *given, **_: benched.append(given))
+    monkeypatch.setattr(demo, "measure", lambda *given, **_: benched.append(given))
     document = json.loads(output(["demo", "--out", out, "--json"], capsys))
     assert document["data"]["clips"] == 3
     assert len(document["results"][0]["accuracy"]["words"]) == 3
@@ -274,12 +273,12 @@ def test_debug_shows_the_error_itself(tmp_path: Path) -> None:
 def test_unexpected_errors_are_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from speechquant.pipeline import inspection
+    from speechquant.pipeline.commands import inspect
 
     def broken(_: Path) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr(inspection, "load_bundle", broken)
+    monkeypatch.setattr(inspect, "load_bundle", broken)
     assert run(["inspect", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(
@@ -301,10 +300,10 @@ def test_reader_that_goes_away_is_no_error(tiny_bundle: Bundle) -> None:
 def test_an_interrupt_that_python_swallows_during_an_import(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from speechquant.pipeline import app, command
+    from speechquant.pipeline import command, commands
 
     monkeypatch.setattr(command, "_SIGNALS", [2])
-    monkeypatch.setattr(app, "run_app", lambda _: pytest.fail("it went on"))
+    monkeypatch.setattr(commands, "run_app", lambda _: pytest.fail("it went on"))
     assert run(["demo"]) == 1
     assert capsys.readouterr().err == "error: interrupted; nothing half-written was left behind\n"
     shown: list[object] = []
@@ -321,7 +320,7 @@ def test_an_interrupt_that_python_swallows_during_an_import(
 def test_an_interrupt_that_python_swallows_while_a_command_runs() -> None:
     script = """
 import signal, sys, time
-from speechquant.pipeline import app, command
+from speechquant.pipeline import command, commands
 
 class Swallows:
     def __del__(self):
@@ -332,7 +331,7 @@ def runs(_):
     time.sleep(20)
     return 0
 
-app.run_app = runs
+commands.run_app = runs
 command.main()
 """
     done = subprocess.run(
@@ -345,7 +344,7 @@ command.main()
 def test_an_interrupt_that_a_library_makes_another_error_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from speechquant.pipeline import app, command
+    from speechquant.pipeline import command, commands
 
     def loads_a_library(_: list[str]) -> int:
         try:
@@ -354,6 +353,6 @@ def test_an_interrupt_that_a_library_makes_another_error_of(
             raise ImportError("initialization failed") from error
 
     monkeypatch.setattr(command, "_SIGNALS", [])
-    monkeypatch.setattr(app, "run_app", loads_a_library)
+    monkeypatch.setattr(commands, "run_app", loads_a_library)
     assert run(["demo"]) == 1
     assert capsys.readouterr().err == "error: interrupted; nothing half-written was left behind\n"

@@ -11,16 +11,16 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speechquant.benchmarks import evaluate
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import read_scales
 from speechquant.engines import DecodingOptions
 from speechquant.engines.transcripts import Transcript
-from speechquant.pipeline import quantization
 from speechquant.pipeline.command import run
-from speechquant.pipeline.transcription import _print_row, _rows
+from speechquant.pipeline.commands.transcribe import _print_row, _rows
+from speechquant.recipes import guard
+from speechquant.recipes.evaluate import evaluate
 
 RATE_HZ = 16_000
 
@@ -93,7 +93,7 @@ def test_calibrate_and_quantize(
         temperatures.append(recognizer._options.temperatures)
         return evaluate(recognizer, *rest, **options)
 
-    monkeypatch.setattr(quantization, "evaluate", evaluated)
+    monkeypatch.setattr(guard, "evaluate", evaluated)
     manifest = tmp_path / "data.jsonl"
     rows = [{"audio_filepath": path.name, "text": "one two"} for path in files]
     manifest.write_text("\n".join(map(json.dumps, rows)))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from speechquant.benchmarks import evaluate
 from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS, score_torch
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
+from speechquant.recipes.evaluate import evaluate
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import (
     CTC_MODELS,

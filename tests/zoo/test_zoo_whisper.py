@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from shared_artifacts import SharedArtifacts
 
-from speechquant.benchmarks import evaluate
 from speechquant.benchmarks.papers.whisper_agreement import (
     GREEDY,
     Reference,
@@ -20,6 +19,7 @@ from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
+from speechquant.recipes.evaluate import evaluate
 from speechquant.zoo.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER

@@ -27,7 +27,6 @@ from speechquant.benchmarks.bench.process import (
     UnsuitableError,
 )
 from speechquant.benchmarks.bench.run import JOURNAL_FILE, run_bench
-from speechquant.benchmarks.evaluation import evaluate
 from speechquant.benchmarks.report.blocks import Paragraph
 from speechquant.benchmarks.report.figures import figures_of
 from speechquant.benchmarks.report.page import page_of
@@ -37,6 +36,7 @@ from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import DECODER_DATA, GRAPHS
 from speechquant.engines import DecodingOptions, open_recognizer
+from speechquant.recipes.evaluate import evaluate
 
 RATE = 16_000
 LOADS = bench.LOADS

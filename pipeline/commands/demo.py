@@ -7,18 +7,24 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from speechquant.benchmarks.report.record import REPORT_FILE
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
-from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
 from speechquant.exporter.ctc import export
-from speechquant.pipeline.bench import BenchOptions, run_bench_command
-from speechquant.pipeline.quantization import QuantizeOptions, new_request, run_quantize
-from speechquant.pipeline.sources import checkpoint_of, data_set_of
+from speechquant.pipeline.commands import options
+from speechquant.pipeline.commands.bench import BenchOptions, measure
+from speechquant.pipeline.commands.quantize import show_quantized
+from speechquant.pipeline.console import progress
+from speechquant.pipeline.sources import NamedData, checkpoint_of
+from speechquant.recipes.calibrate import CalibrationRequest
+from speechquant.recipes.quantize import QuantizeOptions, quantize
 
 _MODEL = "zoo:hubert"
 _DATA, _DEV = "zoo:test", "zoo:dev"
@@ -30,15 +36,18 @@ _GPU = "rtx3090"
 _CPU_ENGINE = "hubert-cpu-engine"
 
 
-def run_demo(out: Path, *, as_json: bool) -> None:
-    """Export, quantize, build engines, transcribe, measure; print what came and where it lies."""
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("demo-out"),
+    json: options.Json = False,
+) -> None:
+    """Take zoo:hubert from checkpoint to W8A8, engines and a report."""
     # What the steps print on the way is no part of the one JSON document.
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+    with redirect_stdout(sys.stderr) if json else nullcontext():
         folders = _make(out)
         report = out / "report"
-        run_bench_command(folders, _DATA, report, _bench_options(), as_json=False)
+        measure(folders, _DATA, report, _bench_options(), as_json=False)
         print(f"try: speechquant transcribe {out / _CPU_ENGINE} YOUR.wav")
-    if as_json:
+    if json:
         print((report / REPORT_FILE).read_text(encoding="utf-8"), end="")
 
 
@@ -54,35 +63,20 @@ def _make(out: Path) -> list[Path]:
         print("no engine for a GPU: pip install 'speechquant[tensorrt-rtx]'")
     else:
         folders.append(out / f"hubert-{_GPU}-engine")
-        options = BuildOptions("tensorrt-rtx", _GPU)
-        build_engine(quantized, folders[-1], options, force=True)
+        build_engine(quantized, folders[-1], BuildOptions("tensorrt-rtx", _GPU), force=True)
     return folders
 
 
 def _quantize(bundle: Bundle, out: Path) -> None:
-    request = new_request(
-        bundle.folder,
-        _DEV,
-        None,
-        out,
-        method="stablequant",
-        bits=8,
-        weight_bits=None,
-        percentile=99.99,
-        asymmetric=False,
-        search="fast",
-        gamma=0.25,
-        keep_float=None,
-        normalizer="basic",
-        limit=_SEARCHED_CLIPS,
-        workers=os.cpu_count() or 1,
-        threads=None,
+    request = CalibrationRequest(
+        bundle, NamedData(_DEV, _SEARCHED_CLIPS), workers=os.cpu_count() or 1
     )
-    run_quantize(request, QuantizeOptions(out, force=True), as_json=False)
+    asked_for = QuantizeOptions(out, force=True)
+    show_quantized(quantize(request, asked_for, progress), asked_for)
 
 
 def _transcribe(engine: Path) -> None:
-    shown = data_set_of(_DATA, require_text=True)[:_TRANSCRIBED_CLIPS]
+    shown = NamedData(_DATA, _TRANSCRIBED_CLIPS).clips(require_text=True)
     with open_recognizer(engine) as recognizer:
         rate = recognizer.spec.sample_rate_hz
         heard = recognizer.transcribe([read_audio(clip.path, rate) for clip in shown])
@@ -92,18 +86,4 @@ def _transcribe(engine: Path) -> None:
 
 
 def _bench_options() -> BenchOptions:
-    return BenchOptions(
-        lengths=_LENGTHS,
-        batch=_BATCHES,
-        providers=None,
-        peers=False,
-        only_peers=None,
-        calibration=None,
-        repeats=_REPEATS,
-        decoding=DecodingOptions(),
-        counts_errors=True,
-        normalizer="basic",
-        limit=_SCORED_CLIPS,
-        threads=None,
-        force=True,
-    )
+    return BenchOptions(_LENGTHS, _BATCHES, _REPEATS, limit=_SCORED_CLIPS, force=True)

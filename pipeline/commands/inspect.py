@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from speechquant.benchmarks.pictures.quantization import (
     TensorAmplitudes,
@@ -33,36 +34,48 @@ from speechquant.engines.tensorrt.layers import (
     LayerReport,
     layer_report,
 )
-from speechquant.pipeline.build import engine_facts, print_heading, print_products
+from speechquant.pipeline.commands import options
+from speechquant.pipeline.commands.build import engine_facts, print_heading, print_products
+from speechquant.pipeline.commands.export import bundle_facts
 from speechquant.pipeline.console import print_json, print_table
-from speechquant.pipeline.quantization import summary_of, table_facts
-from speechquant.pipeline.steps import bundle_facts
+from speechquant.recipes.facts import table_facts, table_summary
 
 
-def run_inspect(source: Path, pictures: Path | None, *, as_json: bool) -> None:
-    """Show a bundle, an engine or a scale table; draw a quantized bundle's pictures if asked to."""
+def inspect(
+    source: Annotated[
+        Path, typer.Argument(help="A bundle, an engine or a scale table.", readable=False)
+    ],
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw amplitudes and search of a quantized CTC bundle here.", readable=False
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Show what a bundle, an engine or a scale table holds and what it was made from."""
     if source.is_file():
         if pictures is not None:
             raise OptionError(f"{source}: pictures need the bundle that was made with it")
-        _show_table(read_scales(source), {"scales": str(source)}, as_json=as_json)
+        _show_table(read_scales(source), {"scales": str(source)}, as_json=json)
         return
     if not source.exists():
         raise BundleError(f"{source}: no such bundle, engine or scale table; check the path")
     if is_engine(source):
         if pictures is not None:
             raise OptionError(f"{source}: pictures need the bundle that it was built from")
-        _show_engine(load_engine(source), as_json=as_json)
+        _show_engine(load_engine(source), as_json=json)
         return
     bundle = load_bundle(source)
     if isinstance(bundle.spec, Seq2SeqSpec):
         if pictures is not None:
             raise OptionError(f"{source}: a Whisper bundle has no pictures yet; leave them away")
-        _show_seq2seq(bundle, as_json=as_json)
+        _show_seq2seq(bundle, as_json=json)
         return
     facts = bundle_facts(bundle)
     if pictures is not None:
         facts["pictures"] = [str(path) for path in draw_pictures(bundle, pictures)]
-    _show_with_scales(bundle, facts, as_json=as_json)
+    _show_with_scales(bundle, facts, as_json=json)
 
 
 def _show_seq2seq(bundle: Bundle, *, as_json: bool) -> None:
@@ -175,7 +188,7 @@ def _show_table(table: ScaleTable, facts: dict[str, Any], *, as_json: bool) -> N
         print_json({**facts, **own, "tensors": tensors})
         return
     _print_facts(facts)
-    print(f"\n{summary_of(table)}\n")
+    print(f"\n{table_summary(table)}\n")
     print_table(
         ["layer", "activation", "scale", "zero point", "clipped above"],
         [

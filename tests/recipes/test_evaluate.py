@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechquant.benchmarks import evaluate
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import AudioError, ManifestError
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import CtcRecognizer, open_recognizer
+from speechquant.recipes.evaluate import evaluate
 
 RATE_HZ = 16_000
 

@@ -9,17 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from speechquant.benchmarks.evaluation import evaluate
-from speechquant.calibrators.adaround_levels import adaround_levels
-from speechquant.calibrators.calibrate import (
-    SearchOptions,
-    collect_statistics,
-    quantized_layers,
-    search_table,
-    statistics_key,
-)
-from speechquant.calibrators.methods import MethodOptions, table_from_statistics
-from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
+from speechquant.calibrators.calibrate import SearchOptions
+from speechquant.calibrators.methods import MethodOptions
+from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
@@ -30,11 +22,17 @@ from speechquant.core.specs import is_graph_file
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
 from speechquant.engines.families import open_recognizer
-from speechquant.engines.graphs.constant_weights import constant_weights
-from speechquant.engines.probes import open_probe
 from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.scorers import open_scorer
-from speechquant.engines.trials.task import ScoringTask
+from speechquant.recipes.calibrate import (
+    ADAROUND,
+    CalibrationRequest,
+    levels_of,
+    search_result_of,
+    statistics_of,
+    table_of,
+)
+from speechquant.recipes.data import ClipList
+from speechquant.recipes.evaluate import evaluate
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Workbench:
+class Experiment:
     """What measurements of one model share; everything slow is kept in the folder `work`.
 
     `attention` says whether what attention multiplies by each other is quantized too.
@@ -65,16 +63,7 @@ class Workbench:
     @cached_property
     def statistics(self) -> ActivationStatistics:
         """The activations on the calibration set."""
-        key = data_key([clip_key(clip) for clip in self.calibration])
-        with open_probe(self.bundle, attention=self.attention) as probe:
-            return collect_statistics(
-                self.bundle,
-                self.calibration,
-                key,
-                probe.activations_of,
-                self.work,
-                attention=self.attention,
-            )
+        return statistics_of(self._request(), self.work)
 
     @cached_property
     def float_words(self) -> ErrorRate:
@@ -90,10 +79,12 @@ class Workbench:
         symmetric: bool = True,
     ) -> ScaleTable:
         """Return the table of a method that needs no search, weights as wide as activations."""
-        options = MethodOptions(method, Bits(bits, bits), symmetric=symmetric)
-        layers = quantized_layers(self.bundle, float_layers, attention=self.attention)
-        table = table_from_statistics(self.statistics, layers, self.bundle.model_sha256, options)
-        return replace(table, float_layers=tuple(float_layers))
+        request = replace(
+            self._request(),
+            method=MethodOptions(method, Bits(bits, bits), symmetric=symmetric),
+            keep_float=tuple(float_layers),
+        )
+        return table_of(request, self.statistics)
 
     def search(
         self,
@@ -104,34 +95,38 @@ class Workbench:
         float_layers: Sequence[str] = (),
     ) -> SearchResult:
         """Return StableQuant's choice on `dev`, the calibration set where none is given."""
-        dev = self.calibration if dev is None else dev
-        task = ScoringTask(self.bundle.folder, tuple(dev), attention=self.attention)
-        reading = self.bundle.reading_sha256
-        keys = [data_key([clip_key(clip), reading])[:16] for clip in dev]
-        with (
-            open_scorer(task, self.workers) as scorer,
-            RecordedScorer(scorer, self.work / f"{search}-{SEARCH_FILE}", keys) as recorded,
-        ):
-            return search_table(
-                self.bundle,
-                quantized_layers(self.bundle, float_layers, attention=self.attention),
-                self.statistics,
-                recorded,
-                len(dev),
-                MethodOptions(bits=Bits(bits, bits)),
-                SearchOptions(search),
-            )
+        request = replace(
+            self._request(),
+            dev=None if dev is None else ClipList(tuple(dev)),
+            method=MethodOptions(bits=Bits(bits, bits)),
+            search=SearchOptions(search),
+            keep_float=tuple(float_layers),
+        )
+        return search_result_of(request, self.statistics, self.search_log(search).parent)
+
+    def search_log(self, search: str) -> Path:
+        """Return where the evaluations of all searches of one kind are kept."""
+        return self.work / search / SEARCH_FILE
 
     def adaround(self, bits: int) -> Mapping[str, Levels]:
         """Return AdaRound's levels on every fourth clip of the calibration set."""
-        # A minute of audio already has more frames than the widest layer has inputs.
-        clips = self.calibration[::4]
-        key = statistics_key(self.bundle, data_key([clip_key(clip) for clip in clips]))
-        saved = self.work / f"adaround-{bits}-{key}.npz"
-        graph = self.bundle.only_graph
-        weights = constant_weights(graph)
-        with open_probe(self.bundle) as probe:
-            return adaround_levels(weights, probe.activations_of, clips, bits, saved)
+        request = replace(
+            self._request(),
+            # A minute of audio already has more frames than the widest layer has inputs.
+            data=ClipList(tuple(self.calibration[::4])),
+            method=MethodOptions(bits=Bits(bits, bits)),
+            weight_rounding=ADAROUND,
+        )
+        return levels_of(request, self.work)
+
+    def _request(self) -> CalibrationRequest:
+        return CalibrationRequest(
+            self.bundle,
+            ClipList(tuple(self.calibration)),
+            keep_float=(),
+            attention=self.attention,
+            workers=self.workers,
+        )
 
     def score(self, table: ScaleTable, levels: Mapping[str, Levels] | None = None) -> Scored:
         """Write the bundle that `table` makes and count its errors on the test set."""

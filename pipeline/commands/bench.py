@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from speechquant.benchmarks.bench.candidates import Candidate, candidates_of, peer_candidates
 from speechquant.benchmarks.bench.plan import Plan
@@ -29,13 +32,15 @@ from speechquant.benchmarks.report.words import conclusions, difference, duratio
 from speechquant.benchmarks.report.write import HTML_FILE, require_page_packages, write_figures
 from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OptionError, RegressionError, ReportError
-from speechquant.core.files import new_folder, only_process, refuse_existing, refuse_unwritable
+from speechquant.core.files import new_folder, refuse_existing, refuse_unwritable
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.backends import AUTO, backends_of
 from speechquant.engines.decoding_options import DecodingOptions
-from speechquant.pipeline.calibration import work_folder
+from speechquant.pipeline.commands import options
+from speechquant.pipeline.commands.options import BUNDLE_PROVIDERS, decoding_options
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
-from speechquant.pipeline.sources import data_set_of, numbers_of, whole_numbers_of
+from speechquant.pipeline.sources import NamedData, numbers_of, whole_numbers_of
+from speechquant.recipes.work import alone_in, work_folder
 
 PEERS_FOLDER = "peers"
 # More would add little to a scale, and some of the peers keep every activation of every clip.
@@ -48,17 +53,17 @@ class BenchOptions:
 
     lengths: str
     batch: str
-    providers: str | None
-    peers: bool
-    only_peers: str | None
-    calibration: str | None
     repeats: int
-    decoding: DecodingOptions
-    counts_errors: bool
-    normalizer: str
-    limit: int | None
-    threads: int | None
-    force: bool
+    providers: str | None = None
+    peers: bool = False
+    only_peers: str | None = None
+    calibration: str | None = None
+    decoding: DecodingOptions = DecodingOptions()  # noqa: RUF009 - frozen, so sharing it is safe
+    counts_errors: bool = True
+    normalizer: str = "basic"
+    limit: int | None = None
+    threads: int | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.peers and self.calibration is None:
@@ -83,44 +88,104 @@ class BenchOptions:
         return sorted({backend.provider for backend in backends_of(AUTO)})
 
 
-def bench_or_compare(
-    folders: Sequence[Path],
-    data: str | None,
-    out: Path | None,
-    compared: tuple[Path, Path] | None,
-    bounds: tuple[float, float, float],
-    options: BenchOptions,
-    *,
-    as_json: bool,
+def bench(
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Bundles and engines; float bundles are what is compared with."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Speech to time and score on; without texts it is timed alone."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report to write.", readable=False)
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="Seconds of audio.")] = "1,2,5,10,15,20,30",
+    batch: Annotated[str, typer.Option(help="Clips in one call.")] = "1,4,8",
+    providers: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What bundles run on: {', '.join(BUNDLE_PROVIDERS)}; by default what auto would "
+            "take."
+        ),
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also other tools' versions of the float bundles.")
+    ] = False,
+    only_peers: Annotated[
+        str | None,
+        typer.Option(help="Parts of their names, such as nncf,bf16: of the peers these alone."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Audio that the peers are calibrated on.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each shape.")] = 15,
+    language: options.Language = None,
+    task: options.Task = None,
+    temperatures: options.Temperatures = None,
+    no_wer: Annotated[bool, typer.Option("--no-wer", help="Time only, count no errors.")] = False,
+    normalizer: options.Normalizer = "basic",
+    limit: options.FirstClips = None,
+    threads: options.Threads = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two reports, the old one first: say what changed, and measure nothing."),
+    ] = None,
+    max_slowdown: Annotated[
+        float, typer.Option(help="With --compare: percent that latency may rise.")
+    ] = 10.0,
+    max_growth: Annotated[
+        float, typer.Option(help="With --compare: percent that size and memory may rise.")
+    ] = 10.0,
+    max_wer_rise: Annotated[
+        float, typer.Option(help="With --compare: points that WER may rise.")
+    ] = 0.3,
+    force: options.Force = False,
+    json: options.Json = False,
 ) -> None:
-    """Do what the command line asks for; `bounds` are percent, percent and points."""
-    if compared is not None:
-        if folders or data or out:
+    """Measure latency, WER, size and memory, and write a report; or compare two reports."""
+    asked_for = BenchOptions(
+        lengths=lengths,
+        batch=batch,
+        providers=providers,
+        peers=peers,
+        only_peers=only_peers,
+        calibration=calibration,
+        repeats=repeats,
+        decoding=decoding_options(language, task, temperatures),
+        counts_errors=not no_wer,
+        normalizer=normalizer,
+        limit=limit,
+        threads=threads,
+        force=force,
+    )
+    if compare is not None:
+        if bundles or data or out:
             raise OptionError("--compare measures nothing; leave bundles, --data and --out away")
-        slowdown, growth, wer_points = bounds
-        run_compare(*compared, Bounds(slowdown / 100, growth / 100, wer_points), as_json=as_json)
+        bounds = Bounds(max_slowdown / 100, max_growth / 100, max_wer_rise)
+        show_comparison(*compare, bounds, as_json=json)
         return
     if data is None or out is None:
         raise OptionError("a bench needs --data and --out (or --compare OLD NEW)")
-    run_bench_command(folders, data, out, options, as_json=as_json)
+    measure(bundles or [], data, out, asked_for, as_json=json)
 
 
-def run_bench_command(
-    folders: Sequence[Path], data: str, out: Path, options: BenchOptions, *, as_json: bool
+def measure(
+    folders: Sequence[Path], data: str, out: Path, asked_for: BenchOptions, *, as_json: bool
 ) -> None:
     """Measure, write the pages and show the headline figures."""
-    refuse_existing(out, REPORT_FILE, force=options.force)
+    refuse_existing(out, REPORT_FILE, force=asked_for.force)
     refuse_unwritable(out)
     require_page_packages()
-    candidates = candidates_of(folders, options.provider_names, options.decoding)
-    if options.peers:
+    candidates = candidates_of(folders, asked_for.provider_names, asked_for.decoding)
+    if asked_for.peers:
         _refuse_peers_of_whisper(candidates)
     with _work_on(out) as work:
-        plan = _plan(candidates, data, work, options)
+        plan = _plan(candidates, data, work, asked_for)
         with progress("benching") as on_step:
             report = run_bench(plan, on_step)
         figures = figures_of(report)
-        with new_folder(out, REPORT_FILE, force=options.force) as folder:
+        with new_folder(out, REPORT_FILE, force=asked_for.force) as folder:
             write_figures(figures, folder)
         _remove_work(work)
     if as_json:
@@ -139,31 +204,30 @@ def run_bench_command(
 def _work_on(out: Path) -> Iterator[Path]:
     """Yield the folder of the work towards `out`, this process's alone; gone where it is empty."""
     work = work_folder(out)
-    with only_process(work, wait=False):
+    with alone_in(work):
         yield work
 
 
-def _plan(candidates: Sequence[Candidate], data: str, work: Path, options: BenchOptions) -> Plan:
-    with progress("rendering") as on_step:
-        clips = data_set_of(data, require_text=False, on_step=on_step)[: options.limit]
+def _plan(candidates: Sequence[Candidate], data: str, work: Path, asked_for: BenchOptions) -> Plan:
+    clips = NamedData(data, asked_for.limit).clips(require_text=False)
     # Made before anything slow, so that what it complains of is complained of at once.
     plan = Plan(
         candidates=tuple(candidates),
         clips=tuple(clips),
         data=data,
         work=work,
-        lengths_seconds=numbers_of(options.lengths, "lengths"),
-        batches=whole_numbers_of(options.batch, "batch"),
-        repeats=options.repeats,
-        threads=options.threads,
-        normalizer=options.normalizer,
-        counts_errors=options.counts_errors,
+        lengths_seconds=numbers_of(asked_for.lengths, "lengths"),
+        batches=whole_numbers_of(asked_for.batch, "batch"),
+        repeats=asked_for.repeats,
+        threads=asked_for.threads,
+        normalizer=asked_for.normalizer,
+        counts_errors=asked_for.counts_errors,
     )
-    if options.calibration is None or not options.peers:
+    if asked_for.calibration is None or not asked_for.peers:
         return plan
-    with progress("rendering") as on_step:
-        calibration = data_set_of(options.calibration, require_text=False, on_step=on_step)
-    return plan.with_candidates(*_with_peers(plan, calibration[:PEER_CALIBRATION_CLIPS], options))
+    calibration = NamedData(asked_for.calibration, PEER_CALIBRATION_CLIPS)
+    clips = calibration.clips(require_text=False)
+    return plan.with_candidates(*_with_peers(plan, clips, asked_for))
 
 
 def _refuse_peers_of_whisper(candidates: Sequence[Candidate]) -> None:
@@ -177,7 +241,7 @@ def _refuse_peers_of_whisper(candidates: Sequence[Candidate]) -> None:
 
 
 def _with_peers(
-    plan: Plan, clips: Sequence[LabelledClip], options: BenchOptions
+    plan: Plan, clips: Sequence[LabelledClip], asked_for: BenchOptions
 ) -> tuple[list[Candidate], list[str]]:
     """Return the candidates with the peers of each float bundle behind its model's, and notes."""
     found, notes = list(plan.candidates), list[str]()
@@ -192,7 +256,7 @@ def _with_peers(
                 bundle,
                 clips,
                 folder,
-                names=options.peer_names,
+                names=asked_for.peer_names,
                 threads=plan.threads,
                 on_step=on_step,
             )
@@ -245,7 +309,7 @@ def _headline_row(one: Measured, model: ModelFigures) -> list[str]:
 # --- two reports --------------------------------------------------------------------------------
 
 
-def run_compare(old: Path, new: Path, bounds: Bounds, *, as_json: bool) -> None:
+def show_comparison(old: Path, new: Path, bounds: Bounds, *, as_json: bool) -> None:
     """Show what changed; raises RegressionError where something got worse beyond its bound."""
     comparison = compare_reports(read_report(old), read_report(new), bounds)
     if as_json:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from speechquant.benchmarks.pictures.outliers import draw_attention, draw_outlier_dimensions
 from speechquant.benchmarks.pictures.quantization import new_figure
@@ -13,58 +15,74 @@ from speechquant.calibrators.outliers import ModuleOutliers, OutlierStatistics
 from speechquant.core.bundles import load_bundle, require_float
 from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_unwritable
+from speechquant.core.manifests import LabelledClip
 from speechquant.engines.module_probe import AttentionValues, ModuleProbe
 from speechquant.engines.probes import open_module_probe
+from speechquant.pipeline.commands import options
 from speechquant.pipeline.console import print_json, print_table, progress
-from speechquant.pipeline.sources import data_set_of, measured_seconds
+from speechquant.pipeline.sources import NamedData
+from speechquant.recipes.data import measured_seconds
 
 _TOP_DIMENSIONS = 10
 _SHOWN_DIMENSIONS = 3
 
 
-def run_outliers(
-    folder: Path,
-    data: str,
-    *,
-    limit: int | None,
-    attention: str | None,
-    head: int,
-    pictures: Path | None,
-    threads: int | None,
-    as_json: bool,
+def outliers(
+    bundle: options.BundleFolder,
+    data: options.Data,
+    limit: options.FirstClips = None,
+    attention: Annotated[
+        str | None, typer.Option(help="The projection whose attention is drawn; the last one.")
+    ] = None,
+    head: Annotated[int, typer.Option(min=0, help="Its head that is drawn.")] = 0,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Draw outliers by dimension, and a head, here.", readable=False),
+    ] = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
 ) -> None:
-    """Measure every module over a data set; show a table and draw the paper's two pictures."""
-    bundle = load_bundle(folder)
-    require_float(bundle)
+    """Show which modules of a float bundle give values far from the others."""
+    loaded = load_bundle(bundle)
+    require_float(loaded)
     if pictures is not None:
         refuse_unwritable(pictures / "attention.png")
         new_figure(1.0, 1.0)  # complains of a missing package before the work is done
-    with progress("rendering") as on_step:
-        clips = data_set_of(data, require_text=False, on_step=on_step)[:limit]
-    measured_seconds(bundle, clips)  # warns of what is not measured
-    statistics, shown = OutlierStatistics(), None
-    with open_module_probe(bundle, threads) as probe, progress("measuring") as on_step:
-        module = _chosen_attention(probe.attentions, attention)
-        for done, clip in enumerate(clips, start=1):
-            statistics.add(probe.outputs_of(clip))
-            shown = shown or _head_of(probe, module, head)
-            if on_step is not None:
-                on_step(done, len(clips))
-    rows = statistics.rows()
+    clips = NamedData(data, limit).clips(require_text=False)
+    measured_seconds(loaded, clips)  # warns of what is not measured
+    with open_module_probe(loaded, threads) as probe:
+        attentions = probe.attentions
+        module = _chosen_attention(attentions, attention)
+        rows, shown = _measure(probe, clips, module, head)
     paths: list[Path] = []
     if pictures is not None and shown is not None:
         paths = [pictures / "outlier-dimensions.png", pictures / "attention.png"]
         row = next(row for row in rows if row.module == module)
         draw_outlier_dimensions(module, row.top_dimensions(_TOP_DIMENSIONS), paths[0])
         draw_attention(f"{module}, head {head}", shown, paths[1])
-    attended = [row for row in rows if row.module in probe.attentions]
-    if as_json:
-        facts = _summary(folder, data, len(clips), rows, attended)
+    attended = [row for row in rows if row.module in attentions]
+    if json:
+        facts = {"bundle": str(bundle), "data": data, "clips": len(clips)}
+        facts |= _summary(rows, attended)
         print_json({**facts, "modules": _facts(rows), "pictures": [str(path) for path in paths]})
         return
     _show(rows, attended, len(clips))
     for path in paths:
         print(path)
+
+
+def _measure(
+    probe: ModuleProbe, clips: Sequence[LabelledClip], module: str, head: int
+) -> tuple[list[ModuleOutliers], AttentionValues | None]:
+    """Return what every module gives over the clips, and a head of attention on the first."""
+    statistics, shown = OutlierStatistics(), None
+    with progress("measuring") as on_step:
+        for done, clip in enumerate(clips, start=1):
+            statistics.add(probe.outputs_of(clip))
+            shown = shown or _head_of(probe, module, head)
+            if on_step is not None:
+                on_step(done, len(clips))
+    return statistics.rows(), shown
 
 
 def _chosen_attention(known: Sequence[str], asked_for: str | None) -> str:
@@ -82,17 +100,8 @@ def _head_of(probe: ModuleProbe, module: str, head: int) -> AttentionValues:
         raise OptionError(f"{module} has no head {head}; they are counted from 0") from error
 
 
-def _summary(
-    folder: Path,
-    data: str,
-    clips: int,
-    rows: Sequence[ModuleOutliers],
-    attended: Sequence[ModuleOutliers],
-) -> dict[str, Any]:
+def _summary(rows: Sequence[ModuleOutliers], attended: Sequence[ModuleOutliers]) -> dict[str, Any]:
     return {
-        "bundle": str(folder),
-        "data": data,
-        "clips": clips,
         "average_attention_kurtosis": _mean([row.kurtosis for row in attended]),
         "largest_infinity_norm": max(row.infinity_norm for row in rows),
     }

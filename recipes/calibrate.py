@@ -1,11 +1,10 @@
-"""From a bundle and data to a scale table: what `calibrate` and `quantize` share."""
+"""From a bundle and data to a scale table, by any method."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +12,20 @@ from pathlib import Path
 from speechquant.calibrators.adaround_levels import adaround_levels
 from speechquant.calibrators.calibrate import (
     SearchOptions,
-    collect_statistics,
+    candidates_of,
     quantized_layers,
     search_table,
     statistics_key,
 )
+from speechquant.calibrators.collection import collect
 from speechquant.calibrators.methods import STABLEQUANT, MethodOptions, table_from_statistics
 from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
-from speechquant.core.bundles import DESCRIPTION, Bundle
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import ManifestError, OptionError
-from speechquant.core.files import only_process
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
+from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import CalibrationData, ScaleTable
 from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.text import normalizer
@@ -34,68 +34,38 @@ from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.probes import open_probe
 from speechquant.engines.scorers import open_scorer
 from speechquant.engines.trials.task import ScoringTask
-from speechquant.pipeline.console import progress
-from speechquant.pipeline.sources import data_set_of, measured_seconds
+from speechquant.recipes.data import DataSource, measured_seconds
 
 log = logging.getLogger(__name__)
 
 NEAREST, ADAROUND = "nearest", "adaround"
-DRAFT_FOLDER = "draft"
-# All that a run puts into its work folder beside the draft, and what a killed one leaves of that.
-_WORK_FILES = (SEARCH_FILE, "statistics*.npz", "adaround-*.npz", ".*.partial-*")
-
-
-def work_folder(out: Path) -> Path:
-    """Return where the work towards `out` is kept until it is there."""
-    target = out.resolve()
-    return target.parent / f"{target.name}.work"
-
-
-@contextmanager
-def alone_in(work: Path) -> Iterator[None]:
-    """Keep other runs out of a work folder: the first to end would remove what they have done.
-
-    Raises StorageError where another one is in it. An empty folder does not stay.
-    """
-    with only_process(work, wait=False):
-        yield
-
-
-def remove_work(work: Path) -> None:
-    """Remove what runs kept in a work folder, and the folder unless somebody's files are in it."""
-    if (work / DRAFT_FOLDER / DESCRIPTION).is_file():
-        shutil.rmtree(work / DRAFT_FOLDER, ignore_errors=True)
-    with suppress(OSError):
-        for path in [path for pattern in _WORK_FILES for path in work.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        work.rmdir()
+ROUNDINGS = (NEAREST, ADAROUND)
 
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What calibrate and quantize are asked for; raises OptionError for what makes no sense.
+    """What to calibrate, on what and how; raises OptionError for what makes no sense.
 
-    `work` is a folder for what a killed run leaves to the next one.
+    `dev` is what trials are scored on, `data` where it is None. `keep_float` are layers to leave in
+    float; None leaves those that are left as a rule.
     """
 
     bundle: Bundle
-    data: str | None
-    dev: str | None
-    method: MethodOptions
-    search: SearchOptions
-    work: Path
-    keep_float: tuple[str, ...] = ()
+    data: DataSource | None
+    dev: DataSource | None = None
+    method: MethodOptions = MethodOptions()  # noqa: RUF009 - frozen, so sharing it is safe
+    search: SearchOptions = SearchOptions()  # noqa: RUF009
+    keep_float: tuple[str, ...] | None = None
     attention: bool = False
     weight_rounding: str = NEAREST
     normalizer: str = "basic"
-    limit: int | None = None
     workers: int = 1
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.weight_rounding not in (NEAREST, ADAROUND):
+        if self.weight_rounding not in ROUNDINGS:
             raise OptionError(
-                f"no rounding {self.weight_rounding!r} of weights; choose {NEAREST}, {ADAROUND}"
+                f"no rounding {self.weight_rounding!r} of weights; choose {', '.join(ROUNDINGS)}"
             )
         normalizer(self.normalizer)
         if isinstance(self.bundle.spec, Seq2SeqSpec) and (
@@ -112,7 +82,7 @@ class CalibrationRequest:
         """The calibration data, with texts or without: what needs them reads `dev_clips`."""
         if self.data is None:
             raise OptionError("no calibration data; give --data, or a table with --scales")
-        return self._read(self.data, require_text=False)
+        return self.data.clips(require_text=False)
 
     @cached_property
     def dev_clips(self) -> list[LabelledClip]:
@@ -120,12 +90,20 @@ class CalibrationRequest:
         source = self.dev or self.data
         if source is None:
             raise OptionError("no development set to score on; give --dev")
-        clips = self._read(source, require_text=True)
+        clips = source.clips(require_text=True)
         if not self._has_words(clips):
             raise ManifestError(
                 f"{source}: no word in its texts to compare with; give --dev a set that has some"
             )
         return clips
+
+    @property
+    def empty_table(self) -> ScaleTable:
+        """A table without rows: what a backend lacks is known before there are any."""
+        method = self.method
+        return ScaleTable(
+            self.bundle.model_sha256, method.method, method.bits, {}, symmetric=method.symmetric
+        )
 
     @property
     def has_texts(self) -> bool:
@@ -145,10 +123,6 @@ class CalibrationRequest:
         normalize = normalizer(self.normalizer)
         return any(normalize(clip.text or "").split() for clip in clips)
 
-    def _read(self, data: str, require_text: bool) -> list[LabelledClip]:
-        with progress("rendering") as on_step:
-            return data_set_of(data, require_text=require_text, on_step=on_step)[: self.limit]
-
     @cached_property
     def clip_keys(self) -> list[str]:
         """A hash of each calibration clip."""
@@ -160,9 +134,14 @@ class CalibrationRequest:
         return [clip_key(clip) for clip in self.dev_clips]
 
     @property
+    def float_layers(self) -> tuple[str, ...]:
+        """The layers that are left in float."""
+        return self.bundle.spec.float_layers if self.keep_float is None else self.keep_float
+
+    @property
     def layers(self) -> dict[str, str]:
         """The activation tensors to quantize and their layers."""
-        return quantized_layers(self.bundle, self.keep_float, attention=self.attention)
+        return quantized_layers(self.bundle, self.float_layers, attention=self.attention)
 
 
 @dataclass(frozen=True)
@@ -178,51 +157,64 @@ class Calibration:
     levels: dict[str, Levels]
 
 
-def calibrate(request: CalibrationRequest) -> Calibration:
-    """Collect, round the weights if asked to, search if the method does, and return the table."""
+def calibrate(
+    request: CalibrationRequest, work: Path, progress: Progress = no_progress
+) -> Calibration:
+    """Collect, round the weights if asked to, search if the method does, and return the table.
+
+    `work` is a folder for what a killed run leaves to the next one.
+    """
     request.require_data()
-    statistics, data = _statistics_of(request)
-    levels = _levels_of(request)
+    statistics = statistics_of(request, work, progress)
+    seconds = measured_seconds(request.bundle, request.clips)
+    data = CalibrationData(data_key(request.clip_keys), len(request.clips), round(seconds, 2))
+    levels = levels_of(request, work, progress)
     search = None
     if request.method.method == STABLEQUANT:
-        search = _search(request, statistics)
-        table = search.table
+        search = search_result_of(request, statistics, work, progress)
+        table = replace(search.table, float_layers=request.float_layers)
     else:
-        table = table_from_statistics(
-            statistics, request.layers, request.bundle.model_sha256, request.method
-        )
-    return Calibration(
-        replace(table, data=data, float_layers=request.keep_float), statistics, search, levels
-    )
+        table = table_of(request, statistics)
+    return Calibration(replace(table, data=data), statistics, search, levels)
 
 
-def _statistics_of(
-    request: CalibrationRequest,
-) -> tuple[ActivationStatistics, CalibrationData]:
-    sha256 = data_key(request.clip_keys)
+def statistics_of(
+    request: CalibrationRequest, work: Path, progress: Progress = no_progress
+) -> ActivationStatistics:
+    """Return what the activations look like on the calibration data."""
+    bundle, clips = request.bundle, request.clips
+    key = statistics_key(bundle, data_key(request.clip_keys), attention=request.attention)
     with (
-        open_probe(request.bundle, request.threads, attention=request.attention) as probe,
+        open_probe(bundle, request.threads, attention=request.attention) as probe,
         progress("collecting statistics") as on_step,
     ):
-        statistics = collect_statistics(
-            request.bundle,
-            request.clips,
-            sha256,
-            probe.activations_of,
-            request.work,
-            on_step,
-            attention=request.attention,
+        if len(clips) == 1:
+            log.warning("warning: calibrating on one clip; give a few dozen for scales that hold")
+        log.info(
+            "collecting statistics of %d tensors over %d clips",
+            len(bundle.spec.activations(attention=request.attention)),
+            len(clips),
         )
-    seconds = measured_seconds(request.bundle, request.clips)
-    return statistics, CalibrationData(sha256, len(request.clips), round(seconds, 2))
+        saved = work / f"statistics-{key}.npz"
+        return collect(probe.activations_of, clips, saved, on_step=on_step)
 
 
-def _levels_of(request: CalibrationRequest) -> dict[str, Levels]:
+def table_of(request: CalibrationRequest, statistics: ActivationStatistics) -> ScaleTable:
+    """Return the table of a method that needs no search."""
+    table = table_from_statistics(
+        statistics, request.layers, request.bundle.model_sha256, request.method
+    )
+    return replace(table, float_layers=request.float_layers)
+
+
+def levels_of(
+    request: CalibrationRequest, work: Path, progress: Progress = no_progress
+) -> dict[str, Levels]:
     """Return AdaRound's levels by weight, none for rounding to nearest."""
     if request.weight_rounding == NEAREST:
         return {}
     graph = request.bundle.only_graph
-    weights = constant_weights(graph, request.keep_float)
+    weights = constant_weights(graph, request.float_layers)
     with (
         open_probe(request.bundle, request.threads) as probe,
         progress("rounding the weights") as on_step,
@@ -232,7 +224,7 @@ def _levels_of(request: CalibrationRequest) -> dict[str, Levels]:
             probe.activations_of,
             request.clips,
             request.method.bits.weights,
-            request.work / _levels_name(request),
+            work / _levels_name(request),
             on_step,
         )
 
@@ -243,7 +235,9 @@ def _levels_name(request: CalibrationRequest) -> str:
 
 
 @contextmanager
-def recorded_scorer(request: CalibrationRequest, *, attention: bool) -> Iterator[RecordedScorer]:
+def recorded_scorer(
+    request: CalibrationRequest, work: Path, *, attention: bool
+) -> Iterator[RecordedScorer]:
     """Yield what scores trials on the development set, with its log in the work folder.
 
     `attention` says whether a trial may round what attention multiplies by each other.
@@ -254,7 +248,7 @@ def recorded_scorer(request: CalibrationRequest, *, attention: bool) -> Iterator
         clips=tuple(request.dev_clips),
         normalizer=request.normalizer,
         threads=request.threads,
-        levels=request.work / _levels_name(request) if rounds else None,
+        levels=work / _levels_name(request) if rounds else None,
         attention=attention,
     )
     # What a score depends on beside the trial and the utterance.
@@ -263,24 +257,22 @@ def recorded_scorer(request: CalibrationRequest, *, attention: bool) -> Iterator
     keys = [data_key([key, *rest])[:16] for key in request.dev_clip_keys]
     with (
         open_scorer(task, request.workers) as scorer,
-        RecordedScorer(scorer, request.work / SEARCH_FILE, keys) as recorded,
+        RecordedScorer(scorer, work / SEARCH_FILE, keys) as recorded,
     ):
         yield recorded
 
 
-def _search(request: CalibrationRequest, statistics: ActivationStatistics) -> SearchResult:
-    scoring = recorded_scorer(request, attention=request.attention)
+def search_result_of(
+    request: CalibrationRequest,
+    statistics: ActivationStatistics,
+    work: Path,
+    progress: Progress = no_progress,
+) -> SearchResult:
+    """Return what StableQuant chooses on the development set."""
+    candidates = candidates_of(request.bundle, request.layers, statistics, request.method)
+    scoring = recorded_scorer(request, work, attention=request.attention)
     with scoring as scorer, progress("searching") as on_step:
-        result = search_table(
-            request.bundle,
-            request.layers,
-            statistics,
-            scorer,
-            len(request.dev_clips),
-            request.method,
-            request.search,
-            on_step,
-        )
+        result = search_table(candidates, scorer, len(request.dev_clips), request.search, on_step)
     log.info(
         "clipped layers: %s; p = %.2f; %d utterance evaluations (Algorithm 1: %d)",
         ", ".join(result.table.clipped_layers) or "none",

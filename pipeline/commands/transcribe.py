@@ -4,34 +4,72 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep, after
+from speechquant.engines.backends import AUTO
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.recognizers import Recognizer
+from speechquant.pipeline.commands import options
+from speechquant.pipeline.commands.options import decoding_options
 from speechquant.pipeline.console import print_json, progress
-from speechquant.pipeline.sources import numbers_of
 
 _FILES_AT_ONCE = 64
 # An hour of samples is 230 MB, so many long files must not be read together.
 _SECONDS_AT_ONCE = 3600.0
 
 
-def decoding_options(
-    language: str | None, task: str | None, temperatures: str | None, *, timestamps: bool = False
-) -> DecodingOptions:
-    """Return what the command line asks of a Whisper model; raises OptionError."""
-    options = DecodingOptions(language=language, task=task, timestamps=timestamps)
-    if temperatures is None:
-        return options
-    return replace(options, temperatures=numbers_of(temperatures, "temperatures"))
+def transcribe(
+    bundle: options.Runnable,
+    audio: Annotated[
+        list[Path], typer.Argument(help="Audio files, or folders of them.", readable=False)
+    ],
+    language: options.Language = None,
+    task: options.Task = None,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", help="Whisper: show when each segment is said.")
+    ] = False,
+    temperatures: options.Temperatures = None,
+    provider: options.Provider = AUTO,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Write down what is said in audio files."""
+    decoding = decoding_options(language, task, temperatures, timestamps=timestamps)
+    files = _files_of(audio)
+    failures: list[str] = []
+    rows = []
+    # Lines on a terminal show how far it is, and a bar would be drawn over them.
+    shows_lines = not json and sys.stdout.isatty()
+    bar = nullcontext(None) if shows_lines else progress("transcribing")
+    opened = open_recognizer(bundle, provider=provider, threads=threads, decoding=decoding)
+    with opened as recognizer, bar as on_step:
+        for row in _rows(recognizer, files, failures, on_step):
+            rows.append(row)
+            if not json:
+                _print_row(row, decoding)
+    if json:
+        facts = {"bundle": str(bundle), "provider": opened.provider}
+        print_json({**facts, "clips": rows, "failures": failures})
+    _raise_for(failures, len(files))
+
+
+def _raise_for(failures: Sequence[str], files: int) -> None:
+    if len(failures) == 1:
+        raise AudioError(failures[0])
+    if failures:
+        for failure in failures:
+            print(f"error: {failure}", file=sys.stderr)
+        raise AudioError(f"{len(failures)} of {files} files could not be transcribed")
 
 
 def _files_of(paths: list[Path]) -> list[Path]:
@@ -105,42 +143,3 @@ def _print_row(row: dict[str, Any], decoding: DecodingOptions) -> None:
     if decoding.timestamps:
         for segment in row["segments"]:
             print(f"  {segment['start']:8.2f} to {segment['end']:8.2f} s  {segment['text']}")
-
-
-def run_transcribe(
-    bundle: Path,
-    audio: list[Path],
-    *,
-    decoding: DecodingOptions,
-    provider: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Transcribe every file; raises AudioError at the end where some could not be read."""
-    files = _files_of(audio)
-    failures: list[str] = []
-    rows = []
-    # Lines on a terminal show how far it is, and a bar would be drawn over them.
-    shows_lines = not as_json and sys.stdout.isatty()
-    bar = nullcontext(None) if shows_lines else progress("transcribing")
-    opened = open_recognizer(bundle, provider=provider, threads=threads, decoding=decoding)
-    with opened as recognizer, bar as on_step:
-        for row in _rows(recognizer, files, failures, on_step):
-            rows.append(row)
-            if not as_json:
-                _print_row(row, decoding)
-    if as_json:
-        print_json(
-            {
-                "bundle": str(bundle),
-                "provider": opened.provider,
-                "clips": rows,
-                "failures": failures,
-            }
-        )
-    if len(failures) == 1:
-        raise AudioError(failures[0])
-    if failures:
-        for failure in failures:
-            print(f"error: {failure}", file=sys.stderr)
-        raise AudioError(f"{len(failures)} of {len(files)} files could not be transcribed")

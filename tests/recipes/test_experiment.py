@@ -7,10 +7,10 @@ import soundfile
 from quantized import whisper_w8a8
 from tiny_whisper import with_generation
 
-from speechquant.benchmarks.workbench import Workbench
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import SCALES_FILE, read_scales
+from speechquant.recipes.experiment import Experiment
 
 RATE_HZ = 16_000
 
@@ -25,7 +25,7 @@ def test_what_was_scored_is_not_taken_for_a_model_that_is_read_in_another_way(
     table = read_scales(whisper_w8a8(whisper_bundle, tmp_path / "w8a8").folder / SCALES_FILE)
     (tmp_path / "work").mkdir()
     words = [
-        Workbench(bundle, clips, clips, tmp_path / "work").score(table).words
+        Experiment(bundle, clips, clips, tmp_path / "work").score(table).words
         for bundle in (whisper_bundle, short)
     ]
     assert words[0].errors > words[1].errors  # a dozen words for two, and one at most

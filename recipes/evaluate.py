@@ -62,7 +62,7 @@ def evaluate(
 ) -> Evaluation:
     """Transcribe every clip and count its errors; raises AudioError, ManifestError, OptionError."""
     normalize = normalizer_named(normalizer)
-    references = [normalize(_text_of(clip)) for clip in clips]
+    references = [normalize(text_of(clip)) for clip in clips]
     rate = recognizer.spec.sample_rate_hz
     hypotheses: list[str] = []
     samples = nanoseconds = 0
@@ -105,7 +105,8 @@ def _groups(recognizer: Recognizer, clips: Sequence[LabelledClip]) -> Iterator[l
         yield group
 
 
-def _text_of(clip: LabelledClip) -> str:
+def text_of(clip: LabelledClip) -> str:
+    """Return a clip's text; raises ManifestError where it has none."""
     if clip.text is None:
         raise ManifestError(f"{clip.path}: has no text to compare with; add it to the data set")
     return clip.text

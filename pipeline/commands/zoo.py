@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
+from json import loads
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from speechquant.core.errors import OptionError
 from speechquant.core.files import new_folder, refuse_existing, refuse_unwritable
+from speechquant.pipeline.commands import options
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import ZOO_PREFIX, zoo_manifest
 from speechquant.zoo.corpus import MANIFEST_NAME, SPLITS
 from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
 
+zoo = typer.Typer(
+    help="The small trained models and the corpus.", no_args_is_help=True, add_completion=False
+)
 _MARK = f"*/{MANIFEST_NAME}"
 
 
 def _model_facts(name: str) -> dict[str, Any]:
     folder = TRAINED_MODELS / name
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = loads((folder / "config.json").read_text(encoding="utf-8"))
     return {
         "name": f"{ZOO_PREFIX}{name}",
         "architecture": config["architectures"][0],
@@ -41,10 +47,11 @@ def _blocks(config: Mapping[str, Any]) -> dict[str, int]:
     return {"blocks": config["encoder_layers"], "decoder_blocks": config["decoder_layers"]}
 
 
-def run_list(*, as_json: bool) -> None:
-    """Show the models in the package."""
+@zoo.command("list")
+def list_models(json: options.Json = False) -> None:
+    """List the models that come with the package."""
     models = [_model_facts(name) for name in MODEL_NAMES]
-    if as_json:
+    if json:
         print_json({"models": models})
         return
     rows = [
@@ -58,25 +65,35 @@ def run_list(*, as_json: bool) -> None:
     print_table(["name", "architecture", "front end", "blocks", "size"], rows)
 
 
-def run_corpus(out: Path, splits: list[str] | None, *, force: bool, as_json: bool) -> None:
-    """Copy the parts of the corpus to a folder, rendering them first where they are not cached."""
-    chosen = splits or list(SPLITS)
-    for split in chosen:
-        if split not in SPLITS:
-            raise OptionError(f"--split {split}: no such part; choose {', '.join(SPLITS)}")
+@zoo.command("corpus")
+def write_corpus(
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write train, dev and test to.", readable=False)
+    ],
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this part; may be given again.")
+    ] = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Write the synthetic corpus as FLAC files with manifests."""
+    chosen = split or list(SPLITS)
+    for part in chosen:
+        if part not in SPLITS:
+            raise OptionError(f"--split {part}: no such part; choose {', '.join(SPLITS)}")
     refuse_existing(out, _MARK, force=force)
     refuse_unwritable(out)
     manifests = {}
-    for split in chosen:
-        with progress(f"rendering {split}") as on_step:
-            manifests[split] = zoo_manifest(split, on_step)
+    for part in chosen:
+        with progress(f"rendering {part}") as on_step:
+            manifests[part] = zoo_manifest(part, on_step)
     with new_folder(out, _MARK, force=force) as folder:
-        for split, manifest in manifests.items():
-            (folder / split).mkdir()
+        for part, manifest in manifests.items():
+            (folder / part).mkdir()
             for file in manifest.parent.iterdir():
-                shutil.copyfile(file, folder / split / file.name)
-    written = {split: str(out / split / "manifest.jsonl") for split in chosen}
-    if as_json:
+                shutil.copyfile(file, folder / part / file.name)
+    written = {part: str(out / part / "manifest.jsonl") for part in chosen}
+    if json:
         print_json({"manifests": written})
         return
     for path in written.values():

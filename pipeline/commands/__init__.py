@@ -1,0 +1,67 @@
+"""The commands by name: a module each, which holds its options, its run and what it shows."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from speechquant.pipeline.console import show_logs
+
+COMMANDS = {
+    "export": "Turn a Hugging Face checkpoint into an ONNX bundle, checked against torch.",
+    "transcribe": "Write down what is said in audio files.",
+    "evaluate": "Count the errors of a bundle on a data set with texts.",
+    "inspect": "Show what a bundle, an engine or a scale table holds and what it was made from.",
+    "outliers": "Show which modules of a float bundle give values far from the others.",
+    "calibrate": "Make a scale table from a bundle and audio.",
+    "quantize": "Make a W8A8 bundle (or another width) from a float one; "
+    "a killed run goes on where it was.",
+    "build": "Build an engine from a W8A8 or float bundle, and show what precision it runs in.",
+    "bench": "Measure latency, WER, size and memory, and write a report; or compare two reports.",
+    "demo": "Take zoo:hubert from checkpoint to W8A8, engines and a report.",
+    "zoo": "The small trained models and the corpus.",
+}
+
+
+def command_named(name: str) -> Any:
+    """Import a command: the function, or the `typer.Typer`, that bears its module's name."""
+    command = getattr(import_module(f"{__name__}.{name}"), name)
+    if isinstance(command, typer.Typer):
+        return get_command(command)
+    app = typer.Typer(add_completion=False)
+    app.command(name)(command)
+    return get_command(app)
+
+
+class Commands(TyperGroup):
+    """The commands as their names and lines, until one is called: its imports take a moment."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, line in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=line))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the command that was called, imported."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else command_named(name), rest
+
+
+def run_app(arguments: list[str]) -> int:
+    """Run a command line and return its exit code; errors of the commands pass through."""
+    show_logs()
+    app = Commands(
+        name="speechquant",
+        help="Speech foundation models from a checkpoint to an INT8 engine that can be trusted.",
+        no_args_is_help=True,
+        epilog="Add --debug anywhere to see the traceback of an error.",
+    )
+    try:
+        app.main(args=arguments)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0

@@ -1,0 +1,86 @@
+"""The command calibrate: a scale table from a bundle and audio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechquant.calibrators.calibrate import SearchOptions
+from speechquant.calibrators.methods import DEFAULT_PERCENTILE, STABLEQUANT, MethodOptions
+from speechquant.calibrators.stablequant import GAMMA_POINTS
+from speechquant.core.bundles import load_bundle
+from speechquant.pipeline.commands import options
+from speechquant.pipeline.commands.options import bits_of, kept_in_float
+from speechquant.pipeline.console import print_json, progress
+from speechquant.pipeline.sources import named_data
+from speechquant.recipes.calibrate import Calibration, CalibrationRequest
+from speechquant.recipes.facts import search_facts, table_facts, table_summary
+from speechquant.recipes.table_files import TableFiles, write_calibration
+
+
+def calibrate(
+    bundle: options.BundleFolder,
+    data: options.Data,
+    out: Annotated[Path, typer.Option(help="The scale table to write.", readable=False)],
+    dev: options.Dev = None,
+    method: options.Method = STABLEQUANT,
+    bits: options.BitsOfBoth = 8,
+    weight_bits: options.WeightBits = None,
+    percentile: options.Percentile = DEFAULT_PERCENTILE,
+    asymmetric: options.Asymmetric = False,
+    search: options.Search = "fast",
+    gamma: options.Gamma = GAMMA_POINTS,
+    keep_float: options.KeepFloat = None,
+    quantize_attention: options.QuantizeAttention = False,
+    tensorrt_cache: Annotated[
+        Path | None,
+        typer.Option(help="Also write TensorRT's calibration cache, up to 10.", readable=False),
+    ] = None,
+    tensorrt_version: Annotated[
+        str | None,
+        typer.Option(help="The TensorRT that reads the cache, such as 8.5.3; the installed one."),
+    ] = None,
+    normalizer: options.Normalizer = "basic",
+    limit: options.Limit = None,
+    workers: options.Workers = 1,
+    threads: options.Threads = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Make a scale table from a bundle and audio."""
+    request = CalibrationRequest(
+        bundle=load_bundle(bundle),
+        data=named_data(data, limit),
+        dev=named_data(dev, limit),
+        method=MethodOptions(
+            method, bits_of(bits, weight_bits), percentile, symmetric=not asymmetric
+        ),
+        search=SearchOptions(search, gamma),
+        keep_float=kept_in_float(keep_float),
+        attention=quantize_attention,
+        normalizer=normalizer,
+        workers=workers,
+        threads=threads,
+    )
+    files = TableFiles(out, tensorrt_cache, tensorrt_version, force)
+    made = write_calibration(request, files, progress)
+    if json:
+        print_json(_facts(made, files))
+    else:
+        _show(made, files)
+
+
+def _facts(made: Calibration, files: TableFiles) -> dict[str, object]:
+    cache = files.tensorrt_cache
+    facts = {"scales": str(files.scales), **({"tensorrt_cache": str(cache)} if cache else {})}
+    return {**facts, **table_facts(made.table), **search_facts(made.search)}
+
+
+def _show(made: Calibration, files: TableFiles) -> None:
+    print(f"{files.scales}: {table_summary(made.table)}")
+    if made.search is not None:
+        print(f"{files.search_log}: every evaluation of the search")
+    if files.tensorrt_cache is not None:
+        print(f"{files.tensorrt_cache}: the scales as TensorRT's calibration cache")

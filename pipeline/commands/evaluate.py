@@ -1,0 +1,105 @@
+"""The command evaluate: the errors of a bundle or an engine on a data set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from speechquant.core.wer import ErrorRate
+from speechquant.engines.families import open_recognizer
+from speechquant.pipeline.commands import options
+from speechquant.pipeline.commands.options import decoding_options
+from speechquant.pipeline.console import print_json, print_table, progress
+from speechquant.pipeline.sources import NamedData
+from speechquant.recipes.evaluate import ClipResult, Evaluation
+from speechquant.recipes.evaluate import evaluate as evaluate_clips
+
+
+def evaluate(
+    bundle: options.Runnable,
+    data: options.Data,
+    normalizer: options.Normalizer = "basic",
+    limit: options.FirstClips = None,
+    worst: Annotated[int, typer.Option(min=0, help="How many of the worst clips to show.")] = 5,
+    language: options.Language = None,
+    task: options.Task = None,
+    temperatures: options.Temperatures = None,
+    provider: options.ScoringProvider = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Count the errors of a bundle on a data set with texts."""
+    decoding = decoding_options(language, task, temperatures)
+    opened = open_recognizer(bundle, provider=provider, threads=threads, decoding=decoding)
+    with opened as recognizer:
+        runs_on = recognizer.provider
+        clips = NamedData(data, limit).clips(require_text=True)
+        with progress("evaluating") as on_step:
+            result = evaluate_clips(recognizer, clips, normalizer=normalizer, on_step=on_step)
+    if json:
+        facts = {"bundle": str(bundle), "data": data, "provider": runs_on}
+        print_json({**facts, **evaluation_facts(result)})
+        return
+    _show(result, runs_on)
+    for clip in result.worst(worst):
+        print_clip(clip)
+
+
+def _show(result: Evaluation, runs_on: str) -> None:
+    print_table(
+        ERROR_HEADINGS,
+        [error_row("words", result.words), error_row("characters", result.characters)],
+    )
+    print(
+        f"{len(result.clips)} clips, {result.audio_seconds:.0f} s of audio in "
+        f"{result.compute_seconds:.1f} s: real-time factor {result.real_time_factor:.3f}; "
+        f"normalizer {result.normalizer}; provider {runs_on}"
+    )
+
+
+ERROR_HEADINGS = ("unit", "error rate", "errors", "of", "substituted", "inserted", "deleted")
+
+
+def error_row(unit: str, rate: ErrorRate) -> list[str]:
+    """Return a row under ERROR_HEADINGS."""
+    counts = (
+        rate.errors,
+        rate.reference_length,
+        rate.substitutions,
+        rate.insertions,
+        rate.deletions,
+    )
+    return [unit, f"{100 * rate.rate:.2f} %", *map(str, counts)]
+
+
+def print_clip(clip: ClipResult) -> None:
+    """Show what was said and what was heard."""
+    print(f"\n{clip.name}: {clip.errors} of {clip.reference_words} words wrong")
+    print(f"  said   {clip.reference}")
+    print(f"  heard  {clip.hypothesis}")
+
+
+def _rate_facts(rate: ErrorRate) -> dict[str, float | None]:
+    return {
+        "rate": rate.rate if rate.reference_length else None,
+        "errors": rate.errors,
+        "reference_length": rate.reference_length,
+        "substitutions": rate.substitutions,
+        "insertions": rate.insertions,
+        "deletions": rate.deletions,
+    }
+
+
+def evaluation_facts(result: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as plain values."""
+    return {
+        "wer": _rate_facts(result.words),
+        "cer": _rate_facts(result.characters),
+        "normalizer": result.normalizer,
+        "audio_seconds": result.audio_seconds,
+        "compute_seconds": result.compute_seconds,
+        "real_time_factor": result.real_time_factor,
+        "clips": [asdict(clip) for clip in result.clips],
+    }

@@ -1,0 +1,138 @@
+"""Options that several commands have, and what their words stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechquant.calibrators.calibrate import SEARCHES
+from speechquant.calibrators.methods import METHODS
+from speechquant.core.scales import Bits
+from speechquant.core.text import NORMALIZERS
+from speechquant.engines.backends import AUTO, PROVIDERS
+from speechquant.engines.decoding_options import DecodingOptions
+from speechquant.pipeline.sources import numbers_of
+
+BUNDLE_PROVIDERS = [provider for provider in PROVIDERS if provider != AUTO]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Cores that one call may use; all by default.")
+]
+Provider = Annotated[
+    str,
+    typer.Option(
+        help=f"What a bundle runs on: {', '.join(BUNDLE_PROVIDERS)}; {AUTO} is openvino on Intel "
+        "processors, cpu on others."
+    ),
+]
+ScoringProvider = Annotated[
+    str | None,
+    typer.Option(
+        help=f"What a bundle runs on: {', '.join([*BUNDLE_PROVIDERS, AUTO])}. An engine runs on "
+        "its own backend.",
+        show_default="cpu",
+    ),
+]
+Runnable = Annotated[
+    Path, typer.Argument(help="Folder that `export`, `quantize` or `build` wrote.", readable=False)
+]
+BundleFolder = Annotated[Path, typer.Argument(help="Folder that `export` wrote.", readable=False)]
+BundleToWrite = Annotated[
+    Path, typer.Argument(help="Folder of the bundle to write.", readable=False)
+]
+Normalizer = Annotated[
+    str, typer.Option(help=f"How texts are made comparable: {', '.join(NORMALIZERS)}.")
+]
+Data = Annotated[
+    str, typer.Option(help="JSONL manifest, LibriSpeech folder, or zoo:train, zoo:dev, zoo:test.")
+]
+FirstClips = Annotated[int | None, typer.Option(min=1, help="Only the first clips.")]
+
+# --- of Whisper models ----------------------------------------------------------------------------
+
+Language = Annotated[
+    str | None,
+    typer.Option(help="Whisper: a code such as en; by default the checkpoint's own, or detected."),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(help="Whisper: transcribe, or translate into English.", show_default="transcribe"),
+]
+Temperatures = Annotated[
+    str | None,
+    typer.Option(
+        help="Whisper: 0 is greedy; the later ones are for chunks that come out as loops or "
+        "guesses.",
+        show_default="0,0.2,0.4,0.6,0.8,1",
+    ),
+]
+
+
+def decoding_options(
+    language: str | None, task: str | None, temperatures: str | None, *, timestamps: bool = False
+) -> DecodingOptions:
+    """Return what the command line asks of a Whisper model; raises OptionError."""
+    options = DecodingOptions(language=language, task=task, timestamps=timestamps)
+    if temperatures is None:
+        return options
+    return replace(options, temperatures=numbers_of(temperatures, "temperatures"))
+
+
+# --- of a calibration -----------------------------------------------------------------------------
+
+Method = Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.", show_default=True)]
+BitsOfBoth = Annotated[int, typer.Option("--bits", help="Bits of activations and weights, 2..16.")]
+WeightBits = Annotated[int | None, typer.Option(help="Bits of the weights, where they differ.")]
+Dev = Annotated[
+    str | None, typer.Option(help="Data with texts to score trials on; DATA by default.")
+]
+Percentile = Annotated[
+    float, typer.Option(help="For --method percentile: the share of magnitudes kept, in percent.")
+]
+Asymmetric = Annotated[
+    bool, typer.Option("--asymmetric", help="For --method ema: levels 0..2^b-1, a zero point.")
+]
+Search = Annotated[
+    str,
+    typer.Option(
+        help=f"How StableQuant searches: {' or '.join(SEARCHES)} (exhaustive is Algorithm 1 in "
+        "full)."
+    ),
+]
+Gamma = Annotated[
+    float, typer.Option(help="WER points that a layer alone may add before it is clipped.")
+]
+
+
+def bits_of(bits: int, weight_bits: int | None) -> Bits:
+    """Return what --bits and --weight-bits ask for; raises OptionError."""
+    return Bits(weights=bits if weight_bits is None else weight_bits, activations=bits)
+
+
+NONE = "none"  # of --keep-float
+KeepFloat = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Leave this layer in float; may be given again. Of Whisper models two are left where "
+        f"nothing is given; {NONE}: leave none."
+    ),
+]
+QuantizeAttention = Annotated[
+    bool,
+    typer.Option("--quantize-attention", help="Also what attention multiplies by each other."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first clips of each set.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that score trials.")]
+
+
+def kept_in_float(asked_for: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the layers that --keep-float names, None where it was left out."""
+    if not asked_for:
+        return None
+    return () if list(asked_for) == [NONE] else tuple(dict.fromkeys(asked_for))

@@ -1,0 +1,129 @@
+"""The command quantize: a W8A8 bundle from a float one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechquant.calibrators.calibrate import SearchOptions
+from speechquant.calibrators.methods import DEFAULT_PERCENTILE, STABLEQUANT, MethodOptions
+from speechquant.calibrators.stablequant import GAMMA_POINTS
+from speechquant.core.bundles import load_bundle
+from speechquant.engines.backends import CPU
+from speechquant.engines.decoding_options import GREEDY
+from speechquant.engines.families import family_of
+from speechquant.engines.graphs.qdq import Spelling
+from speechquant.pipeline.commands import options
+from speechquant.pipeline.commands.options import bits_of, kept_in_float
+from speechquant.pipeline.console import megabytes, print_json, print_table, progress
+from speechquant.pipeline.sources import named_data
+from speechquant.recipes.calibrate import NEAREST, ROUNDINGS, CalibrationRequest
+from speechquant.recipes.facts import table_summary
+from speechquant.recipes.guard import Outcome
+from speechquant.recipes.quantize import Quantized, QuantizeOptions
+from speechquant.recipes.quantize import quantize as write_quantized
+
+
+def quantize(
+    bundle: options.BundleFolder,
+    out: options.BundleToWrite,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Calibration audio: manifest, LibriSpeech folder, zoo:train|dev|test."),
+    ] = None,
+    dev: options.Dev = None,
+    scales: Annotated[
+        Path | None, typer.Option(help="A table that `calibrate` made.", readable=False)
+    ] = None,
+    method: options.Method = STABLEQUANT,
+    bits: options.BitsOfBoth = 8,
+    weight_bits: options.WeightBits = None,
+    percentile: options.Percentile = DEFAULT_PERCENTILE,
+    asymmetric: options.Asymmetric = False,
+    search: options.Search = "fast",
+    gamma: options.Gamma = GAMMA_POINTS,
+    max_wer_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="WER points that it may cost on --dev, Whisper models decoded greedily; layers "
+            "stay float to keep it."
+        ),
+    ] = None,
+    keep_float: options.KeepFloat = None,
+    quantize_attention: options.QuantizeAttention = False,
+    weights: Annotated[
+        str, typer.Option("--weights", help=f"Rounding: {' or '.join(ROUNDINGS)}.")
+    ] = NEAREST,
+    spelling: Annotated[
+        str, typer.Option(help="Q/DQ as onnxruntime (uint8) or tensorrt (int8) likes it.")
+    ] = Spelling.ONNXRUNTIME.value,
+    normalizer: options.Normalizer = "basic",
+    limit: options.Limit = None,
+    workers: options.Workers = 1,
+    threads: options.Threads = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Make a W8A8 bundle (or another width) from a float one; a killed run goes on where it was."""
+    request = CalibrationRequest(
+        bundle=load_bundle(bundle),
+        data=named_data(data, limit),
+        dev=named_data(dev, limit),
+        method=MethodOptions(
+            method, bits_of(bits, weight_bits), percentile, symmetric=not asymmetric
+        ),
+        search=SearchOptions(search, gamma),
+        keep_float=kept_in_float(keep_float),
+        attention=quantize_attention,
+        weight_rounding=weights,
+        normalizer=normalizer,
+        workers=workers,
+        threads=threads,
+    )
+    asked_for = QuantizeOptions(out, scales, spelling, max_wer_drop, force)
+    made = write_quantized(request, asked_for, progress)
+    if json:
+        print_json({"bundle": str(out), "size_bytes": made.bundle.size_bytes, **made.report})
+    else:
+        show_quantized(made, asked_for)
+
+
+def show_quantized(made: Quantized, asked_for: QuantizeOptions) -> None:
+    """Show what was written and what it costs."""
+    size = megabytes(made.bundle.size_bytes)
+    print(f"{asked_for.out}: {size}, {table_summary(made.table)}")
+    if made.outcome is None:
+        return
+    greedy = ", greedy" if family_of(made.bundle).trial_decoding is GREEDY else ""
+    _show_outcome(made.outcome, f"development clips{greedy}")
+    if asked_for.max_wer_drop is not None:
+        _show_guard(made.outcome, asked_for.max_wer_drop)
+
+
+def _show_outcome(outcome: Outcome, clips: str) -> None:
+    drop, before, after = outcome.drop, outcome.before, outcome.after
+    print(
+        f"WER on {len(before.clips)} {clips}: "
+        f"float {100 * before.words.rate:.2f} %, "
+        f"quantized {100 * after.words.rate:.2f} %; "
+        f"{100 * drop.difference:+.2f} points, {100 * drop.confidence:.0f} % interval "
+        f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}; provider {CPU}"
+    )
+
+
+def _show_guard(outcome: Outcome, max_wer_drop: float) -> None:
+    guard = outcome.guard
+    if guard is None:
+        print(f"within the budget of {max_wer_drop:.2f} points with every layer quantized")
+        return
+    print(f"left in float to keep the budget of {max_wer_drop:.2f} points:")
+    chosen = [relief for relief in guard.reliefs if relief.layer in guard.float_layers]
+    print_table(
+        ["layer", "errors it saves alone", "costs"],
+        [
+            [relief.layer, f"{relief.errors_saved}", megabytes(relief.extra_bytes)]
+            for relief in chosen
+        ],
+    )

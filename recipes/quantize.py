@@ -1,0 +1,202 @@
+"""From a float bundle and data to a quantized bundle that is scored and keeps its budget."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechquant.calibrators.calibrate import SearchOptions
+from speechquant.calibrators.collection import STATISTICS_FILE
+from speechquant.calibrators.methods import MethodOptions
+from speechquant.calibrators.search_log import SEARCH_FILE
+from speechquant.core.bundles import DESCRIPTION, QUANTIZATION_FILE, Bundle, require_float
+from speechquant.core.errors import OptionError
+from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
+from speechquant.core.progress import Progress, no_progress
+from speechquant.core.scales import ScaleTable, read_scales, require_fit
+from speechquant.core.weights import Levels
+from speechquant.engines.graphs.constant_weights import constant_weights
+from speechquant.engines.graphs.qdq import Spelling, refuse_unspellable
+from speechquant.engines.quantize import quantize_bundle
+from speechquant.recipes.calibrate import (
+    NEAREST,
+    Calibration,
+    CalibrationRequest,
+    calibrate,
+)
+from speechquant.recipes.facts import guard_facts, outcome_facts, search_facts, table_facts
+from speechquant.recipes.guard import Guard, Outcome
+from speechquant.recipes.work import DRAFT_FOLDER, alone_in, remove_work, work_folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """What quantizing takes beside a calibration; `scales` is a table that is there already.
+
+    Raises OptionError for an unknown spelling and for a drop below zero.
+    """
+
+    out: Path
+    scales: Path | None = None
+    spelling_name: str = Spelling.ONNXRUNTIME.value
+    max_wer_drop: float | None = None
+    force: bool = False
+
+    @property
+    def spelling(self) -> Spelling:
+        """How the Q/DQ nodes are written."""
+        return Spelling(self.spelling_name)
+
+    def __post_init__(self) -> None:
+        names = [spelling.value for spelling in Spelling]
+        if self.spelling_name not in names:
+            raise OptionError(f"no spelling {self.spelling_name!r}; choose {', '.join(names)}")
+        if self.max_wer_drop is not None and not 0 <= self.max_wer_drop < math.inf:
+            raise OptionError(
+                f"--max-wer-drop is {self.max_wer_drop}; give 0 or more percentage points"
+            )
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The bundle that was written, its table, and what quantization.json says.
+
+    `outcome` is None where there was no development set.
+    """
+
+    bundle: Bundle
+    table: ScaleTable
+    outcome: Outcome | None
+    report: Mapping[str, Any]
+
+
+def quantize(
+    request: CalibrationRequest, options: QuantizeOptions, progress: Progress = no_progress
+) -> Quantized:
+    """Write the quantized bundle when it is scored and keeps the budget.
+
+    A run that was killed goes on where it was. Raises OptionError, ManifestError, BundleError,
+    ScaleError, CalibrationError, OutputExistsError, StorageError and MissingPackageError.
+    """
+    _refuse_before_any_work(request, options)
+    work = work_folder(options.out)
+    with alone_in(work):
+        is_scored = options.max_wer_drop is not None or request.has_texts
+        if is_scored:
+            _ = request.dev_clips  # complained of before any work, where they have no texts
+        if options.scales is None:
+            made = calibrate(request, work, progress)
+        else:
+            made = _given(request, options.scales)
+        refuse_unspellable(made.table, options.spelling)
+        writer = _Writer(request, made, work, options.spelling)
+        guard = Guard(request, work, writer.write_draft, options.max_wer_drop, progress)
+        outcome = guard.outcome_of(made.table) if is_scored else None
+        guarded = None if outcome is None else outcome.guard
+        table = guarded.table if guarded else made.table
+        if not table.tensors:
+            log.warning(
+                "warning: no layer can be quantized within the budget; OUT is the float model"
+            )
+        report = {
+            **table_facts(table),
+            **search_facts(made.search),
+            **outcome_facts(outcome),
+            **guard_facts(guarded, options.max_wer_drop),
+        }
+        bundle = writer.write(table, options.out, report, force=options.force)
+        remove_work(work)
+    return Quantized(bundle, table, outcome, report)
+
+
+def _refuse_before_any_work(request: CalibrationRequest, options: QuantizeOptions) -> None:
+    require_float(request.bundle)
+    if options.out.resolve() == request.bundle.folder.resolve():
+        raise OptionError(
+            f"{options.out}: is the float bundle itself, which every other table needs; "
+            "choose another name"
+        )
+    refuse_existing(options.out, DESCRIPTION, force=options.force)
+    refuse_unwritable(options.out)
+    if options.scales is not None:
+        _refuse_beside_scales(request)
+        return
+    refuse_unspellable(request.empty_table, options.spelling)
+    request.require_data()
+
+
+def _refuse_beside_scales(request: CalibrationRequest) -> None:
+    """Raise OptionError for options that a table which is there already would not follow."""
+    asked_for = {
+        "--method, --bits, --percentile or --asymmetric": request.method != MethodOptions(),
+        "--search or --gamma": request.search != SearchOptions(),
+        "--keep-float": request.float_layers != request.bundle.spec.float_layers,
+        "--quantize-attention": request.attention,
+        "--weights": request.weight_rounding != NEAREST,
+    }
+    for names, is_asked_for in asked_for.items():
+        if is_asked_for:
+            raise OptionError(
+                f"--scales is a table that is made already, {names} would change nothing of it; "
+                "leave one of the two out"
+            )
+
+
+def _given(request: CalibrationRequest, scales: Path) -> Calibration:
+    table = read_scales(scales)
+    require_fit(table, request.bundle, str(scales))
+    return Calibration(table, None, None, {})
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the bundle of a table with all that its making left behind."""
+
+    request: CalibrationRequest
+    made: Calibration
+    work: Path
+    spelling: Spelling
+
+    def write_draft(self, table: ScaleTable) -> Bundle:
+        """Write a bundle to be scored into the work folder, over the last one."""
+        return self.write(table, self.work / DRAFT_FOLDER, {}, force=True)
+
+    def write(
+        self, table: ScaleTable, out: Path, report: Mapping[str, Any], *, force: bool
+    ) -> Bundle:
+        """Write a bundle with `report` in it."""
+        extra: dict[str, bytes | Path] = {
+            QUANTIZATION_FILE: (json.dumps(report, indent=1) + "\n").encode(),
+        }
+        if self.made.statistics is not None:
+            kept = self.work / STATISTICS_FILE
+            with storage_errors(kept):
+                self.made.statistics.save(kept)
+            extra[STATISTICS_FILE] = kept
+        # A log that lies there may be another run's: this one searched, or left layers in float.
+        if self.made.search is not None or table.float_layers != self.made.table.float_layers:
+            extra[SEARCH_FILE] = self.work / SEARCH_FILE
+        return quantize_bundle(
+            self.request.bundle,
+            out,
+            table,
+            spelling=self.spelling,
+            rounded_weights=self._levels_left(table),
+            extra_files=extra,
+            force=force,
+        )
+
+    def _levels_left(self, table: ScaleTable) -> dict[str, Levels]:
+        """Return AdaRound's levels without those of the layers that the guard left in float."""
+        if not self.made.levels:
+            return {}
+        graph = self.request.bundle.only_graph
+        quantized = {weight.name for weight in constant_weights(graph, table.float_layers)}
+        return {name: levels for name, levels in self.made.levels.items() if name in quantized}
