@@ -12,7 +12,7 @@ from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import OptionError
 from speechquant.core.graphs import GraphSource
 from speechquant.core.seq2seq import Seq2SeqSpec
-from speechquant.engines.session import Tensors
+from speechquant.engines.runners import Tensors
 
 REST_TYPES = ("fp16", "bf16", "fp32")
 # Where nothing else is asked for: clips of 0.1 to 30 seconds, fastest at 10, one at a time.
@@ -50,9 +50,8 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """What a builder wrote into the folder it was given, and what the manifest says of it."""
+    """What the manifest says of an engine that a builder wrote."""
 
-    engine_file: str
     target: str
     toolchain: Mapping[str, str]
     rest: str

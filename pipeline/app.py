@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from speechquant.engines.registry import engine_backends, provider_names
 from speechquant.pipeline.console import show_logs
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 zoo_app = typer.Typer(help="The small trained models and the corpus.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
 
+_PROVIDERS = ", ".join(provider_names())
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")]
 Threads = Annotated[
@@ -28,14 +30,14 @@ Threads = Annotated[
 Provider = Annotated[
     str,
     typer.Option(
-        help="What a bundle runs on: cpu, openvino; auto is openvino on Intel processors, cpu on "
+        help=f"What a bundle runs on: {_PROVIDERS}; auto is openvino on Intel processors, cpu on "
         "others."
     ),
 ]
 ScoringProvider = Annotated[
     str | None,
     typer.Option(
-        help="What a bundle runs on: cpu, openvino, auto. An engine runs on its own backend.",
+        help=f"What a bundle runs on: {_PROVIDERS}, auto. An engine runs on its own backend.",
         show_default="cpu",
     ),
 ]
@@ -349,7 +351,7 @@ def build(
         Path, typer.Argument(help="Folder that `quantize` or `export` wrote.", readable=False)
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the engine to write.", readable=False)],
-    backend: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx, onnxruntime.")],
+    backend: Annotated[str, typer.Option(help=f"{', '.join(engine_backends())}.")],
     target: Annotated[
         str | None,
         typer.Option(help="The GPU: sm86, rtx3090, ..., or current; current by default."),
@@ -415,7 +417,7 @@ def bench(
     batch: Annotated[str, typer.Option(help="Clips in one call.")] = "1,4,8",
     providers: Annotated[
         str | None,
-        typer.Option(help="What bundles run on: cpu, openvino; by default what auto would take."),
+        typer.Option(help=f"What bundles run on: {_PROVIDERS}; by default what auto would take."),
     ] = None,
     peers: Annotated[
         bool, typer.Option("--peers", help="Also other tools' versions of the float bundles.")

@@ -31,7 +31,8 @@ from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OptionError, RegressionError, ReportError
 from speechquant.core.files import new_folder, only_process, refuse_existing, refuse_unwritable
 from speechquant.core.manifests import LabelledClip
-from speechquant.engines.backends import AUTO, backends_of
+from speechquant.engines.registry import backends_of
+from speechquant.engines.runners import AUTO
 from speechquant.engines.whisper.recognizer import DecodingOptions
 from speechquant.pipeline.calibration import work_folder
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress

@@ -49,11 +49,11 @@ from speechquant.core.seq2seq import (
 )
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, difference_interval
-from speechquant.engines.backends import CPU
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.qdq import Spelling, refuse_unspellable
 from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.runners import CPU
 from speechquant.engines.whisper.scoring import GREEDY
 from speechquant.pipeline.calibration import (
     DRAFT_FOLDER,

@@ -34,10 +34,9 @@ from speechquant.core.interrupts import interrupts_blocked
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
-from speechquant.engines.backends import CPU
 from speechquant.engines.families import AnyRecognizer
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
-from speechquant.engines.session import Session
+from speechquant.engines.runners import CPU, Session
 from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
 _PROFILED_RUNS = 3

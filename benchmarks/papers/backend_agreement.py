@@ -26,7 +26,7 @@ from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import ErrorRate, difference_interval
 from speechquant.engines import Recognizer, Session, open_session, quantize_bundle
-from speechquant.engines.backends import how_it_runs
+from speechquant.engines.session import how_it_runs
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 from speechquant.exporter.ctc import export
 from speechquant.zoo.corpus import corpus_manifest

@@ -33,7 +33,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
 from speechquant.core.seq2seq import CROSS, LAST_PROJECTION, Seq2SeqBundle
 from speechquant.engines import quantize_bundle
-from speechquant.engines.backends import CPU
+from speechquant.engines.runners import CPU
 from speechquant.engines.ctc.probe import open_probe
 from speechquant.engines.session import open_seq2seq_session
 from speechquant.exporter.random_models import PREFIX, random_whisper

@@ -13,7 +13,7 @@ from speechquant.core.graphs import GraphSource
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import Seq2SeqBundle
 from speechquant.engines.ctc.recognizer import feeds_of, read_clip
-from speechquant.engines.session import Tensors
+from speechquant.engines.runners import Tensors
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph
 
 

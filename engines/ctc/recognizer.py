@@ -18,7 +18,8 @@ from speechquant.core.errors import AudioError, BundleError, EngineError
 from speechquant.core.progress import OnStep
 from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.ctc.decoding import CtcDecoder, SpokenWord
-from speechquant.engines.session import Session, load_source, open_session
+from speechquant.engines.runners import Session
+from speechquant.engines.session import load_source, open_session
 from speechquant.engines.transcripts import Transcript, Word
 
 # Attention holds scores of frames x frames for every head: at 120 s those are 2.3 GB in a large

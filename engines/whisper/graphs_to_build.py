@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import OptionError
 from speechquant.core.seq2seq import ENCODER, GRAPHS, PREFILL, STEP, Seq2SeqBundle, Seq2SeqSpec
-from speechquant.engines.backends import ON_CPU
 from speechquant.engines.build_options import BATCH, BuildOptions, GraphToBuild
-from speechquant.engines.session import Tensors
+from speechquant.engines.onnxruntime.opening import open_bundle_graph
+from speechquant.engines.runners import Tensors
 from speechquant.engines.whisper.log_mel import chunk_features
 
 # Chunks of 30 s that are decoded together; one clip alone is fastest.
@@ -86,5 +86,5 @@ def _trial_feeds(bundle: Seq2SeqBundle) -> dict[str, Tensors]:
 
 
 def _run(bundle: Seq2SeqBundle, name: str, feeds: Tensors) -> dict[str, NDArray[Any]]:
-    with ON_CPU.open(bundle.part(name), None, None) as session:
+    with open_bundle_graph(bundle.part(name), None, None) as session:
         return session.run(feeds)

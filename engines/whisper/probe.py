@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import ENCODER, PREFILL, Seq2SeqBundle
-from speechquant.engines.backends import CPU
 from speechquant.engines.ctc.probe import ProbedGraph
+from speechquant.engines.runners import CPU
 from speechquant.engines.session import open_seq2seq_session
 from speechquant.engines.whisper.recognizer import DecodingOptions, WhisperRecognizer
 
