@@ -11,7 +11,7 @@ from typing import Any
 
 from speechquant.benchmarks.peers.make import Peer, open_peer
 from speechquant.benchmarks.report.record import FLOAT, OURS, PEER, Profile
-from speechquant.benchmarks.report.search import Search, read_search
+from speechquant.benchmarks.search import Search, read_search
 from speechquant.core.artifact_folders import digest_of
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
 from speechquant.core.engine_folders import Engine, Seq2SeqEngine, engine_bytes, graphs_of

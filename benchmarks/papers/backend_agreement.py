@@ -18,14 +18,15 @@ import numpy as np
 
 from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.evaluation import evaluate
-from speechquant.benchmarks.papers.calibration_cost import feeds_of_clip
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.benchmarks.workbench import Workbench
+from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import ErrorRate, difference_interval
 from speechquant.engines import Recognizer, Session, open_session, quantize_bundle
+from speechquant.engines.ctc.recognizer import feeds_of
 from speechquant.engines.session import how_it_runs
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 from speechquant.exporter.ctc import export
@@ -51,7 +52,7 @@ def distance_of(
     """Return the distance of two sessions, clip by clip."""
     largest, changed, frames = 0.0, 0, 0
     for clip in clips:
-        feeds = feeds_of_clip(bundle, clip)
+        feeds = feeds_of(bundle.spec, [read_audio(clip.path, bundle.spec.sample_rate_hz)])
         logits, expected = session.run(feeds)["logits"], reference.run(feeds)["logits"]
         largest = max(largest, float(np.abs(logits - expected).max()))
         changed += int((logits.argmax(-1) != expected.argmax(-1)).sum())

@@ -26,15 +26,15 @@ from numpy.typing import NDArray
 
 from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.bench.token_latency import LATER_TOKENS, TEXT_TOKEN, prompt_of
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
 from speechquant.core.seq2seq import CROSS, LAST_PROJECTION, Seq2SeqBundle
 from speechquant.engines import quantize_bundle
-from speechquant.engines.runners import CPU
 from speechquant.engines.ctc.probe import open_probe
+from speechquant.engines.runners import CPU
 from speechquant.engines.session import open_seq2seq_session
 from speechquant.exporter.random_models import PREFIX, random_whisper
 from speechquant.exporter.whisper import export_whisper

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from speechquant.benchmarks import evaluate
-from speechquant.benchmarks.papers.whisper_agreement import (
-    GREEDY,
-    Reference,
-    clip_by_clip,
-    lots_of,
-    seams,
-)
+from speechquant.benchmarks.papers.joined_clips import clip_by_clip, lots_of, seams
+from speechquant.benchmarks.papers.whisper_agreement import GREEDY, Reference
 from speechquant.core.audio import read_audio
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.seq2seq import Seq2SeqBundle
