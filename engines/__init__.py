@@ -1,15 +1,21 @@
 """Running a bundle or an engine, quantizing a bundle, and building an engine from it."""
 
-from speechquant.engines.build import build_engine
-from speechquant.engines.build_options import BuildOptions
-from speechquant.engines.ctc.recognizer import CtcRecognizer
-from speechquant.engines.decoding_options import DecodingOptions
-from speechquant.engines.families import open_recognizer
-from speechquant.engines.graphs.qdq import Spelling
-from speechquant.engines.quantize import quantize_bundle
-from speechquant.engines.recognizers import Recognizer
-from speechquant.engines.session import Session, open_session
-from speechquant.engines.whisper.recognizer import WhisperRecognizer
+from typing import TYPE_CHECKING
+
+from speechquant.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from speechquant.engines.build import build_engine
+    from speechquant.engines.build_options import BuildOptions
+    from speechquant.engines.ctc.recognizer import CtcRecognizer
+    from speechquant.engines.decoding_options import DecodingOptions
+    from speechquant.engines.families import open_recognizer
+    from speechquant.engines.graphs.qdq import Spelling
+    from speechquant.engines.quantize import quantize_bundle
+    from speechquant.engines.recognizers import Recognizer
+    from speechquant.engines.runners import Session
+    from speechquant.engines.session import open_session
+    from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
 __all__ = [
     "BuildOptions",
@@ -24,3 +30,20 @@ __all__ = [
     "open_session",
     "quantize_bundle",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "BuildOptions": "speechquant.engines.build_options",
+        "CtcRecognizer": "speechquant.engines.ctc.recognizer",
+        "DecodingOptions": "speechquant.engines.decoding_options",
+        "Recognizer": "speechquant.engines.recognizers",
+        "Session": "speechquant.engines.runners",
+        "Spelling": "speechquant.engines.graphs.qdq",
+        "WhisperRecognizer": "speechquant.engines.whisper.recognizer",
+        "build_engine": "speechquant.engines.build",
+        "open_recognizer": "speechquant.engines.families",
+        "open_session": "speechquant.engines.session",
+        "quantize_bundle": "speechquant.engines.quantize",
+    },
+)

@@ -1,155 +1,116 @@
-"""How each provider is given a bundle, in one place."""
+"""A backend as a record; each room of engines/ holds its own, `registry` lists them."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from speechquant.core.bundles import FLOAT_PRECISION
-from speechquant.core.errors import BundleError, EngineError, MissingPackageError
-from speechquant.core.graphs import GraphSource
-from speechquant.core.processor import read_processor
-from speechquant.engines.decoder_session import Seq2SeqSession
-from speechquant.engines.onnxruntime.graph import UNWANTED_OPTIMIZERS, cpu_model
-from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
-from speechquant.engines.openvino.plugin import (
-    add_openvino,
-    openvino_model,
-    openvino_settings,
-    refuse_other_results,
-)
-from speechquant.engines.openvino.session import OpenVinoSession, require_openvino
+from speechquant.core.ctc import MODEL
+from speechquant.core.errors import EngineError
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-    import onnxruntime
+    from speechquant.core.engine_folders import Engine, EngineGraph
+    from speechquant.core.graphs import GraphSource
+    from speechquant.core.processor import Processor
+    from speechquant.core.progress import OnStep
+    from speechquant.engines.build_options import BuildOptions, Built, GraphToBuild
+    from speechquant.engines.runners import BoundSession, Session
 
-    from speechquant.engines.runners import BoundSession
-    from speechquant.engines.session import Session
 
-log = logging.getLogger(__name__)
+class OpenGraph(Protocol):
+    """Opens a bundle's graph; raises MissingPackageError, EngineError and BundleError."""
 
-AUTO, CPU, OPENVINO = "auto", "cpu", "openvino"
-PROVIDERS = (AUTO, CPU, OPENVINO)
-# Protobuf's limit.
-_LARGEST_GRAPH_BYTES = 1 << 31
+    def __call__(
+        self, graph: GraphSource, threads: int | None, profile_to: Path | None, /
+    ) -> BoundSession:
+        """Return a session; ONNX Runtime's times of each node go to `profile_to`."""
+        ...
 
-Graph = Path | bytes
+
+class OpenEngine(Protocol):
+    """Opens an engine of one graph; raises MissingPackageError and EngineError."""
+
+    def __call__(self, engine: Engine, threads: int | None, profile_to: Path | None, /) -> Session:
+        """Return a session, as `OpenGraph` does."""
+        ...
+
+
+class OpenEngineGraphs(Protocol):
+    """Opens an engine of several graphs; raises as `OpenEngine` does."""
+
+    def __call__(
+        self,
+        graphs: Mapping[str, EngineGraph],
+        threads: int | None,
+        profile_to: Mapping[str, Path | None],
+        /,
+    ) -> Mapping[str, BoundSession]:
+        """Return a session of each graph; they take each other's values."""
+        ...
+
+
+class BuildGraph(Protocol):
+    """Builds the engine of one graph; raises OptionError, EngineError and MissingPackageError."""
+
+    def __call__(
+        self, graph: GraphToBuild, out: Path, options: BuildOptions, on_step: OnStep | None, /
+    ) -> Built:
+        """Write the file `out`, and what belongs to it into the same folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineFormat:
+    """How a backend stores, builds and opens engines.
+
+    `stored_as` is the file of a model of one graph. `share_weights` moves the weights of engine
+    files into one file, None where each file keeps its own.
+    """
+
+    stored_as: str
+    build: BuildGraph
+    open: OpenEngine
+    open_graphs: OpenEngineGraphs
+    share_weights: Callable[[Sequence[Path], Path], None] | None = None
+
+    def file_of(self, graph: str) -> str:
+        """Return the file of a graph by name, which is a CTC model's only one or one of several."""
+        return self.stored_as if graph == MODEL else Path(self.stored_as).with_stem(graph).name
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What opens a bundle's graph for a provider: it picks the graph's spelling and the settings.
+    """What runs graphs for one provider; its functions import its packages when they are called.
 
-    `open` takes the graph, the threads and where ONNX Runtime's times of each node go. It raises
-    MissingPackageError, EngineError and BundleError.
+    `library` and `within` say what computes, for a report. `suits` tells for which processors
+    `--provider auto` takes it. `open` is None for one that takes engines alone, `engines` is None
+    for one that takes none.
     """
 
+    name: str
     provider: str
-    open: Callable[[GraphSource, int | None, Path | None], BoundSession]
+    library: str
+    within: str = ""
+    suits: Callable[[Processor], bool] = lambda processor: False
+    open: OpenGraph | None = None
+    engines: EngineFormat | None = None
 
+    def open_graph(
+        self, graph: GraphSource, threads: int | None, profile_to: Path | None
+    ) -> BoundSession:
+        """Return a session on a bundle's graph; raises as `OpenGraph` does."""
+        if self.open is None:
+            raise EngineError(f"{self.name} runs engines alone; build one for it")
+        return self.open(graph, threads, profile_to)
 
-def cpu_graph(graph: GraphSource) -> Graph:
-    """Return what ONNX Runtime's own provider runs: the graph's file, or the graph rewritten."""
-    if graph.precision == FLOAT_PRECISION:
-        return graph.model_path
-    try:
-        return _bytes_of(cpu_model(graph), graph)
-    except (EngineError, MissingPackageError) as error:
-        log.warning(
-            'warning: %s, or run an engine that "speechquant build" made; running the bundle as '
-            "it is, which is slower",
-            error,
-        )
-        return graph.model_path
+    @property
+    def takes_engines(self) -> bool:
+        """Whether it builds and runs engines."""
+        return self.engines is not None
 
-
-def configure_cpu(options: onnxruntime.SessionOptions) -> None:
-    """Set what graphs that are rewritten for the CPU are run with."""
-    options.add_session_config_entry(
-        "optimization.disable_specified_optimizers", UNWANTED_OPTIMIZERS
-    )
-    have_exact_products(options)
-
-
-def have_exact_products(options: onnxruntime.SessionOptions) -> None:
-    """Have products of bytes summed up without overflow, on any processor."""
-    # Without VNNI the kernels for unsigned by signed bytes add pairs of products up in 16 bits,
-    # which overflow; this has the weights written as unsigned, for exact and slower kernels.
-    if not read_processor().sums_byte_products_exactly:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-
-
-def _open_on_cpu(graph: GraphSource, threads: int | None, profile_to: Path | None) -> BoundSession:
-    options = session_options(threads, profile_to)
-    configure_cpu(options)
-    spelled = cpu_graph(graph)
-    try:
-        return OnnxRuntimeSession(spelled, options)
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
-        raise BundleError(
-            f"{graph.folder}: ONNX Runtime refuses {graph.model_path.name} ({reason}); "
-            'export it again with "speechquant export"'
-        ) from error
-
-
-def _open_in_plugin(
-    graph: GraphSource, threads: int | None, profile_to: Path | None
-) -> BoundSession:
-    refuse_other_results(graph)
-    options = session_options(threads, profile_to)
-    add_openvino(options, graph, threads)
-    spelled = _openvino_graph(graph)
-    try:
-        return OnnxRuntimeSession(spelled, options, OPENVINO)
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
-        raise EngineError(f"OpenVINO's plugin refuses the graph ({reason})") from error
-
-
-def _open_in_package(
-    graph: GraphSource, threads: int | None, profile_to: Path | None
-) -> BoundSession:
-    refuse_other_results(graph)
-    require_openvino()  # before the graph is rewritten, which takes a moment
-    return OpenVinoSession(_openvino_graph(graph), openvino_settings(graph), threads)
-
-
-def _openvino_graph(graph: GraphSource) -> Graph:
-    if graph.precision == FLOAT_PRECISION:
-        return graph.model_path
-    return _bytes_of(openvino_model(graph), graph)
-
-
-def _bytes_of(model: ir.Model, source: GraphSource) -> bytes:
-    import onnx_ir as ir
-
-    graph = ir.to_proto(model)
-    if graph.ByteSize() >= _LARGEST_GRAPH_BYTES:
-        raise EngineError(f"{source.folder}: its graph is too large to be rewritten in memory")
-    return bytes(graph.SerializeToString())
-
-
-ON_CPU = Backend(CPU, _open_on_cpu)
-OPENVINO_PLUGIN = Backend(OPENVINO, _open_in_plugin)
-OPENVINO_PACKAGE = Backend(OPENVINO, _open_in_package)
-
-
-def backends_of(provider: str) -> list[Backend]:
-    """Return the backends to be tried in turn; the last of them is on every machine."""
-    wants_openvino = provider == OPENVINO or (provider == AUTO and read_processor().is_intel)
-    return [OPENVINO_PLUGIN, OPENVINO_PACKAGE, ON_CPU] if wants_openvino else [ON_CPU]
-
-
-def how_it_runs(session: Session | Seq2SeqSession) -> str:
-    """Return what a bundle's session runs in; provider openvino may be either of two."""
-    graph = session.encoder if isinstance(session, Seq2SeqSession) else session
-    if isinstance(graph, OpenVinoSession):
-        return "OpenVINO in its own package"
-    if graph.provider == OPENVINO:
-        return "OpenVINO through ONNX Runtime"
-    return "ONNX Runtime's CPU provider"
+    @property
+    def how(self) -> str:
+        """What a session of it runs in, in words."""
+        return f"{self.library} {self.within}".rstrip()

@@ -6,7 +6,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,43 +22,17 @@ from speechquant.core.errors import OptionError, SpeechquantError
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
+from speechquant.engines.backends import EngineFormat
 from speechquant.engines.build_options import (
     REST_TYPES,
     BuildOptions,
-    Built,
     GraphToBuild,
     batch_of,
     samples_of,
     three_numbers,
 )
 from speechquant.engines.families import family_of
-from speechquant.engines.session import ONNXRUNTIME
-
-Builder = Callable[[GraphToBuild, Path, BuildOptions, "OnStep | None"], Built]
-
-
-def _tensorrt(
-    graph: GraphToBuild, folder: Path, options: BuildOptions, on_step: OnStep | None
-) -> Built:
-    from speechquant.engines.tensorrt.builder import build_tensorrt
-
-    return build_tensorrt(graph, folder, options, on_step)
-
-
-def _onnxruntime(
-    graph: GraphToBuild, folder: Path, options: BuildOptions, on_step: OnStep | None
-) -> Built:
-    from speechquant.engines.onnxruntime.builder import build_onnxruntime
-
-    return build_onnxruntime(graph, folder, options)
-
-
-_BUILDERS: dict[str, Builder] = {
-    "tensorrt": _tensorrt,
-    "tensorrt-rtx": _tensorrt,
-    ONNXRUNTIME: _onnxruntime,
-}
-BACKENDS = tuple(_BUILDERS)
+from speechquant.engines.registry import engine_backends
 
 
 def build_engine(
@@ -77,13 +51,20 @@ def build_engine(
     out = Path(out)
     if isinstance(bundle, str | Path):
         bundle = load_bundle(Path(bundle))
-    if options.backend not in _BUILDERS:
-        raise OptionError(f"no backend {options.backend!r}; choose one of {', '.join(_BUILDERS)}")
+    engines = _format_of(options.backend)
     refuse_existing(out, ENGINE_DESCRIPTION, force=force)
     refuse_unwritable(out)
-    build = _Build(bundle, out, options, on_step)
+    build = _Build(bundle, out, engines, options, on_step)
     graphs = family_of(bundle).graphs_to_build(bundle, options)
     return make_engine(out, bundle.spec, lambda folder: build.of(graphs, folder), force=force)
+
+
+def _format_of(name: str) -> EngineFormat:
+    known = engine_backends()
+    engines = known[name].engines if name in known else None
+    if engines is None:
+        raise OptionError(f"no backend {name!r}; choose one of {', '.join(known)}")
+    return engines
 
 
 @dataclass(frozen=True)
@@ -92,6 +73,7 @@ class _Build:
 
     bundle: Bundle
     out: Path
+    engines: EngineFormat
     options: BuildOptions
     on_step: OnStep | None
 
@@ -99,8 +81,9 @@ class _Build:
         """Write the engine of each graph, and what turns labels into text."""
         with storage_errors(self.out):
             manifests = {name: self._manifest(graph, folder) for name, graph in graphs.items()}
-            if self.options.backend == ONNXRUNTIME and STEP in manifests:
-                _share_decoder_weights(folder, manifests)
+            if self.engines.share_weights is not None and STEP in manifests:
+                files = [folder / manifests[name].engine_file for name in (PREFILL, STEP)]
+                self.engines.share_weights(files, folder / DECODER_DATA)
             self._copy(self.bundle.spec.text_files, folder)
         return manifests
 
@@ -111,10 +94,11 @@ class _Build:
 
     def _manifest(self, graph: GraphToBuild, folder: Path) -> EngineManifest:
         started = time.perf_counter()
-        built = _BUILDERS[self.options.backend](graph, folder, self.options, self.on_step)
+        engine_file = self.engines.file_of(graph.name)
+        built = self.engines.build(graph, folder / engine_file, self.options, self.on_step)
         return EngineManifest(
             backend=self.options.backend,
-            engine_file=built.engine_file,
+            engine_file=engine_file,
             target=built.target,
             toolchain=built.toolchain,
             source=source_of(self.bundle),
@@ -124,13 +108,6 @@ class _Build:
             build_seconds=round(time.perf_counter() - started, 3),
             settings=built.settings,
         )
-
-
-def _share_decoder_weights(folder: Path, manifests: Mapping[str, EngineManifest]) -> None:
-    from speechquant.engines.onnxruntime.builder import share_weights
-
-    files = [folder / manifests[name].engine_file for name in (PREFILL, STEP)]
-    share_weights(files, folder / DECODER_DATA)
 
 
 def options_from_text(
@@ -163,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="build.py", description="Build an engine from a bundle.")
     parser.add_argument("bundle", type=Path, help="folder that `speechquant quantize` wrote")
     parser.add_argument("out", type=Path, help="folder of the engine to write")
-    parser.add_argument("--backend", required=True, choices=list(_BUILDERS))
+    parser.add_argument("--backend", required=True, choices=list(engine_backends()))
     parser.add_argument("--target", help="sm86, rtx3090, ... or current")
     parser.add_argument("--lengths", help="MIN,OPT,MAX of a clip in seconds")
     parser.add_argument("--batch", help="MIN,OPT,MAX of the clips in one call")

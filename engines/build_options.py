@@ -11,7 +11,7 @@ from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import OptionError
 from speechquant.core.graphs import GraphSource
 from speechquant.core.specs import Spec, TensorSpec
-from speechquant.engines.session import Tensors
+from speechquant.engines.runners import Tensors
 
 REST_TYPES = ("fp16", "bf16", "fp32")
 BATCH, SAMPLES = "batch", "samples"  # the named dimensions of a CTC model's inputs
@@ -45,9 +45,8 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """What a builder wrote into the folder it was given, and what the manifest says of it."""
+    """What the manifest says of an engine that a builder wrote."""
 
-    engine_file: str
     target: str
     toolchain: Mapping[str, str]
     rest: str

@@ -14,8 +14,7 @@ from speechquant.core.errors import EngineError
 from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
 
 if TYPE_CHECKING:
-    from speechquant.engines.runners import BoundSession
-    from speechquant.engines.session import Tensors
+    from speechquant.engines.runners import BoundSession, Tensors
 
 Logits = NDArray[np.float32]
 Hidden = NDArray[np.float32]

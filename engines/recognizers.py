@@ -14,7 +14,7 @@ from speechquant.core.progress import OnStep
 from speechquant.core.specs import Spec
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
-from speechquant.engines.session import Session
+from speechquant.engines.runners import Session
 from speechquant.engines.transcripts import Transcript
 
 

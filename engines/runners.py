@@ -1,12 +1,42 @@
-"""Running a graph on a backend's own values: what it gives the next run takes, without arrays."""
+"""What every session of a graph can do, and the names of the providers; nothing of a backend."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    # The names alone are needed by `speechquant --help`, which loads no NumPy.
+    from numpy.typing import NDArray
 
-from speechquant.engines.session import Session
+AUTO, CPU, OPENVINO = "auto", "cpu", "openvino"
+
+Graph = Path | bytes
+Tensors: TypeAlias = "Mapping[str, NDArray[Any]]"
+
+
+class Session(Protocol):
+    """A context manager that runs one graph."""
+
+    @property
+    def provider(self) -> str:
+        """What runs it: cpu, openvino, tensorrt, tensorrt-rtx."""
+        ...
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Return every output by name."""
+        ...
 
 
 class BoundRuns(Protocol):
@@ -25,7 +55,7 @@ class BoundRuns(Protocol):
 
 
 class BoundSession(Session, Protocol):
-    """A session whose graph also runs on values; those of one backend's sessions are alike."""
+    """A session whose graph also runs on a backend's own values, without arrays between runs."""
 
     def value_of(self, array: NDArray[Any]) -> Any:
         """Return a value with a copy of an array."""

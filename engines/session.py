@@ -5,54 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
-
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.engine_folders import Engine, EngineGraph, is_engine, load_engine
+from speechquant.core.engine_folders import Engine, is_engine, load_engine
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError
-from speechquant.engines.backends import (
-    AUTO,
-    CPU,
-    PROVIDERS,
-    Backend,
-    backends_of,
-    configure_cpu,
-    how_it_runs,
-)
+from speechquant.engines.backends import Backend, EngineFormat
 from speechquant.engines.decoder_session import Seq2SeqSession
-from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
+from speechquant.engines.openvino.backend import OPENVINO_PACKAGE
+from speechquant.engines.openvino.session import OpenVinoSession
+from speechquant.engines.registry import backends_of, engine_backends, first_of, provider_names
+from speechquant.engines.runners import AUTO, CPU, Session
 
 log = logging.getLogger(__name__)
 
-ONNXRUNTIME = "onnxruntime"
-_ON_GPUS = ("tensorrt", "tensorrt-rtx")
-Tensors = Mapping[str, NDArray[Any]]
-Opened = TypeVar("Opened", "Session", Seq2SeqSession)
-
-
-class Session(Protocol):
-    """A context manager that runs one graph."""
-
-    @property
-    def provider(self) -> str:
-        """What runs it: cpu, openvino, tensorrt, tensorrt-rtx."""
-        ...
-
-    def __enter__(self) -> Session: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Return every output by name."""
-        ...
+Opened = TypeVar("Opened", Session, Seq2SeqSession)
 
 
 def open_session(
@@ -77,7 +44,7 @@ def open_session(
         return _engine_session(source, provider, threads, profile_to)
     graph = source.only_graph
     return _first_to_open(
-        provider, source.folder, lambda backend: backend.open(graph, threads, profile_to)
+        provider, source.folder, lambda backend: backend.open_graph(graph, threads, profile_to)
     )
 
 
@@ -101,7 +68,10 @@ def open_decoder_session(
 
     def opened(backend: Backend) -> Seq2SeqSession:
         return Seq2SeqSession(
-            {name: backend.open(graph, threads, traces[name]) for name, graph in graphs.items()}
+            {
+                name: backend.open_graph(graph, threads, traces[name])
+                for name, graph in graphs.items()
+            }
         )
 
     return _first_to_open(provider, source.folder, opened)
@@ -110,8 +80,9 @@ def open_decoder_session(
 def _refuse_unknown(provider: str | None, threads: int | None) -> None:
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")
-    if provider not in (None, *PROVIDERS):
-        raise OptionError(f"no provider {provider!r}; choose one of {', '.join(PROVIDERS)}")
+    known = (AUTO, *provider_names())
+    if provider not in (None, *known):
+        raise OptionError(f"no provider {provider!r}; choose one of {', '.join(known)}")
 
 
 def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:
@@ -145,13 +116,7 @@ def _first_to_open(
 def _engine_session(
     engine: Engine, provider: str | None, threads: int | None, profile_to: Path | None
 ) -> Session:
-    graph = engine.only_graph
-    _refuse_other_provider(engine, provider)
-    if engine.manifest.backend in _ON_GPUS:
-        from speechquant.engines.tensorrt.session import TensorRtSession
-
-        return TensorRtSession(engine)
-    return _opened_in_onnxruntime(graph, threads, profile_to)
+    return _format_of(engine, provider).open(engine, threads, profile_to)
 
 
 def _decoder_engine_session(
@@ -160,40 +125,25 @@ def _decoder_engine_session(
     threads: int | None,
     traces: Mapping[str, Path | None],
 ) -> Seq2SeqSession:
-    _refuse_other_provider(engine, provider)
-    if engine.manifest.backend in _ON_GPUS:
-        from speechquant.engines.tensorrt.bound_session import open_together
-
-        return Seq2SeqSession(open_together(engine.graphs))
-    return Seq2SeqSession(
-        {
-            name: _opened_in_onnxruntime(graph, threads, traces[name])
-            for name, graph in engine.graphs.items()
-        }
-    )
+    engines = _format_of(engine, provider)
+    return Seq2SeqSession(engines.open_graphs(engine.graphs, threads, traces))
 
 
-def _refuse_other_provider(engine: Engine, provider: str | None) -> None:
-    backend = engine.manifest.backend
-    if provider not in (None, AUTO) and (backend, provider) != (ONNXRUNTIME, CPU):
+def _format_of(engine: Engine, provider: str | None) -> EngineFormat:
+    name = engine.manifest.backend
+    backend = engine_backends().get(name)
+    if provider not in (None, AUTO, backend and backend.provider):
         raise OptionError(
-            f"{engine.folder}: an engine of {backend}, which runs on nothing else; "
+            f"{engine.folder}: an engine of {name}, which runs on nothing else; "
             f"leave the provider {provider!r} out, or give the bundle it was made from"
         )
-    if backend not in (ONNXRUNTIME, *_ON_GPUS):
-        raise EngineError(f"{engine.folder}: made for {backend!r}, which this version cannot run")
+    if backend is None or backend.engines is None:
+        raise EngineError(f"{engine.folder}: made for {name!r}, which this version cannot run")
+    return backend.engines
 
 
-def _opened_in_onnxruntime(
-    engine: EngineGraph, threads: int | None, profile_to: Path | None
-) -> OnnxRuntimeSession:
-    options = session_options(threads, profile_to)
-    configure_cpu(options)
-    try:
-        return OnnxRuntimeSession(engine.engine_path, options)
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
-        raise EngineError(
-            f"{engine.folder}: ONNX Runtime refuses {engine.manifest.engine_file} ({reason}); "
-            'make it again with "speechquant build"'
-        ) from error
+def how_it_runs(session: Session | Seq2SeqSession) -> str:
+    """Return what a bundle's session runs in; provider openvino may be either of two."""
+    graph = session.encoder if isinstance(session, Seq2SeqSession) else session
+    is_package = isinstance(graph, OpenVinoSession)
+    return OPENVINO_PACKAGE.how if is_package else first_of(graph.provider).how

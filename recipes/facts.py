@@ -8,7 +8,7 @@ from typing import Any
 from speechquant.calibrators.guard import GuardResult
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.scales import ScaleTable
-from speechquant.engines.backends import CPU
+from speechquant.engines.runners import CPU
 from speechquant.recipes.guard import Outcome
 
 

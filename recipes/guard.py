@@ -13,9 +13,9 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, quantizes_attention
 from speechquant.core.wer import DifferenceInterval, difference_interval
-from speechquant.engines.backends import CPU
 from speechquant.engines.families import family_of, open_recognizer
 from speechquant.engines.graphs.constant_weights import constant_weights
+from speechquant.engines.runners import CPU
 from speechquant.recipes.calibrate import CalibrationRequest, recorded_scorer
 from speechquant.recipes.evaluate import Evaluation, evaluate
 

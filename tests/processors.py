@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from speechquant.core.processor import Processor
+from speechquant.engines import registry
 
 INTEL_AMX = Processor(
     "GenuineIntel", frozenset({"avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"})
@@ -34,3 +37,14 @@ def pretend(processor: Processor, monkeypatch: pytest.MonkeyPatch, *modules: Mod
     read: Callable[..., Processor] = lambda *_: processor  # noqa: E731
     for module in modules:
         monkeypatch.setattr(module, "read_processor", read)
+
+
+def replace_openers(
+    monkeypatch: pytest.MonkeyPatch, openers: Mapping[str, Callable[..., Any]]
+) -> None:
+    """Have the backends of these names open bundles otherwise."""
+    backends = tuple(
+        replace(backend, open=openers.get(backend.name, backend.open))
+        for backend in registry.BACKENDS
+    )
+    monkeypatch.setattr(registry, "BACKENDS", backends)

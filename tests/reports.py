@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from speechquant.benchmarks.pictures.quantization import LayerEffect, PercentilePoint
 from speechquant.benchmarks.report.record import (
     FLOAT,
     OURS,
@@ -24,7 +23,7 @@ from speechquant.benchmarks.report.record import (
     Skipped,
     TokenCell,
 )
-from speechquant.benchmarks.report.search import Search
+from speechquant.benchmarks.search import LayerEffect, PercentilePoint, Search
 from speechquant.core.wer import EditCounts, ErrorRate
 
 LENGTHS, BATCHES, REPEATS = (1.0, 2.0, 10.0), (1, 4), 9

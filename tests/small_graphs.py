@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from speechquant.core.processor import read_processor
-from speechquant.engines.backends import have_exact_products
+from speechquant.engines.onnxruntime.session import have_exact_products
 
 Arrays = dict[str, NDArray[Any]]
 

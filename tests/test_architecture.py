@@ -31,7 +31,6 @@ ALLOWED = {
 MOST_PARAMETERS = 6
 # Functions with more, and why they have them still.
 MORE_PARAMETERS = {
-    "speechquant.benchmarks.pictures.quantization._draw_ticks": "pictures get a style object",
     "speechquant.engines.build.options_from_text": "goes when a backend is one record",
     "speechquant.engines.quantize.quantize_bundle": "gets an options object with the families",
     "speechquant.engines.whisper.decoding.decode": "gets an options object with the families",

@@ -11,24 +11,23 @@ from typing import Any
 
 from speechquant.benchmarks.peers.make import Peer, open_peer
 from speechquant.benchmarks.report.record import FLOAT, OURS, PEER, Profile
-from speechquant.benchmarks.report.search import Search, read_search
+from speechquant.benchmarks.search import Search, read_search
 from speechquant.core.artifact_folders import digest_of
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
 from speechquant.core.engine_folders import Engine, engine_bytes
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.specs import is_graph_file
-from speechquant.engines.backends import AUTO, CPU, OPENVINO, PROVIDERS, how_it_runs
 from speechquant.engines.ctc.recognizer import CtcRecognizer
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.recognizers import Recognizer
-from speechquant.engines.session import load_source
+from speechquant.engines.registry import first_of, provider_names
+from speechquant.engines.runners import AUTO
+from speechquant.engines.session import how_it_runs, load_source
 from speechquant.engines.tensorrt.layers import layer_report
 from speechquant.engines.whisper.recognizer import WhisperRecognizer, require_known
 
-# Which OpenVINO it is shows when it is opened.
-_HOW = {CPU: "ONNX Runtime's CPU provider", OPENVINO: "OpenVINO"}
 _SHORT_HASH = 8
 
 
@@ -122,8 +121,9 @@ def candidates_of(
     provider that there is not, or where no model is there to be asked.
     """
     for provider in providers:
-        if provider not in PROVIDERS or provider == AUTO:
-            raise OptionError(f"no provider {provider!r} to bench; choose of {CPU}, {OPENVINO}")
+        if provider not in provider_names():
+            known = ", ".join(provider_names())
+            raise OptionError(f"no provider {provider!r} to bench; choose of {known}")
     if not folders:
         raise OptionError("nothing to bench; give a bundle or an engine")
     sources = [load_source(folder) for folder in dict.fromkeys(path.resolve() for path in folders)]
@@ -166,7 +166,7 @@ def _bundle_candidate(
         model=model,
         role=FLOAT if bundle.spec.precision == FLOAT_PRECISION else OURS,
         source=bundle.folder,
-        how=_HOW[provider],
+        how=first_of(provider).library,  # which OpenVINO it is shows when it is opened,
         provider=provider,
         precision=bundle.spec.precision,
         size_bytes=sum(

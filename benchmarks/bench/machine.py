@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speechquant.benchmarks.report.record import Machine
 from speechquant.core.processor import Processor, read_processor
-from speechquant.engines.backends import CPU
+from speechquant.engines.runners import CPU
 
 _BYTES_PER_KIB = 1024
 _PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")

@@ -33,11 +33,10 @@ from speechquant.core.interrupts import interrupts_blocked
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
-from speechquant.engines.backends import CPU
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
 from speechquant.engines.recognizers import Recognizer
-from speechquant.engines.session import Session
+from speechquant.engines.runners import CPU, Session
 from speechquant.engines.whisper.recognizer import WhisperRecognizer
 from speechquant.recipes.evaluate import evaluate
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.calibrators.methods import STABLEQUANT
 from speechquant.core.manifests import read_data_set
 from speechquant.core.scales import ScaleTable

@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from speechquant.benchmarks.bench.machine import describe_machine
-from speechquant.benchmarks.papers.calibration_cost import feeds_of_clip
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
+from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import ErrorRate, difference_interval
 from speechquant.engines import CtcRecognizer, Session, open_session, quantize_bundle
-from speechquant.engines.backends import how_it_runs
+from speechquant.engines.ctc.feeds import feeds_of
+from speechquant.engines.session import how_it_runs
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 from speechquant.exporter.ctc import export
 from speechquant.recipes.evaluate import evaluate
@@ -51,7 +53,8 @@ def distance_of(
     """Return the distance of two sessions, clip by clip."""
     largest, changed, frames = 0.0, 0, 0
     for clip in clips:
-        feeds = feeds_of_clip(bundle, clip)
+        spec = bundle.spec_as(CtcSpec)
+        feeds = feeds_of(spec, [read_audio(clip.path, spec.sample_rate_hz)])
         logits, expected = session.run(feeds)["logits"], reference.run(feeds)["logits"]
         largest = max(largest, float(np.abs(logits - expected).max()))
         changed += int((logits.argmax(-1) != expected.argmax(-1)).sum())

@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 
 from speechquant.benchmarks.bench.machine import describe_machine, load_average, peak_bytes
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.calibrators.collection import collect
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.audio import read_audio

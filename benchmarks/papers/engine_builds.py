@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from speechquant.benchmarks.bench.machine import describe_machine, load_average
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.benchmarks.papers.narrow_rest import emulate_float16
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
@@ -34,19 +35,6 @@ PARITY_SECONDS = ((1.0,), (7.3,), (20.0,), (20.0, 7.3, 1.0))
 _RANDOM_MODELS = ("wav2vec2-base", "hubert-large")
 _SAMPLE_RATE_HZ = 16_000
 _KIB_PER_GIB = 1 << 20
-
-
-def print_row(*cells: object) -> None:
-    """Print one row of a Markdown table."""
-    sys.stdout.write(f"| {' | '.join(map(str, cells))} |\n")
-    sys.stdout.flush()
-
-
-def print_heading(title: str, *columns: str) -> None:
-    """Print a section's title and its table's head."""
-    sys.stdout.write(f"\n## {title}\n\n")
-    print_row(*columns)
-    print_row(*["---"] * len(columns))
 
 
 def print_parity(folder: Path) -> None:

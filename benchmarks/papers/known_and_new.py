@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
-from speechquant.benchmarks.papers.whisper_agreement import clip_by_clip, lots_of, seams
+from speechquant.benchmarks.papers.joined_clips import clip_by_clip, lots_of, seams
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
 from speechquant.exporter.whisper import export_whisper

@@ -20,7 +20,7 @@ from speechquant.benchmarks.bench.candidates import candidates_of
 from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.bench.plan import Plan
 from speechquant.benchmarks.bench.run import run_bench
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.benchmarks.report.comparison import REGRESSION, compare_reports
 from speechquant.benchmarks.report.record import Report
 from speechquant.benchmarks.report.statistics import LatencyStats

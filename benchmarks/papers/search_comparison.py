@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import fmean
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.papers.stablequant_tables import heading_rows, markdown_row, zoo_split
+from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row
+from speechquant.benchmarks.papers.splits import zoo_split
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.wer import DifferenceInterval, difference_interval

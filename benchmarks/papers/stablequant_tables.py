@@ -10,23 +10,19 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
+from speechquant.benchmarks.papers.markdown import cell, heading_rows, markdown_row
+from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, zoo_split
 from speechquant.core.files import new_file
-from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.exporter.ctc import export
-from speechquant.recipes.experiment import Experiment, Scored
-from speechquant.zoo.corpus import corpus_manifest
+from speechquant.recipes.experiment import Experiment
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
-from speechquant.zoo.samples import Extra, split_speakers
+from speechquant.zoo.samples import Extra
 
 WIDTHS = (16, 8, 6, 4)
 METHODS = ("max", "ema", "percentile", "mse", "entropy")
-# A search hears its set hundreds of times; a few hundred clips say enough.
-_MAX_CALIBRATION_CLIPS = 400
 
 # The paper's own rows (Hong et al.), WER in % on LibriSpeech test-clean; Table I is of percentile.
 PAPER_TABLE_1: dict[str, dict[int, tuple[object, object]]] = {  # blocks only, all layers
@@ -56,50 +52,6 @@ PAPER_TABLE_3 = (
     ("StableQuant W8A8", "353 MB", 2.35),
     ("quantization-aware training W8A8", "357 MB", 2.34),
 )
-
-
-@dataclass(frozen=True)
-class DataSplit:
-    """What is calibrated on and what is scored."""
-
-    name: str
-    calibration: Sequence[LabelledClip]
-    test: Sequence[LabelledClip]
-
-
-def zoo_split() -> DataSplit:
-    """Return zoo:dev and zoo:test."""
-    calibration = read_data_set(corpus_manifest("dev"))
-    return DataSplit("zoo:test", calibration, read_data_set(corpus_manifest("test")))
-
-
-def held_out_split(extra: Extra) -> DataSplit:
-    """Return the other speakers, thinned out evenly, and the held-out ones."""
-    if extra.hold_out_speakers < 1:
-        raise SystemExit(f"{extra.source}: say how many speakers to score on: PATH,hold_out=8")
-    seen, unseen = split_speakers(read_data_set(extra.source), extra.hold_out_speakers)
-    step = -(-len(seen) // _MAX_CALIBRATION_CLIPS)
-    name = f"{extra.source.name}, last {extra.hold_out_speakers} speakers"
-    return DataSplit(name, seen[::step], unseen)
-
-
-def markdown_row(*cells: object) -> str:
-    """Return one row of a table."""
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def heading_rows(*cells: str) -> list[str]:
-    """Return the first two rows of a table."""
-    return [markdown_row(*cells), "|---" * len(cells) + "|"]
-
-
-def cell(scored: Scored) -> str:
-    """Return a WER with the interval of its difference from float, in points."""
-    drop = scored.drop
-    return (
-        f"{100 * scored.words.rate:.2f} ({100 * drop.difference:+.2f}: "
-        f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f})"
-    )
 
 
 def table_1(bench: Experiment, model: str) -> list[str]:

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from speechquant.benchmarks.bench.machine import describe_machine
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
-from speechquant.benchmarks.papers.joined_clips import Seams, lost_and_repeated
+from speechquant.benchmarks.papers.joined_clips import (
+    Lot,
+    clip_by_clip,
+    lots_of,
+    seams,
+)
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.calibrators.methods import EMA
 from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION
-from speechquant.core.text import normalizer
-from speechquant.core.wer import score_wer
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
 from speechquant.exporter.random_models import PREFIX
 from speechquant.exporter.whisper import export_whisper
@@ -33,7 +35,6 @@ from speechquant.recipes.experiment import Experiment
 from speechquant.zoo.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
-from speechquant.zoo.whisper_model import CHUNK_SECONDS
 
 COMPARED_CLIPS = 200
 JOINED_SECONDS = 600.0
@@ -43,7 +44,6 @@ GREEDY = DecodingOptions(temperatures=(0.0,))
 # Audio longer than a chunk is always heard with them.
 TIMED = DecodingOptions(timestamps=True)
 _RANDOM = f"{PREFIX}whisper-tiny"
-_normalize = normalizer("basic")
 
 
 class Reference:
@@ -99,70 +99,6 @@ def print_texts(bundle: Bundle, reference: Reference, clips: Sequence[LabelledCl
     alike = sum(one == other for one, other in zip(found, expected, strict=True))
     print_heading("Greedy texts beside transformers' generate", "clips", "the same text")
     print_row(len(clips), alike)
-
-
-@dataclass(frozen=True)
-class Lot:
-    """Clips that are strung together."""
-
-    clips: tuple[LabelledClip, ...]
-    waves: tuple[Waveform, ...]
-    pause_seconds: float
-
-    @property
-    def wave(self) -> Waveform:
-        """All of them, each with the pause behind it."""
-        pause = np.zeros(round(self.pause_seconds * SAMPLE_RATE_HZ), np.float32)
-        return np.concatenate([part for wave in self.waves for part in (wave, pause)])
-
-    @property
-    def chunks(self) -> list[Waveform]:
-        """As many as go into a chunk strung together, one chunk behind the other."""
-        chunks: list[Waveform] = []
-        for wave in self.waves:
-            if chunks and len(chunks[-1]) + len(wave) <= CHUNK_SECONDS * SAMPLE_RATE_HZ:
-                chunks[-1] = np.concatenate([chunks[-1], wave])
-            else:
-                chunks.append(wave)
-        return chunks
-
-    @property
-    def references(self) -> list[str]:
-        """What is said in each of them, as it is scored."""
-        return [_normalize(clip.text or "") for clip in self.clips]
-
-
-def lots_of(
-    clips: Sequence[LabelledClip], seconds: float, pause_seconds: float = 0.0
-) -> Iterator[Lot]:
-    """Yield clips one behind the other, just over `seconds` at a time; those left over are not."""
-    pause = round(pause_seconds * SAMPLE_RATE_HZ)
-    taken: list[LabelledClip] = []
-    waves: list[Waveform] = []
-    for clip in clips:
-        taken.append(clip)
-        waves.append(read_audio(clip.path, SAMPLE_RATE_HZ))
-        if sum(len(wave) + pause for wave in waves) >= seconds * SAMPLE_RATE_HZ:
-            yield Lot(tuple(taken), tuple(waves), pause_seconds)
-            taken, waves = [], []
-
-
-Transcribe = Callable[[Sequence[Waveform]], Sequence[str]]
-
-
-def clip_by_clip(lot: Lot, transcribe: Transcribe) -> float:
-    """Return the word error rate of the lot's clips one by one."""
-    return score_wer(lot.references, list(map(_normalize, transcribe(lot.waves)))).rate
-
-
-def seams(lot: Lot, alone: float, heard: Sequence[str]) -> Seams:
-    """Return what became of the lot's clips in what was `heard` of all, in one text or several.
-
-    `alone` is the rate clip by clip.
-    """
-    text = _normalize(" ".join(heard))
-    joined = score_wer([" ".join(lot.references)], [text]).rate
-    return Seams(alone, joined, *lost_and_repeated(lot.references, text))
 
 
 def hear(bundle: Bundle, lot: Lot) -> tuple[float, dict[str, Sequence[str]]]:

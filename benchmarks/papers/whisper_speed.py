@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.bench.token_latency import LATER_TOKENS, TEXT_TOKEN, prompt_of
-from speechquant.benchmarks.papers.float_tables import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
@@ -34,8 +34,8 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
 from speechquant.core.seq2seq import CROSS, LAST_PROJECTION, Seq2SeqSpec
 from speechquant.engines import quantize_bundle
-from speechquant.engines.backends import CPU
 from speechquant.engines.probes import open_probe
+from speechquant.engines.runners import CPU
 from speechquant.engines.session import open_decoder_session
 from speechquant.exporter.random_models import PREFIX, random_whisper
 from speechquant.exporter.whisper import export_whisper

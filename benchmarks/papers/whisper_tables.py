@@ -15,12 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.papers.stablequant_tables import (
-    cell,
-    heading_rows,
-    markdown_row,
-    zoo_split,
-)
+from speechquant.benchmarks.papers.markdown import cell, heading_rows, markdown_row
+from speechquant.benchmarks.papers.splits import zoo_split
 from speechquant.calibrators.methods import EMA, STABLEQUANT
 from speechquant.core.files import new_file
 from speechquant.core.seq2seq import CROSS, ENCODER, LAST_PROJECTION

@@ -43,7 +43,7 @@ from speechquant.core.processor import read_processor
 from speechquant.core.progress import OnStep
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
 from speechquant.engines.openvino.session import OpenVinoSession
-from speechquant.engines.session import Session
+from speechquant.engines.runners import Session
 
 TORCH = "torch"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.benchmarks.pictures.quantization import BLUE, TEXT_POINTS, new_figure, save_figure
+from speechquant.benchmarks.pictures.style import BLUE, TEXT_POINTS, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,8 +17,8 @@ from speechquant.benchmarks.report.record import (
     TokenCell,
     Work,
 )
-from speechquant.benchmarks.report.search import Search
 from speechquant.benchmarks.report.statistics import LatencyStats, Ratio, ratio_of_medians
+from speechquant.benchmarks.search import Search
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
 from speechquant.engines.tensorrt.layers import INT8
 

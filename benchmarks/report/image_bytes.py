@@ -10,7 +10,7 @@ from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from speechquant.benchmarks.pictures.quantization import BLACK, BLUE, DOTS_PER_INCH, GREY, VERMILION
+from speechquant.benchmarks.pictures.style import BLACK, BLUE, DOTS_PER_INCH, GREY, VERMILION
 from speechquant.benchmarks.report.plots import FONT, GRID, STYLE
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from speechquant.benchmarks.pictures.quantization import (
+from speechquant.benchmarks.pictures.search import (
     figure_of_layer_effects,
     figure_of_percentiles,
 )
@@ -30,7 +30,7 @@ from speechquant.benchmarks.report.figures import (
     ReportFigures,
     plain,
 )
-from speechquant.benchmarks.report.search import Search
+from speechquant.benchmarks.search import Search
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

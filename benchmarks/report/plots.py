@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from speechquant.benchmarks.pictures.quantization import BLACK, BLUE, GREY, new_figure
+from speechquant.benchmarks.pictures.style import BLACK, BLUE, GREY, new_figure
 from speechquant.benchmarks.report.figures import Candidate, Latency, ModelFigures, Shape
 from speechquant.benchmarks.report.record import FLOAT, OURS
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from speechquant.benchmarks.pictures.quantization import LayerEffect, PercentilePoint
-from speechquant.benchmarks.report.search import Search
+from speechquant.benchmarks.search import LayerEffect, PercentilePoint, Search
 from speechquant.core.errors import ReportError
 from speechquant.core.files import new_file
 from speechquant.core.wer import EditCounts, ErrorRate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speechquant.benchmarks.pictures.quantization import BLACK, GREY, VERMILION, new_figure
+from speechquant.benchmarks.pictures.style import BLACK, GREY, VERMILION, new_figure
 from speechquant.benchmarks.report import words
 from speechquant.benchmarks.report.figures import (
     Candidate,

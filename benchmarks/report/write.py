@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from speechquant.benchmarks.pictures.quantization import new_figure
+from speechquant.benchmarks.pictures.style import new_figure
 from speechquant.benchmarks.report.figures import ReportFigures, figures_of
 from speechquant.benchmarks.report.html import environment_for_html, html_of
 from speechquant.benchmarks.report.image_bytes import png_of

@@ -21,7 +21,8 @@ from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.ctc.decoding import CtcDecoder, SpokenWord
 from speechquant.engines.ctc.feeds import MAX_CLIP_SECONDS, feeds_of, read_clip, require_usable
 from speechquant.engines.decoding_options import DecodingOptions
-from speechquant.engines.session import Session, load_source, open_session
+from speechquant.engines.runners import Session
+from speechquant.engines.session import load_source, open_session
 from speechquant.engines.transcripts import Transcript, Word
 
 # What one batch may hold, its padding counted; more does not make a CPU any faster.

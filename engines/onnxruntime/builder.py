@@ -7,28 +7,23 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from speechquant.core.ctc import MODEL
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.onnx_files import save_graph, save_graphs_together
-from speechquant.core.specs import graph_file
-from speechquant.engines.backends import configure_cpu
 from speechquant.engines.build_options import BuildOptions, Built, GraphToBuild
 from speechquant.engines.onnxruntime.graph import cpu_model
-from speechquant.engines.onnxruntime.session import session_options
+from speechquant.engines.onnxruntime.session import configure_cpu, session_options
 
 _TARGETS = (None, "cpu", "current")
 
 
-def build_onnxruntime(graph: GraphToBuild, folder: Path, options: BuildOptions) -> Built:
-    """Write the engine of `graph` into `folder`; raises OptionError, EngineError."""
+def build_onnxruntime(graph: GraphToBuild, out: Path, options: BuildOptions) -> Built:
+    """Write the engine of `graph` into the file `out`; raises OptionError, EngineError."""
     _refuse_other_backends_options(options)
-    engine_file = "engine.onnx" if graph.name == MODEL else graph_file(graph.name)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         rewritten = Path(temporary) / "rewritten.onnx"
         save_graph(cpu_model(graph.source), rewritten)
-        _store_optimised(rewritten, folder / engine_file)
+        _store_optimised(rewritten, out)
     return Built(
-        engine_file=engine_file,
         target="cpu",
         toolchain={"onnxruntime": version("onnxruntime")},
         rest="fp32",

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of ONNX Runtime's own passes: an Add and a layer norm in one node run at less than half the speed
-# of the two nodes, because only the plain norm is vectorised (1.31).
-UNWANTED_OPTIMIZERS = "SkipLayerNormFusion"
-
 
 def cpu_model(graph: GraphSource) -> ir.Model:
     """Return a graph rewritten, its weights in memory; raises MissingPackageError."""

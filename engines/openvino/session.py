@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.errors import EngineError, MissingPackageError
+from speechquant.engines.runners import OPENVINO
 
 PACKAGE = "openvino"
 
@@ -31,7 +32,7 @@ class OpenVinoSession:
     MissingPackageError, and EngineError where OpenVINO refuses the graph.
     """
 
-    provider = "openvino"
+    provider = OPENVINO
 
     def __init__(
         self, graph: Path | bytes, settings: Mapping[str, str], threads: int | None = None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from speechquant.core.engine_folders import EngineGraph, Limits
 from speechquant.core.errors import EngineError
 from speechquant.core.seq2seq import ENCODER
-from speechquant.engines.session import Tensors
+from speechquant.engines.runners import Tensors
 from speechquant.engines.tensorrt.device import Buffer, TensorRtDevice, named_sizes
 
 Entered = TypeVar("Entered", bound="TensorRtValues")

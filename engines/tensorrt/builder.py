@@ -40,9 +40,9 @@ _SHOWN_ERRORS = 3
 
 
 def build_tensorrt(
-    graph: GraphToBuild, folder: Path, options: BuildOptions, on_step: OnStep | None = None
+    graph: GraphToBuild, out: Path, options: BuildOptions, on_step: OnStep | None = None
 ) -> Built:
-    """Write an engine of TensorRT or TensorRT-RTX, its build log and its layers into `folder`.
+    """Write an engine of TensorRT or TensorRT-RTX to `out`, its build log and its layers beside it.
 
     Raises EngineError, with what the library said, where it refuses the graph or the target.
     """
@@ -52,20 +52,19 @@ def build_tensorrt(
     target = _target(library, options.target)
     _refuse_type(rest, target)
     typed = tensorrt_graph(graph, rest, strongly_typed=library.is_strongly_typed)
+    folder = out.parent
     log_file = folder / file_of(graph.name, LOG_FILE)
-    engine_file = f"{graph.name}.engine"
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         path = Path(work) / "model.onnx"
         save_graph(typed.model, path)
         request = _Request(library, options, graph, rest, target)
         with log_file.open("w", encoding="utf-8") as file:
             plan = request.plan(path, typed, BuildLog(file), on_step)
-    (folder / engine_file).write_bytes(plan)
+    out.write_bytes(plan)
     with log_file.open(encoding="utf-8") as file:
         report = LayerReport(layers_from_log(file), typed.products)
     report.save(folder / file_of(graph.name, LAYERS_FILE))
     return Built(
-        engine_file=engine_file,
         target=target,
         toolchain={library.backend: library.version},
         rest=rest,

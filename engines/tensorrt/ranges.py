@@ -9,7 +9,7 @@ import numpy as np
 
 from speechquant.core.graphs import GraphSource
 from speechquant.core.scales import SCALES_FILE, read_scales
-from speechquant.engines.session import Tensors
+from speechquant.engines.runners import Tensors
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph
 
 if TYPE_CHECKING:

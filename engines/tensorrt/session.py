@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from speechquant.core.engine_folders import Engine, Limits
 from speechquant.core.errors import EngineError
 from speechquant.engines.build_options import BATCH, SAMPLES
-from speechquant.engines.session import Tensors
+from speechquant.engines.runners import Tensors
 from speechquant.engines.tensorrt.device import Buffer, Execution, TensorRtDevice, named_sizes
 
 log = logging.getLogger(__name__)

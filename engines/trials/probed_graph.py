@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.graphs import GraphSource
 from speechquant.core.manifests import LabelledClip
-from speechquant.engines.session import Tensors
+from speechquant.engines.runners import Tensors
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph
 
 

@@ -19,7 +19,7 @@ from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.embeddings import rounded_lookups
 from speechquant.engines.graphs.qdq import Spelling, activation_levels
 from speechquant.engines.graphs.weights import quantize_weight
-from speechquant.engines.session import Tensors
+from speechquant.engines.runners import Tensors
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph, weighted_nodes
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from speechquant.core.bundles import Bundle, GraphPart
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import OptionError
 from speechquant.core.seq2seq import ENCODER, PREFILL, STEP, Seq2SeqSpec
-from speechquant.engines.backends import ON_CPU
 from speechquant.engines.build_options import BATCH, BuildOptions, GraphToBuild
-from speechquant.engines.session import Tensors
+from speechquant.engines.onnxruntime.opening import open_bundle_graph
+from speechquant.engines.runners import Tensors
 from speechquant.engines.whisper.log_mel import chunk_features
 
 # Chunks of 30 s that are decoded together; one clip alone is fastest.
@@ -89,5 +89,5 @@ def _trial_feeds(bundle: Bundle) -> dict[str, Tensors]:
 
 
 def _run(graph: GraphPart, feeds: Tensors) -> dict[str, NDArray[Any]]:
-    with ON_CPU.open(graph, None, None) as session:
+    with open_bundle_graph(graph, None, None) as session:
         return session.run(feeds)

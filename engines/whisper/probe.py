@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import ENCODER, PREFILL
-from speechquant.engines.backends import CPU
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.module_probe import ModuleProbe
+from speechquant.engines.runners import CPU
 from speechquant.engines.session import open_decoder_session
 from speechquant.engines.trials.module_outputs import module_tensors
 from speechquant.engines.trials.probed_graph import ProbedGraph

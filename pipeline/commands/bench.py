@@ -34,8 +34,9 @@ from speechquant.core.bundles import load_bundle
 from speechquant.core.errors import OptionError, RegressionError, ReportError
 from speechquant.core.files import new_folder, refuse_existing, refuse_unwritable
 from speechquant.core.manifests import LabelledClip
-from speechquant.engines.backends import AUTO, backends_of
 from speechquant.engines.decoding_options import DecodingOptions
+from speechquant.engines.registry import backends_of
+from speechquant.engines.runners import AUTO
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.commands.options import BUNDLE_PROVIDERS, decoding_options
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress

@@ -11,7 +11,7 @@ import typer
 from speechquant.core.bundles import load_bundle
 from speechquant.core.ctc import MODEL
 from speechquant.core.engine_folders import Engine, EngineGraph, engine_bytes
-from speechquant.engines.build import BACKENDS, build_engine
+from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import (
     REST_TYPES,
     BuildOptions,
@@ -19,6 +19,7 @@ from speechquant.engines.build_options import (
     samples_of,
     three_numbers,
 )
+from speechquant.engines.registry import engine_backends
 from speechquant.engines.tensorrt.layers import LayerReport, layer_report
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
@@ -32,7 +33,7 @@ def build(
         Path, typer.Argument(help="Folder that `quantize` or `export` wrote.", readable=False)
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the engine to write.", readable=False)],
-    backend: Annotated[str, typer.Option(help=f"{', '.join(BACKENDS)}.")],
+    backend: Annotated[str, typer.Option(help=f"{', '.join(engine_backends())}.")],
     target: Annotated[
         str | None,
         typer.Option(help="The GPU: sm86, rtx3090, ..., or current; current by default."),

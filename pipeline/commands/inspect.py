@@ -9,13 +9,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from speechquant.benchmarks.pictures.quantization import (
-    TensorAmplitudes,
-    draw_distributions,
-    draw_layer_effects,
-    draw_percentiles,
-)
-from speechquant.benchmarks.report.search import Search, read_search
+from speechquant.benchmarks.pictures.amplitudes import TensorAmplitudes, draw_distributions
+from speechquant.benchmarks.pictures.search import draw_layer_effects, draw_percentiles
+from speechquant.benchmarks.search import Search, read_search
 from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.statistics import ActivationStatistics

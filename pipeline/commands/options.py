@@ -13,11 +13,12 @@ from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import METHODS
 from speechquant.core.scales import Bits
 from speechquant.core.text import NORMALIZERS
-from speechquant.engines.backends import AUTO, PROVIDERS
 from speechquant.engines.decoding_options import DecodingOptions
+from speechquant.engines.registry import provider_names
+from speechquant.engines.runners import AUTO
 from speechquant.pipeline.sources import numbers_of
 
-BUNDLE_PROVIDERS = [provider for provider in PROVIDERS if provider != AUTO]
+BUNDLE_PROVIDERS = provider_names()
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from speechquant.benchmarks.pictures.outliers import draw_attention, draw_outlier_dimensions
-from speechquant.benchmarks.pictures.quantization import new_figure
+from speechquant.benchmarks.pictures.style import new_figure
 from speechquant.calibrators.outliers import ModuleOutliers, OutlierStatistics
 from speechquant.core.bundles import load_bundle, require_float
 from speechquant.core.errors import OptionError

@@ -11,10 +11,10 @@ from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.methods import DEFAULT_PERCENTILE, STABLEQUANT, MethodOptions
 from speechquant.calibrators.stablequant import GAMMA_POINTS
 from speechquant.core.bundles import load_bundle
-from speechquant.engines.backends import CPU
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.families import family_of
 from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.runners import CPU
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.commands.options import bits_of, kept_in_float
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress

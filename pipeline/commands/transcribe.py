@@ -15,10 +15,10 @@ import typer
 from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep, after
-from speechquant.engines.backends import AUTO
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.recognizers import Recognizer
+from speechquant.engines.runners import AUTO
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.commands.options import decoding_options
 from speechquant.pipeline.console import print_json, progress

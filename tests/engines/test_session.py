@@ -22,9 +22,11 @@ from speechquant.core.ctc import MODEL
 from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine
 from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
 from speechquant.core.processor import Processor
-from speechquant.engines import backends, open_recognizer, open_session
+from speechquant.engines import open_recognizer, open_session, registry
 from speechquant.engines.ctc.feeds import feeds_of
+from speechquant.engines.graphs import in_memory
 from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.onnxruntime import opening
 from speechquant.engines.onnxruntime import session as onnxruntime_session
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
 from speechquant.engines.openvino import session as openvino_session
@@ -63,7 +65,7 @@ def test_a_missing_provider_falls_back_with_its_cause_and_mend(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pretend(processor, monkeypatch, backends)
+    pretend(processor, monkeypatch, registry, onnxruntime_session)
     without_openvino(monkeypatch)
     with (
         caplog.at_level(logging.INFO, "speechquant"),
@@ -97,7 +99,7 @@ def test_what_is_wanted_needs_no_warning(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pretend(processor, monkeypatch, backends)
+    pretend(processor, monkeypatch, registry, onnxruntime_session)
     with (
         caplog.at_level(logging.INFO, "speechquant"),
         open_session(tiny_bundle, provider=provider) as session,
@@ -138,9 +140,9 @@ def test_kernels_that_overflow_are_avoided(
     expected: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pretend(processor, monkeypatch, backends)
+    pretend(processor, monkeypatch, registry, onnxruntime_session)
     options = onnxruntime.SessionOptions()
-    backends.configure_cpu(options)
+    onnxruntime_session.configure_cpu(options)
     check_entry(options, "session.x64quantprecision", expected)
 
 
@@ -162,12 +164,12 @@ def test_without_the_packages_a_bundle_runs_as_it_is_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     signed = w8a8(tiny_bundle, tmp_path / "signed", Spelling.TENSORRT)
-    assert isinstance(backends.cpu_graph(signed.only_graph), bytes)
+    assert isinstance(opening.cpu_graph(signed.only_graph), bytes)
     feeds = feeds_of(signed.spec, [noise])
     with open_session(signed, provider="cpu", threads=1) as session:
         respelled = session.run(feeds)["logits"]
     monkeypatch.setattr(onnx_files, "find_spec", lambda name: None)
-    assert backends.cpu_graph(signed.only_graph) == signed.only_graph.model_path
+    assert opening.cpu_graph(signed.only_graph) == signed.only_graph.model_path
     assert "pip install 'speechquant[quantize]'" in caplog.text
     with open_session(signed, provider="cpu", threads=1) as session:
         as_it_is = session.run(feeds)["logits"]
@@ -262,8 +264,8 @@ def test_settings_do_not_leak_between_sessions() -> None:
 def test_a_graph_too_large_to_rewrite_runs_as_it_is_with_a_warning(
     quantized: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backends, "_LARGEST_GRAPH_BYTES", 1000)
-    assert backends.cpu_graph(quantized.only_graph) == quantized.only_graph.model_path
+    monkeypatch.setattr(in_memory, "_LARGEST_GRAPH_BYTES", 1000)
+    assert opening.cpu_graph(quantized.only_graph) == quantized.only_graph.model_path
     assert "warning: " in caplog.text and "too large" in caplog.text
 
 

@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 from shared_artifacts import SharedArtifacts
 
-from speechquant.benchmarks.papers.whisper_agreement import (
-    GREEDY,
-    Reference,
-    clip_by_clip,
-    lots_of,
-    seams,
-)
+from speechquant.benchmarks import evaluate
+from speechquant.benchmarks.papers.joined_clips import clip_by_clip, lots_of, seams
+from speechquant.benchmarks.papers.whisper_agreement import GREEDY, Reference
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
-from speechquant.recipes.evaluate import evaluate
 from speechquant.zoo.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER

@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechquant.benchmarks.papers.joined_clips import Seams, lost_and_repeated
-from speechquant.benchmarks.papers.whisper_agreement import Lot, clip_by_clip, seams
+from speechquant.benchmarks.papers.joined_clips import (
+    Lot,
+    Seams,
+    clip_by_clip,
+    lost_and_repeated,
+    seams,
+)
 from speechquant.core.manifests import LabelledClip
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 

@@ -14,20 +14,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from speechquant.benchmarks.pictures.quantization import (
+from speechquant.benchmarks.pictures.amplitudes import (
     BOX_SHARES,
-    DOTS_PER_INCH,
     Kind,
-    LayerEffect,
-    PercentilePoint,
     TensorAmplitudes,
     draw_distributions,
+    figure_of_distributions,
+)
+from speechquant.benchmarks.pictures.search import (
     draw_layer_effects,
     draw_percentiles,
-    figure_of_distributions,
     figure_of_layer_effects,
     figure_of_percentiles,
 )
+from speechquant.benchmarks.pictures.style import DOTS_PER_INCH
+from speechquant.benchmarks.search import LayerEffect, PercentilePoint
 from speechquant.core.errors import CalibrationError, MissingPackageError, OptionError
 
 GAMMA = 0.25

@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 from speechquant.core.ctc import CtcDecoding, CtcSpec
 from speechquant.core.errors import OptionError, ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
-from speechquant.engines.backends import have_exact_products
 from speechquant.engines.graphs.qdq import (
     Spelling,
     activation_levels,
@@ -22,6 +21,7 @@ from speechquant.engines.graphs.qdq import (
     quantized_nodes,
     weight_axis,
 )
+from speechquant.engines.onnxruntime.session import have_exact_products
 
 Floats = NDArray[np.float32]
 

@@ -14,11 +14,14 @@ from quantized import w8a8
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Limits, load_engine
 from speechquant.core.errors import OptionError
-from speechquant.engines.backends import have_exact_products
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
 from speechquant.engines.ctc.feeds import feeds_of
-from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
+from speechquant.engines.onnxruntime.session import (
+    OnnxRuntimeSession,
+    have_exact_products,
+    session_options,
+)
 
 ENGINE = BuildOptions("onnxruntime")
 

@@ -17,10 +17,10 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.errors import ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines import open_session, quantize_bundle
-from speechquant.engines.backends import have_exact_products
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs.qdq import Spelling, quantize_attention
 from speechquant.engines.onnxruntime.graph import cpu_model
+from speechquant.engines.onnxruntime.session import have_exact_products
 from speechquant.engines.openvino.plugin import openvino_model
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 

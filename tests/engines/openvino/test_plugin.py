@@ -23,9 +23,9 @@ from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
-from speechquant.engines import backends
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
+from speechquant.engines.openvino import opening
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session
 from speechquant.engines.openvino.plugin import add_openvino, float_type
@@ -159,13 +159,13 @@ def test_only_a_quantized_bundle_is_narrowed_and_only_where_it_pays(tiny_bundle:
 def test_a_graph_that_openvino_refuses_runs_on_the_cpu_with_a_warning(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Refusing(backends.OnnxRuntimeSession):
+    class Refusing(opening.OnnxRuntimeSession):
         def __init__(self, graph: Path, options: Any, provider: str = "cpu") -> None:
             if provider == "openvino":
                 raise RuntimeError("NotFound: Unsupported property\n by CPU plugin.")
             super().__init__(graph, options, provider)
 
-    monkeypatch.setattr(backends, "OnnxRuntimeSession", Refusing)
+    monkeypatch.setattr(opening, "OnnxRuntimeSession", Refusing)
     monkeypatch.setattr(openvino_session, "find_spec", lambda name: None)
     monkeypatch.setattr(openvino, "_cpu_device", lambda: None)
     monkeypatch.setattr(

@@ -19,21 +19,32 @@ import numpy as np
 import processors
 import pytest
 from numpy.typing import NDArray
-from processors import AMD_BFLOAT16, AMD_OLD, ARM, INTEL_AMX, INTEL_OLD, INTEL_VNNI, pretend
+from processors import (
+    AMD_BFLOAT16,
+    AMD_OLD,
+    ARM,
+    INTEL_AMX,
+    INTEL_OLD,
+    INTEL_VNNI,
+    pretend,
+    replace_openers,
+)
 from quantized import openvino_is_exact, w8a8
 from shared_artifacts import SharedArtifacts
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
-from speechquant.engines import backends
-from speechquant.engines.backends import OPENVINO_PACKAGE, Backend, backends_of, how_it_runs
+from speechquant.engines import registry
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session
+from speechquant.engines.openvino.backend import OPENVINO_PACKAGE
 from speechquant.engines.openvino.session import OpenVinoSession
-from speechquant.engines.session import Session, open_session
+from speechquant.engines.registry import backends_of
+from speechquant.engines.runners import Session
+from speechquant.engines.session import how_it_runs, open_session
 
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None, reason="openvino is not installed: pip install openvino"
@@ -98,7 +109,7 @@ import numpy as np
 from speechquant.core.bundles import load_bundle
 from speechquant.core.processor import Processor
 from speechquant.engines.openvino import plugin as openvino
-from speechquant.engines.backends import OPENVINO_PACKAGE
+from speechquant.engines.openvino.backend import OPENVINO_PACKAGE
 openvino.read_processor = lambda: Processor("GenuineIntel", frozenset({"avx512_vnni"}))
 feeds = dict(np.load(sys.argv[2]))
 with OPENVINO_PACKAGE.open(load_bundle(Path(sys.argv[1])).only_graph, 1, None) as session:
@@ -265,7 +276,7 @@ def test_where_sums_overflow_the_cpu_provider_runs_and_says_why_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pretend(INTEL_OLD, monkeypatch, openvino, backends)
+    pretend(INTEL_OLD, monkeypatch, openvino, registry)
     with open_session(bundles[1], provider=provider, threads=1) as session:
         assert session.provider == "cpu"
     (record,) = caplog.records
@@ -275,7 +286,7 @@ def test_where_sums_overflow_the_cpu_provider_runs_and_says_why_once(
     )
 
 
-ALL_THREE = ["_open_in_plugin", "_open_in_package", "_open_on_cpu"]
+ALL_THREE = ["openvino-plugin", "openvino-package", "onnxruntime"]
 CPU_ALONE = ALL_THREE[2:]
 
 
@@ -294,8 +305,8 @@ def test_what_is_tried_in_which_order(
     expected: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pretend(processor, monkeypatch, backends)
-    assert [backend.open.__name__ for backend in backends_of(provider)] == expected
+    pretend(processor, monkeypatch, registry)
+    assert [backend.name for backend in backends_of(provider)] == expected
 
 
 def failing(error: Exception) -> Callable[..., Session]:
@@ -311,8 +322,7 @@ def test_the_package_is_taken_where_the_plugin_fails_without_a_warning(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    plugin = Backend("openvino", failing(EngineError("no device")))
-    monkeypatch.setattr(backends, "OPENVINO_PLUGIN", plugin)
+    replace_openers(monkeypatch, {"openvino-plugin": failing(EngineError("no device"))})
     with caplog.at_level(logging.INFO, "speechquant"):
         session = open_session(tiny_bundle, provider="openvino", threads=1)
     assert session.provider == "openvino"
@@ -324,11 +334,13 @@ def test_the_package_is_taken_where_the_plugin_fails_without_a_warning(
 def test_the_cpu_is_taken_where_both_fail_with_both_causes(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name, error in (
-        ("OPENVINO_PLUGIN", EngineError("no device")),
-        ("OPENVINO_PACKAGE", MissingPackageError("not installed")),
-    ):
-        monkeypatch.setattr(backends, name, Backend("openvino", failing(error)))
+    replace_openers(
+        monkeypatch,
+        {
+            "openvino-plugin": failing(EngineError("no device")),
+            "openvino-package": failing(MissingPackageError("not installed")),
+        },
+    )
     with open_session(tiny_bundle, provider="openvino", threads=1) as session:
         assert isinstance(session, OnnxRuntimeSession)
         assert how_it_runs(session) == "ONNX Runtime's CPU provider"

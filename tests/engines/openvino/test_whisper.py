@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from processors import INTEL_AMX, INTEL_VNNI, every_processor, pretend
+from processors import INTEL_AMX, INTEL_VNNI, every_processor, pretend, replace_openers
 from quantized import openvino_is_exact, whisper_w8a8
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError, MissingPackageError
 from speechquant.core.processor import Processor
-from speechquant.engines import DecodingOptions, backends, open_recognizer
-from speechquant.engines.backends import Backend, how_it_runs
+from speechquant.engines import DecodingOptions, open_recognizer, registry
 from speechquant.engines.decoder_session import Seq2SeqSession
+from speechquant.engines.onnxruntime.opening import open_bundle_graph
 from speechquant.engines.openvino import plugin as openvino
-from speechquant.engines.session import open_decoder_session
+from speechquant.engines.session import how_it_runs, open_decoder_session
 
 PROMPTS = np.array([[301, 302, 306], [301, 303, 306], [301, 304, 306]])
 needs_openvino = pytest.mark.skipif(
@@ -88,7 +88,7 @@ def test_the_plugin_computes_it_too(
         openvino._cpu_device()
     except (EngineError, MissingPackageError) as error:
         pytest.skip(str(error))
-    monkeypatch.setattr(backends, "OPENVINO_PACKAGE", Backend("package", failing(EngineError(""))))
+    replace_openers(monkeypatch, {"openvino-package": failing(EngineError(""))})
     in_float = outputs_of(whisper_bundle, "cpu")
     for mine, expected in zip(outputs_of(whisper_bundle, "openvino"), in_float, strict=True):
         np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
@@ -175,11 +175,10 @@ def test_all_three_graphs_run_on_the_cpu_where_openvino_refuses_one(
         opened.append(graph.name)
         if graph.name == "decoder_step":
             raise EngineError("the package openvino refuses the graph")
-        return backends.ON_CPU.open(graph, *arguments)
+        return open_bundle_graph(graph, *arguments)
 
-    missing = Backend("openvino", failing(MissingPackageError("no plugin")))
-    monkeypatch.setattr(backends, "OPENVINO_PLUGIN", missing)
-    monkeypatch.setattr(backends, "OPENVINO_PACKAGE", Backend("openvino", refuse_a_step))
+    missing = failing(MissingPackageError("no plugin"))
+    replace_openers(monkeypatch, {"openvino-plugin": missing, "openvino-package": refuse_a_step})
     with open_decoder_session(whisper_bundle, provider="openvino", threads=1) as session:
         assert isinstance(session, Seq2SeqSession)
         assert session.provider == "cpu"
@@ -201,14 +200,14 @@ def test_auto_is_openvino_on_intels_processors_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = []
-    for name in ("OPENVINO_PLUGIN", "OPENVINO_PACKAGE", "ON_CPU"):
 
-        def refuse(*_: object, name: str = name) -> Any:
-            tried.append(name)
-            raise EngineError("not here")
+    def refuse(*_: object) -> Any:
+        tried.append(1)
+        raise EngineError("not here")
 
-        monkeypatch.setattr(backends, name, Backend("cpu", refuse))
-    pretend(processor, monkeypatch, backends)
+    names = ("openvino-plugin", "openvino-package", "onnxruntime")
+    replace_openers(monkeypatch, dict.fromkeys(names, refuse))
+    pretend(processor, monkeypatch, registry)
     with pytest.raises(EngineError, match="not here"):
         open_decoder_session(whisper_bundle, provider=provider)
     is_openvino = provider == "auto" and processor.vendor == "GenuineIntel"

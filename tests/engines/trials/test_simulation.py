@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines import open_session, quantize_bundle
-from speechquant.engines.backends import have_exact_products
 from speechquant.engines.ctc.probe import ProbeSession
+from speechquant.engines.onnxruntime.session import have_exact_products
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 
 

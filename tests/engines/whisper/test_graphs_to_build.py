@@ -26,9 +26,12 @@ from speechquant.core.engine_folders import (
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError
 from speechquant.core.seq2seq import ENCODER, GRAPHS, PREFILL, STEP
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, open_recognizer
-from speechquant.engines.backends import have_exact_products
 from speechquant.engines.build import options_from_text
-from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
+from speechquant.engines.onnxruntime.session import (
+    OnnxRuntimeSession,
+    have_exact_products,
+    session_options,
+)
 from speechquant.engines.session import open_decoder_session, open_session
 from speechquant.engines.tensorrt.graph import tensorrt_graph
 from speechquant.engines.tensorrt.layers import LayerReport, read_layers

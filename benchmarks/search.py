@@ -6,8 +6,31 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.benchmarks.pictures.quantization import LayerEffect, PercentilePoint
 from speechquant.core.bundles import QUANTIZATION_FILE
+
+
+@dataclass(frozen=True)
+class LayerEffect:
+    """What quantizing one layer alone does to WER: stage 1 of StableQuant.
+
+    `change_points` and `bound` are percentage points. `bound` is the end of the interval that let
+    the search decide after `evaluated_share` of the utterances, None where it saw all of them.
+    """
+
+    layer: str
+    change_points: float
+    selected: bool
+    evaluated_share: float
+    bound: float | None = None
+
+
+@dataclass(frozen=True)
+class PercentilePoint:
+    """WER (a fraction, as ErrorRate.rate) of one candidate percentile: stage 2 of StableQuant."""
+
+    percentile: float
+    wer: float
+    evaluated_share: float
 
 
 @dataclass(frozen=True)
