@@ -26,7 +26,7 @@ from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION, Se
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
 from speechquant.exporter.random_models import PREFIX
 from speechquant.exporter.whisper import export_whisper
-from speechquant.zoo.augment import coloured_noise
+from speechquant.training.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
