@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.containers import READ_FORMATS, check_whole
+from speechquant.core.audio_files.containers import READ_FORMATS, check_whole
+from speechquant.core.audio_files.mpeg import MpegStream
 from speechquant.core.errors import AudioError
-from speechquant.core.mpeg import MpegStream
 
 Waveform = NDArray[np.float32]
 

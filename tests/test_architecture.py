@@ -7,11 +7,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Collection, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 import tomllib
 
+import speechquant
+from speechquant.engines.build import build_engine
+from speechquant.engines.session import load_source
 from speechquant.pipeline.commands import COMMANDS, command_named
 
 ROOT = Path(__file__).parent.parent
@@ -19,15 +25,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 
-_STEPS = {"exporter", "calibrators", "engines", "zoo", "students"}
-# Who may import whom; everyone may import itself.
+# Each may import what stands before it, and nothing beside it; everyone may import itself.
+FLOORS: tuple[set[str], ...] = (
+    {"core"},
+    {"exporter", "calibrators", "engines", "training"},
+    {"zoo", "students", "recipes"},
+    {"benchmarks", "serving"},
+    {"pipeline", "front"},
+)
 ALLOWED = {
-    "core": set(),
-    **{step: {"core"} for step in _STEPS},
-    "recipes": {"core", "exporter", "calibrators", "engines", "training"},
-    "benchmarks": {"core", "recipes", *_STEPS},
-    "pipeline": {"core", "recipes", "benchmarks", *_STEPS},
+    folder: set[str]().union(*FLOORS[:level])
+    for level, floor in enumerate(FLOORS)
+    for folder in floor
 }
+# What a reader can take in.
 MOST_PARAMETERS = 6
 # Functions with more, and why they have them still.
 MORE_PARAMETERS = {
@@ -35,8 +46,7 @@ MORE_PARAMETERS = {
     "speechquant.engines.quantize.quantize_bundle": "gets an options object with the families",
     "speechquant.engines.whisper.decoding.decode": "gets an options object with the families",
 }
-MOST_MODULES = 20
-MORE_MODULES = {"core": "bundles and seq2seq become one"}
+MOST_MODULES_OF_A_ROOM = 24
 OPTIONAL = (
     "torch",
     "transformers",
@@ -56,7 +66,8 @@ OPTIONAL = (
 
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(("speechquant", *parts)).removesuffix(".__init__")
+    inner = parts[1:] if parts[0] == "front" else parts  # front/ is speechquant itself
+    return ".".join(("speechquant", *inner)).removesuffix(".__init__")
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -67,33 +78,50 @@ def modules() -> list[tuple[str, Path]]:
     ]
 
 
-def imported_names(path: Path) -> set[str]:
+def folder_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Our modules that each of ours imports, anywhere in it: for type checkers, in functions."""
+    known = dict(modules())
+    return {name: imported_modules(path, known) - {name} for name, path in known.items()}
+
+
+def imported_modules(path: Path, known: Collection[str]) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             # `from speechquant import zoo` names a folder in its list, not in its module.
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inner & set(known) or {node.module}
+    return names & set(known)
+
+
+def circle_in(graph: Mapping[str, Collection[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 @pytest.mark.parametrize(("module", "path"), modules())
 def test_imports_point_one_way(module: str, path: Path) -> None:
-    folder = module.split(".")[1]
-    imported = {
-        name.split(".")[1] for name in imported_names(path) if name.startswith("speechquant.")
-    }
+    known, folder = dict(modules()), folder_of(path)
+    imported = {folder_of(known[name]) for name in imports()[module]}
     assert imported - {folder} <= ALLOWED[folder]
 
 
 @pytest.mark.parametrize(("family", "other"), [("ctc", "whisper"), ("whisper", "ctc")])
 def test_no_family_knows_another(family: str, other: str) -> None:
-    room = [path for name, path in modules() if name.startswith(f"speechquant.engines.{family}.")]
+    room = [name for name, _ in modules() if name.startswith(f"speechquant.engines.{family}.")]
     assert room
-    for path in room:
-        imported = imported_names(path)
-        assert not [n for n in imported if n.startswith(f"speechquant.engines.{other}")], path
+    for name in room:
+        assert not [n for n in imports()[name] if n.startswith(f"speechquant.engines.{other}.")]
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
@@ -117,33 +145,84 @@ def test_values_that_travel_together_are_one_object() -> None:
     assert many == set(MORE_PARAMETERS)
 
 
-def test_a_folder_holds_what_a_reader_can_take_in() -> None:
-    counts = Counter(path.parent for _, path in modules() if path.name != "__init__.py")
-    large = {
-        str(folder.relative_to(ROOT)) for folder, count in counts.items() if count > MOST_MODULES
-    }
-    assert large == set(MORE_MODULES)
-
-
 def test_the_list_of_commands_says_what_they_say() -> None:
     listed = {path.stem for path in (ROOT / "pipeline" / "commands").glob("*.py")}
     assert set(COMMANDS) == listed - {"__init__", "options"}
     assert {name: command_named(name).help for name in COMMANDS} == COMMANDS
 
 
+def room_of(name: str) -> str:
+    """Return the folder of a module inside a folder; one beside such folders is its own room."""
+    path = dict(modules())[name].relative_to(ROOT)
+    return "/".join(path.parts[:-1]) if len(path.parts) > 2 else str(path)
+
+
+def test_no_import_circle_among_modules() -> None:
+    assert len(imports()["speechquant.engines.session"]) > 5
+    assert circle_in(imports()) == []
+
+
+def test_no_import_circle_among_rooms() -> None:
+    rooms: dict[str, set[str]] = {}
+    for name, others in imports().items():
+        room = room_of(name)
+        rooms.setdefault(room, set()).update({room_of(other) for other in others} - {room})
+    assert "engines/onnxruntime" in rooms["engines/openvino"]
+    assert circle_in(rooms) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) != []
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_what_is_run_as_a_page_is_imported_by_no_other() -> None:
+    papers = {
+        name: path for name, path in modules() if name.startswith("speechquant.benchmarks.papers.")
+    }
+    pages = {name for name, path in papers.items() if "__main__" in path.read_text()}
+    assert len(pages) > 10
+    assert not [(name, imports()[name] & pages) for name in papers if imports()[name] & pages]
+
+
+def test_a_room_holds_what_a_reader_can_take_in() -> None:
+    sizes = Counter(path.parent for _, path in modules() if path.name != "__init__.py")
+    assert {room.name: size for room, size in sizes.items() if size > MOST_MODULES_OF_A_ROOM} == {}
+
+
 def test_every_folder_is_packaged_and_typed() -> None:
     on_disk = [name for name, path in modules() if path.name == "__init__.py"]
     assert sorted(SETUPTOOLS["packages"]) == sorted(on_disk)
-    named = {f"speechquant.{folder}": folder for folder in FOLDERS}
+    named = {module_name(ROOT / folder / "__init__.py"): folder for folder in FOLDERS}
     assert SETUPTOOLS["package-dir"] == named
     assert set(named) <= set(SETUPTOOLS["package-data"])
+    typings = ROOT / "typings" / "speechquant"
     for folder in FOLDERS:
-        assert (ROOT / "typings" / "speechquant" / folder).resolve() == ROOT / folder
         assert (ROOT / folder / "py.typed").is_file()
+        if folder != "front":
+            assert (typings / folder).resolve() == ROOT / folder
+    for path in (ROOT / "front").glob("*.py*"):
+        assert (typings / path.name).resolve() == path
 
 
-def test_speechquant_is_a_namespace() -> None:
+def test_front_is_speechquant_itself() -> None:
     assert not (ROOT / "speechquant").exists()
+    assert [Path(folder) for folder in speechquant.__path__][:1] == [ROOT / "front"]
+    names = {name: getattr(speechquant, name) for name in speechquant.__all__}
+    assert names["build"] is build_engine
+    assert names["load"] is load_source
+    assert names["__version__"] == PROJECT["project"]["version"]
+    with pytest.raises(AttributeError, match="'speechquant' has no attribute 'transcibe'"):
+        speechquant.transcibe  # noqa: B018
+
+
+def test_importing_speechquant_loads_nothing_heavy() -> None:
+    heavy = ("numpy", "torch", "onnxruntime", "soundfile", "typer", "importlib.metadata")
+    loaded = python(
+        "import sys\nbefore = set(sys.modules)\nimport speechquant\n"
+        f"print([name for name in {heavy!r} if name in set(sys.modules) - before])"
+    )
+    assert loaded.strip() == "[]"
 
 
 def python(code: str) -> str:
@@ -172,7 +251,17 @@ def test_every_module_imports_without_the_optional_packages() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["core", "exporter", "calibrators", "engines", "recipes", "benchmarks", "zoo", "pipeline"],
+    [
+        "core",
+        "exporter",
+        "calibrators",
+        "engines",
+        "training",
+        "recipes",
+        "benchmarks",
+        "zoo",
+        "pipeline",
+    ],
 )
 def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
     heavy = ("torch", "transformers", "onnx", "onnxruntime", "matplotlib", "jinja2")

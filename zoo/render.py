@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechquant.zoo.augment import Conditions, degrade
+from speechquant.training.augment import Conditions, degrade
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.espeak import EspeakSynthesizer, Utterance
 from speechquant.zoo.grammar import transcript_of

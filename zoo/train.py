@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.wer import score_wer
-from speechquant.zoo.augment import degrade
+from speechquant.training.augment import degrade
+from speechquant.training.batches import batches, collate
+from speechquant.training.command_line import begin, run_parser
+from speechquant.training.run import TrainingRun, fast_products, train_to_end
+from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
+from speechquant.training.schedule import RunSettings
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.models import (
     CTC_MODELS,
@@ -27,22 +32,7 @@ from speechquant.zoo.models import (
     save_model,
     token_ids,
 )
-from speechquant.zoo.samples import (
-    LIVE_CONDITIONS,
-    Sample,
-    Sets,
-    at_another_speed,
-    in_rows,
-    training_sets,
-)
-from speechquant.zoo.training_run import (
-    RunSettings,
-    TrainingRun,
-    begin,
-    fast_products,
-    run_parser,
-    train_to_end,
-)
+from speechquant.zoo.training_sets import training_sets
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +47,7 @@ _BLANK = 0
 class Settings(RunSettings):
     """What a run is made of; written beside its checkpoints."""
 
+    synthetic_share: float = 0.6
     # The first convolutions settle early, and their backward pass is a third of a step.
     frozen_convolutions: int = 0
 
@@ -69,32 +60,6 @@ def _heard(sample: Sample, rng: np.random.Generator) -> NDArray[np.float32]:
 def normalised(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return `wave` as Wav2Vec2FeatureExtractor gives it to the model."""
     return np.asarray((wave - wave.mean()) / np.sqrt(wave.var() + 1e-7), np.float32)
-
-
-def batches(sets: Sets, batch_seconds: float, rng: random.Random) -> Iterator[list[Sample]]:
-    """Yield batches of clips of about one length for ever, the sets mixed by their shares."""
-    budget = int(batch_seconds * SAMPLE_RATE_HZ)
-    while True:
-        shares = [share for share, _ in sets]
-        pool = [rng.choice(rng.choices(sets, shares)[0][1]) for _ in range(2_000)]
-        pool.sort(key=lambda sample: len(sample.wave) * rng.uniform(0.9, 1.1))
-        groups: list[list[Sample]] = [[]]
-        for sample in pool:
-            longest = max(len(other.wave) for other in [*groups[-1], sample])
-            if groups[-1] and longest * (len(groups[-1]) + 1) > budget:
-                groups.append([])
-            groups[-1].append(sample)
-        rng.shuffle(groups)
-        yield from groups
-
-
-def collate(waves: list[NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the waves padded with zeros, and their lengths in samples."""
-    import torch
-
-    lengths = [len(wave) for wave in waves]
-    padded = in_rows(waves, max(lengths))
-    return torch.from_numpy(padded), torch.tensor(lengths)
 
 
 def attention_mask(name: str, waves: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor | None:

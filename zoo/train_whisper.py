@@ -20,25 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.wer import score_wer
-from speechquant.zoo.augment import coloured_noise, degrade
+from speechquant.training.augment import coloured_noise, degrade
+from speechquant.training.batches import in_rows
+from speechquant.training.command_line import begin, run_parser
+from speechquant.training.run import TrainingRun, fast_products, train_to_end
+from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
+from speechquant.training.schedule import RunSettings
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.models import TRAINED_MODELS, VOCABULARY, token_ids
-from speechquant.zoo.samples import (
-    LIVE_CONDITIONS,
-    Sample,
-    Sets,
-    at_another_speed,
-    in_rows,
-    training_sets,
-)
-from speechquant.zoo.training_run import (
-    RunSettings,
-    TrainingRun,
-    begin,
-    fast_products,
-    run_parser,
-    train_to_end,
-)
+from speechquant.zoo.training_sets import training_sets
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
     HEAD_FILE,

@@ -27,9 +27,9 @@ from speechquant.engines.ctc.recognizer import open_ctc_recognizer
 from speechquant.exporter.ctc import export, export_with_parity
 from speechquant.exporter.random_models import PREFIX
 from speechquant.recipes.evaluate import evaluate
+from speechquant.training.samples import Extra, split_speakers
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
-from speechquant.zoo.samples import Extra, split_speakers
 
 PARITY_SECONDS = ((1.0,), (7.3,), (20.0,), (20.0, 7.3, 1.0))
 _RANDOM_MODELS = ("wav2vec2-base", "hubert-large")

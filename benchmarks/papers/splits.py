@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.training.samples import Extra, split_speakers
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.samples import Extra, split_speakers
 
 # A search hears its set hundreds of times; a few hundred clips say enough.
 _MAX_CALIBRATION_CLIPS = 400

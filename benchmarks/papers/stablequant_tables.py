@@ -18,8 +18,8 @@ from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, zoo_
 from speechquant.core.files import new_file
 from speechquant.exporter.ctc import export
 from speechquant.recipes.experiment import Experiment
+from speechquant.training.samples import Extra
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
-from speechquant.zoo.samples import Extra
 
 WIDTHS = (16, 8, 6, 4)
 METHODS = ("max", "ema", "percentile", "mse", "entropy")

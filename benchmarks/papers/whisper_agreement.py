@@ -32,7 +32,7 @@ from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundl
 from speechquant.exporter.random_models import PREFIX
 from speechquant.exporter.whisper import export_whisper
 from speechquant.recipes.experiment import Experiment
-from speechquant.zoo.augment import coloured_noise
+from speechquant.training.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 

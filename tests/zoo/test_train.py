@@ -12,23 +12,24 @@ import soundfile
 import torch
 
 from speechquant.core.manifests import LabelledClip
-from speechquant.zoo.models import new_model
-from speechquant.zoo.samples import (
+from speechquant.training.batches import batches
+from speechquant.training.run import SETTINGS_FILE
+from speechquant.training.samples import (
     Extra,
     Sample,
     join_single_words,
     load_samples,
     split_speakers,
 )
+from speechquant.training.schedule import learning_rate
+from speechquant.zoo.models import new_model
 from speechquant.zoo.train import (
     Run,
     Settings,
-    batches,
     greedy_text,
     keep_layout_through_norms,
     train,
 )
-from speechquant.zoo.training_run import SETTINGS_FILE, learning_rate
 
 RATE_HZ = 16_000
 SETTINGS = Settings(

@@ -14,9 +14,10 @@ from transformers import WhisperFeatureExtractor
 
 from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.exporter.whisper import export_whisper
+from speechquant.training.run import SETTINGS_FILE
+from speechquant.training.samples import Sample
 from speechquant.zoo import train_whisper as training
 from speechquant.zoo.models import VOCABULARY
-from speechquant.zoo.samples import Sample
 from speechquant.zoo.train_whisper import (
     Example,
     Run,
@@ -26,7 +27,6 @@ from speechquant.zoo.train_whisper import (
     make_example,
     train,
 )
-from speechquant.zoo.training_run import SETTINGS_FILE
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
     Tokens,

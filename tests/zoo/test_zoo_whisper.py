@@ -15,7 +15,7 @@ from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
-from speechquant.zoo.augment import coloured_noise
+from speechquant.training.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from speechquant.zoo.augment import Conditions, add_echo, add_noise, coloured_noise, degrade
+from speechquant.training.augment import Conditions, add_echo, add_noise, coloured_noise, degrade
 
 RATE_HZ = 16_000
 

@@ -11,7 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechquant.core.audio import audio_seconds, read_audio
-from speechquant.core.containers import check_whole
+from speechquant.core.audio_files.containers import check_whole
 from speechquant.core.errors import AudioError
 
 RATE_HZ = 16_000

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from speechquant.core.mpeg import MpegStream, mpeg_stream
+from speechquant.core.audio_files.mpeg import MpegStream, mpeg_stream
 
 # Two headers and the bytes of their frames, worked out by hand: 144 x 128,000 / 44,100 = 417.96 of
 # MPEG 1, 72 x 8,000 / 16,000 = 36 of MPEG 2.

@@ -1,9 +1,8 @@
-"""What a model of the zoo is trained on: clips in memory, and what is done to them on the way."""
+"""What a model is trained on: clips in memory, and what is done to them on the way."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import read_audio
-from speechquant.core.manifests import LabelledClip, read_data_set
-from speechquant.zoo.augment import Conditions
-from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
+from speechquant.core.manifests import LabelledClip
+from speechquant.training.augment import Conditions
 
+SAMPLE_RATE_HZ = 16_000
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
 _INT16_FULL_SCALE = 32_767.0
-_SCORED_CLIPS = 200  # of zoo:dev
 # A word that lacks no more than this is still heard.
 _NEAR_SECONDS = 0.03
 
@@ -140,27 +138,4 @@ def at_another_speed(sample: Sample, rng: np.random.Generator) -> NDArray[np.flo
     return np.asarray(np.interp(positions, np.arange(len(wave)), wave), np.float32)
 
 
-def in_rows(waves: Sequence[NDArray[np.float32]], samples: int) -> NDArray[np.float32]:
-    """Return each wave in a row of `samples`: silence behind it, or cut off."""
-    rows = np.zeros((len(waves), samples), np.float32)
-    for row, wave in zip(rows, waves, strict=True):
-        row[: len(wave)] = wave[:samples]
-    return rows
-
-
 Sets = list[tuple[float, list[Sample]]]
-
-
-def training_sets(
-    extra: Sequence[Extra], synthetic_share: float, rng: random.Random
-) -> tuple[Sets, dict[str, list[Sample]]]:
-    """Return what is trained on, each set with its share, and what is scored, by name."""
-    sets = [(synthetic_share, load_samples(read_data_set(corpus_manifest("train"))))]
-    dev = read_data_set(corpus_manifest("dev"))
-    scored = {"zoo_dev": load_samples(dev)[:_SCORED_CLIPS]}
-    for further in extra:
-        seen, unseen = split_speakers(read_data_set(further.source), further.hold_out_speakers)
-        sets.append((further.share, join_single_words(seen, rng)))
-        if unseen:
-            scored[further.source.name] = load_samples(unseen)
-    return sets, scored

@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+from speechquant.core.audio_files.mpeg import MpegStream, after_id3, mpeg_stream
 from speechquant.core.errors import AudioError
-from speechquant.core.mpeg import MpegStream, after_id3, mpeg_stream
 
 log = logging.getLogger(__name__)
 

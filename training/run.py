@@ -1,8 +1,7 @@
-"""What trainings of the zoo's models share: runs that may be killed, logs, the learning rate."""
+"""A training that may be killed at any step: its state, its log and its checkpoints."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
@@ -10,14 +9,13 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from speechquant.core.processor import read_processor
-from speechquant.zoo.samples import Extra
+from speechquant.training.schedule import RunSettings, learning_rate
 
 if TYPE_CHECKING:
     import torch
@@ -26,29 +24,6 @@ log = logging.getLogger(__name__)
 
 LOG_FILE, SETTINGS_FILE = "log.jsonl", "settings.json"
 _MOST_GRADIENT_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What every run is made of; written beside its checkpoints."""
-
-    steps: int = 10_000
-    warmup_steps: int = 800
-    decay_steps: int = 2_000
-    peak_learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    batch_seconds: float = 42.0
-    synthetic_share: float = 0.6
-    seed: int = 0
-    save_every: int = 250
-    score_every: int = 1_000
-
-
-def learning_rate(step: int, settings: RunSettings) -> float:
-    """Return the rate at `step`: linear rise, plateau, linear fall to zero."""
-    rise = min(1.0, (step + 1) / settings.warmup_steps)
-    fall = min(1.0, max(0.0, (settings.steps - step) / settings.decay_steps))
-    return settings.peak_learning_rate * min(rise, fall)
 
 
 def fast_products() -> AbstractContextManager[Any]:
@@ -163,41 +138,3 @@ def train_to_end(
             write_checkpoint()
         losses.clear()
         run.save()
-
-
-def run_parser(doc: str | None, program: str, settings: RunSettings) -> argparse.ArgumentParser:
-    """Return a parser of what every training takes, each of its `settings` among it."""
-    parser = argparse.ArgumentParser(description=doc, prog=f"python -m {program}")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument(
-        "--extra-data",
-        type=Extra.parse,
-        action="append",
-        default=[],
-        help="PATH[,share=0.2][,hold_out=8]: a manifest or LibriSpeech folder to train on too",
-    )
-    parser.add_argument("--threads", type=int, help="threads of torch")
-    for key, value in asdict(settings).items():
-        parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
-    return parser
-
-
-def begin(options: argparse.Namespace, settings: RunSettings, **facts: Any) -> None:
-    """Make the folder of a run and write down in it what the run is made of."""
-    import torch
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    used = {
-        **asdict(settings),
-        "extra_data": [
-            # The folder's name alone: where it lies is nobody else's business.
-            {**asdict(extra), "source": extra.source.name}
-            for extra in options.extra_data
-        ],
-        **facts,
-    }
-    text = json.dumps(used, indent=1) + "\n"
-    (options.out / SETTINGS_FILE).write_text(text, encoding="utf-8")

@@ -1,0 +1,52 @@
+"""The command line that every training takes, and the folder that it begins."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from speechquant.training.run import SETTINGS_FILE
+from speechquant.training.samples import Extra
+from speechquant.training.schedule import RunSettings
+
+
+def run_parser(doc: str | None, program: str, settings: RunSettings) -> argparse.ArgumentParser:
+    """Return a parser of what every training takes, each of its `settings` among it."""
+    parser = argparse.ArgumentParser(description=doc, prog=f"python -m {program}")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--extra-data",
+        type=Extra.parse,
+        action="append",
+        default=[],
+        help="PATH[,share=0.2][,hold_out=8]: a manifest or LibriSpeech folder to train on too",
+    )
+    parser.add_argument("--threads", type=int, help="threads of torch")
+    for key, value in asdict(settings).items():
+        parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
+    return parser
+
+
+def begin(options: argparse.Namespace, settings: RunSettings, **facts: Any) -> None:
+    """Make the folder of a run and write down in it what the run is made of."""
+    import torch
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    used = {
+        **asdict(settings),
+        "extra_data": [
+            # The folder's name alone: where it lies is nobody else's business.
+            {**asdict(extra), "source": extra.source.name}
+            for extra in options.extra_data
+        ],
+        **facts,
+    }
+    text = json.dumps(used, indent=1) + "\n"
+    (options.out / SETTINGS_FILE).write_text(text, encoding="utf-8")
