@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio_files.containers import READ_FORMATS, check_whole
+from speechquant.core.audio_files.containers import READ_FORMATS, OggStream, check_whole
 from speechquant.core.audio_files.mpeg import MpegStream
 from speechquant.core.errors import AudioError
 
@@ -23,6 +23,9 @@ AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
 # What is decoded before a part: a frame of these builds on those before it. 0.6 s is the longest
 # that an mp3 reaches back (255 bytes at 8 kbit/s and 24 kHz), Opus gives the same bits after 0.3 s.
 _LEAD_SECONDS = {"MP3": 1.0, "OGG": 1.0}
+# Sent into the middle of an mp3 of a low rate, the decoder complains on stderr of what it lacks.
+# From the start it does not, and so much takes it a second at most.
+_FROM_START_SECONDS, _LOW_RATES_HZ = 600.0, range(32_000)
 # An mp3's header may count a frame too many, and which samples an encoder added is not always told.
 _UNSURE_FRAMES = 2
 # libsndfile's word for a length that a header does not tell.
@@ -99,10 +102,10 @@ def read_audio(audio: Audio, sample_rate_hz: int, max_seconds: float | None = No
     where what is read is empty, not finite, or longer than `max_seconds`.
     """
     with _readable(audio) as stream:
-        if stream is None or stream.tells_length:
-            channels, rate = _decode(audio, stream, max_seconds)
-        else:
+        if isinstance(stream, MpegStream) and not stream.tells_length:
             channels, rate = _decode_from_start(audio, stream, max_seconds)
+        else:
+            channels, rate = _decode(audio, stream, max_seconds)
     for channel in channels.T:
         check_samples(channel, str(audio))
     return resample(channels.mean(axis=1, dtype=np.float32), rate, sample_rate_hz)
@@ -111,11 +114,11 @@ def read_audio(audio: Audio, sample_rate_hz: int, max_seconds: float | None = No
 def audio_seconds(audio: Audio) -> float:
     """Return how long a file or a part of it is, by its header; raises AudioError."""
     with _readable(audio) as stream:
-        if stream is None or stream.tells_length:
+        if isinstance(stream, MpegStream) and not stream.tells_length:
+            length = _Length(stream.samples, stream.rate_hz)
+        else:
             with _opened(path_of(audio)) as file:
                 length = _length(audio, file)
-        else:
-            length = _Length(stream.samples, stream.rate_hz)
     begin, end = length.span_of(audio)
     return (end - begin) / length.rate_hz
 
@@ -126,8 +129,8 @@ def path_of(audio: Audio) -> Path:
 
 
 @contextmanager
-def _readable(audio: Audio) -> Iterator[MpegStream | None]:
-    """Yield the frames of an mp3, and turn whatever else is wrong with a file into AudioError."""
+def _readable(audio: Audio) -> Iterator[MpegStream | OggStream | None]:
+    """Yield what a file is made of, and turn whatever else is wrong with it into AudioError."""
     import soundfile
 
     path = path_of(audio)
@@ -160,18 +163,30 @@ def _length(audio: Audio, file: Any) -> _Length:
 
 
 def _decode(
-    audio: Audio, stream: MpegStream | None, max_seconds: float | None
+    audio: Audio, stream: MpegStream | OggStream | None, max_seconds: float | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return the samples [time, channels] and their rate."""
     with _opened(path_of(audio)) as file:
         length = _length(audio, file)
         begin, end = _span(audio, length, max_seconds)
-        lead = min(begin, round(_LEAD_SECONDS.get(file.format, 0.0) * length.rate_hz))
-        if begin > lead:
-            file.seek(begin - lead)
-        channels = file.read(lead + end - begin, dtype="float32", always_2d=True)[lead:]
+        start = _start(begin, file, stream)
+        if start:
+            file.seek(start)
+        channels = file.read(end - start, dtype="float32", always_2d=True)[begin - start :]
     _check_count(audio, stream, end - begin, len(channels))
     return channels, length.rate_hz
+
+
+def _start(begin: int, file: Any, stream: MpegStream | OggStream | None) -> int:
+    """Return where to begin to decode so that the sample `begin` comes out as from the start."""
+    rate_hz = int(file.samplerate)
+    is_low = isinstance(stream, MpegStream) and rate_hz in _LOW_RATES_HZ
+    if is_low and begin < _FROM_START_SECONDS * rate_hz:
+        return 0
+    if isinstance(stream, OggStream) and file.subtype == "VORBIS":
+        # Inside the last page, which may hold more than is to be heard, libsndfile miscounts.
+        begin = min(begin, int(file.frames) - stream.last_page_units)
+    return max(0, begin - round(_LEAD_SECONDS.get(file.format, 0.0) * rate_hz))
 
 
 def _decode_from_start(
@@ -218,8 +233,12 @@ def _span(audio: Audio, length: _Length, max_seconds: float | None) -> tuple[int
     return begin, end
 
 
-def _check_count(audio: Audio, stream: MpegStream | None, announced: int, present: int) -> None:
-    unsure = 0 if stream is None else _UNSURE_FRAMES * stream.samples_per_frame
+def _check_count(
+    audio: Audio, stream: MpegStream | OggStream | None, announced: int, present: int
+) -> None:
+    unsure = 0
+    if isinstance(stream, MpegStream):
+        unsure = _UNSURE_FRAMES * stream.samples_per_frame
     if present < announced - unsure:
         raise AudioError(
             f"{audio}: truncated or damaged: {announced} samples announced, {present} are there; "

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import reprlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from speechquant.core.audio import AUDIO_SUFFIXES
-from speechquant.core.errors import ManifestError
+from speechquant.core.audio import AUDIO_SUFFIXES, Audio, AudioPart, audio_seconds
+from speechquant.core.errors import AudioError, ManifestError
 from speechquant.core.files import sha256_of
 
 TRANSCRIPT_SUFFIX = ".trans.txt"
+# By how much a manifest's seconds may miss the file's: twice what rounding to a tenth loses, and
+# about what an mp3 encoder adds.
+TOLERANCE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """One clip of a data set; `text`, `seconds` and `speaker` are None where the set has none."""
+    """One clip of a data set; `text`, `seconds` and `speaker` are None where the set has none.
+
+    It is the whole file where `offset_seconds` is None, else the part that begins there and lasts
+    `seconds`, or to the file's end where these are None.
+    """
 
     path: Path
     text: str | None
     seconds: float | None = None
     speaker: str | None = None
+    offset_seconds: float | None = None
+
+    @property
+    def audio(self) -> Audio:
+        """What is to be read."""
+        if self.offset_seconds is None:
+            return self.path
+        return AudioPart(self.path, self.offset_seconds, self.seconds)
 
 
 def read_data_set(source: Path, *, require_text: bool = True) -> list[LabelledClip]:
@@ -79,24 +98,54 @@ def _clip_of_line(line: str, where: str, folder: Path, require_text: bool) -> La
         value = row.get(key)
         if not isinstance(value, str) and (key in needed or value is not None):
             raise ManifestError(f"{where}: no string under the key {key!r}; add it to that line")
-    if row.get("offset"):
-        raise ManifestError(
-            f"{where}: 'offset' is {row['offset']!r}, but clips are read whole; cut the audio into "
-            "one file a clip"
-        )
     path = folder / row["audio_filepath"]
     if not path.is_file():
         raise ManifestError(f"{where}: no such audio file: {path}; mend the path or drop the line")
-    return LabelledClip(path, row.get("text"), _seconds(row, where), row.get("speaker"))
+    offset, seconds = _part(
+        path, _seconds(row, "offset", where), _seconds(row, "duration", where), where
+    )
+    return LabelledClip(path, row.get("text"), seconds, row.get("speaker"), offset)
 
 
-def _seconds(row: dict[str, object], where: str) -> float | None:
-    duration = row.get("duration")
-    if duration is None:
+def _seconds(row: dict[str, object], key: str, where: str) -> float | None:
+    value = row.get(key)
+    if value is None:
         return None
-    if not isinstance(duration, (int, float)) or isinstance(duration, bool):
-        raise ManifestError(f"{where}: 'duration' is {duration!r}; give seconds or leave it out")
-    return float(duration)
+    seconds = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            seconds = float(value)
+    if not 0 <= seconds < math.inf or (key == "duration" and seconds == 0):
+        raise ManifestError(
+            f"{where}: {key!r} is {reprlib.repr(value)}; give seconds or leave it out"
+        )
+    return seconds
+
+
+def _part(
+    path: Path, offset: float | None, duration: float | None, where: str
+) -> tuple[float | None, float | None]:
+    """Return where a clip begins and how long it is, as a LabelledClip has them."""
+    begin = offset or 0.0
+    if begin == 0 and duration is None:
+        return None, None
+    length = _length(path, where)
+    end = length if duration is None else begin + duration
+    if begin >= length or end > length + TOLERANCE_SECONDS:
+        raise ManifestError(
+            f"{where}: asks for {begin:g} to {end:g} s of {path}, which lasts {length:g} s; mend "
+            "'offset' and 'duration'"
+        )
+    if begin == 0 and abs(end - length) <= TOLERANCE_SECONDS:
+        return None, duration
+    return begin, duration if end < length else None
+
+
+def _length(path: Path, where: str) -> float:
+    try:
+        return audio_seconds(path)
+    except AudioError as error:
+        raise ManifestError(f"{where}: {error}") from error
 
 
 def _clips_of_librispeech(folder: Path) -> list[LabelledClip]:
@@ -127,10 +176,19 @@ def _clips_of_chapter(transcript: Path) -> list[LabelledClip]:
 
 
 def clip_key(clip: LabelledClip) -> str:
-    """Return a hash of the clip's audio file and text."""
-    digest = hashlib.sha256(sha256_of(clip.path).encode())
+    """Return a hash of the clip's audio file, of the part that it is of it, and of its text."""
+    status = clip.path.stat()
+    digest = hashlib.sha256(_sha256_of(clip.path, status.st_size, status.st_mtime_ns).encode())
+    if clip.offset_seconds is not None:
+        digest.update(f"\0{clip.offset_seconds} {clip.seconds}\0".encode())
     digest.update((clip.text or "").encode())
     return digest.hexdigest()[:16]
+
+
+# A manifest may name a thousand parts of one file.
+@lru_cache(maxsize=1024)
+def _sha256_of(path: Path, size: int, modified_ns: int) -> str:
+    return sha256_of(path)
 
 
 def data_key(clip_keys: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ class ClipList:
 
 def measured_seconds(bundle: Bundle, clips: Sequence[LabelledClip]) -> float:
     """Return how much of the clips a probe hears, and warn where that is not all of them."""
-    lengths = [audio_seconds(clip.path) for clip in clips]
+    lengths = [audio_seconds(clip.audio) for clip in clips]
     chunk = bundle.spec.chunk_seconds
     if chunk is None:
         return sum(lengths)

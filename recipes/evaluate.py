@@ -78,7 +78,7 @@ def evaluate(
         characters=score_cer(references, hypotheses),
         clips=tuple(
             ClipResult(
-                str(clip.path), reference, hypothesis, counts.errors, counts.reference_length
+                str(clip.audio), reference, hypothesis, counts.errors, counts.reference_length
             )
             for clip, reference, hypothesis, counts in zip(
                 clips, references, hypotheses, words.clips, strict=True
@@ -95,8 +95,8 @@ def _groups(recognizer: Recognizer, clips: Sequence[LabelledClip]) -> Iterator[l
     rate = recognizer.spec.sample_rate_hz
     group: list[Waveform] = []
     for clip in clips:
-        wave = read_audio(clip.path, rate, recognizer.max_clip_seconds)
-        recognizer.check(wave, str(clip.path))
+        wave = read_audio(clip.audio, rate, recognizer.max_clip_seconds)
+        recognizer.check(wave, str(clip.audio))
         group.append(wave)
         if len(group) == _CLIPS_AT_ONCE or sum(map(len, group)) >= _SECONDS_AT_ONCE * rate:
             yield group
@@ -108,5 +108,5 @@ def _groups(recognizer: Recognizer, clips: Sequence[LabelledClip]) -> Iterator[l
 def text_of(clip: LabelledClip) -> str:
     """Return a clip's text; raises ManifestError where it has none."""
     if clip.text is None:
-        raise ManifestError(f"{clip.path}: has no text to compare with; add it to the data set")
+        raise ManifestError(f"{clip.audio}: has no text to compare with; add it to the data set")
     return clip.text

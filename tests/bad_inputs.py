@@ -142,7 +142,12 @@ def _evaluate(*lines: str) -> Callable[[Workspace], list[object]]:
     return arguments
 
 
-_GOOD_LINE = json.dumps({"audio_filepath": "good.wav", "text": "yes", "duration": 1.0})
+_GOOD_ROW = {"audio_filepath": "good.wav", "text": "yes", "duration": 1.0}
+_GOOD_LINE = json.dumps(_GOOD_ROW)
+
+
+def _part(**seconds: float) -> str:
+    return json.dumps({**_GOOD_ROW, **seconds})
 
 
 def _missing_in_bundle(at: Workspace) -> list[object]:
@@ -467,9 +472,16 @@ CASES = (
          r"manifest\.jsonl:2: no string under the key 'text'"),
     Case("a manifest with broken JSON", _evaluate(_GOOD_LINE, _GOOD_LINE, "{'audio"),
          r"manifest\.jsonl:3: broken JSON"),
-    Case("a manifest of segments",
-         _evaluate(_GOOD_LINE, _GOOD_LINE.replace('"duration"', '"offset": 3.5, "duration"')),
-         r"manifest\.jsonl:2: 'offset' is 3\.5"),
+    Case("a manifest with a part that begins behind the end", _evaluate(_GOOD_LINE, _part(offset=3.5)),
+         r"manifest\.jsonl:2: asks for 3\.5 to 4\.5 s of .*good\.wav, which lasts 1 s; mend 'offset'"),
+    Case("a manifest with a part that ends behind the end", _evaluate(_GOOD_LINE, _part(duration=2.5)),
+         r"manifest\.jsonl:2: asks for 0 to 2\.5 s of .*good\.wav, which lasts 1 s; mend 'offset'"),
+    Case("a manifest with a negative offset", _evaluate(_GOOD_LINE, _part(offset=-1)),
+         r"manifest\.jsonl:2: 'offset' is -1; give seconds or leave it out"),
+    Case("a manifest with an offset of NaN", _evaluate(_GOOD_LINE, _part(offset=float("nan"))),
+         r"manifest\.jsonl:2: 'offset' is nan; give seconds or leave it out"),
+    Case("a manifest with a duration of none", _evaluate(_GOOD_LINE, _part(duration=0)),
+         r"manifest\.jsonl:2: 'duration' is 0; give seconds or leave it out"),
     Case("an empty manifest", _evaluate(), r"manifest\.jsonl: no clip in it"),
     Case("an unknown part of the zoo", lambda at: ["evaluate", at.bundle, "--data", "zoo:valid"],
          r"zoo:valid: no such part .* choose zoo:train"),

@@ -87,7 +87,7 @@ def _sample_of(clip: LabelledClip) -> Sample | None:
     text = " ".join((clip.text or "").lower().split())
     if not text or not _ALPHABET.issuperset(text):
         return None
-    wave = read_audio(clip.path, SAMPLE_RATE_HZ)
+    wave = read_audio(clip.audio, SAMPLE_RATE_HZ)
     scaled = np.clip(wave, -1.0, 1.0) * _INT16_FULL_SCALE
     return Sample(scaled.astype(np.int16), text)
 

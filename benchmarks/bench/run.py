@@ -89,7 +89,7 @@ def run_bench(plan: Plan, on_step: OnStep | None = None) -> Report:
             name=plan.data,
             sha256=data_key(keys),
             clips=len(plan.clips),
-            seconds=sum(audio_seconds(clip.path) for clip in plan.clips),
+            seconds=sum(audio_seconds(clip.audio) for clip in plan.clips),
             has_text=plan.has_text,
         ),
         results=tuple(results[candidate.name] for candidate in plan.candidates),

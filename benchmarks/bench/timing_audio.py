@@ -21,7 +21,7 @@ class SpeechReel:
         self._rate_hz = rate_hz
         wanted, waves, held = int(longest_seconds * rate_hz), list[Waveform](), 0
         for clip in clips:
-            waves.append(read_audio(clip.path, rate_hz))
+            waves.append(read_audio(clip.audio, rate_hz))
             held += len(waves[-1])
             if held >= wanted:
                 break

@@ -54,7 +54,7 @@ def distance_of(
     largest, changed, frames = 0.0, 0, 0
     for clip in clips:
         spec = bundle.spec_as(CtcSpec)
-        feeds = feeds_of(spec, [read_audio(clip.path, spec.sample_rate_hz)])
+        feeds = feeds_of(spec, [read_audio(clip.audio, spec.sample_rate_hz)])
         logits, expected = session.run(feeds)["logits"], reference.run(feeds)["logits"]
         largest = max(largest, float(np.abs(logits - expected).max()))
         changed += int((logits.argmax(-1) != expected.argmax(-1)).sum())

@@ -93,7 +93,7 @@ def write_noise(folder: Path, clips: int, seconds: float = CLIP_SECONDS) -> list
 
 def feeds_of_clip(bundle: Bundle, clip: LabelledClip) -> dict[str, Any]:
     """Return what the graph takes for a clip alone."""
-    return feeds_of(bundle.spec_as(CtcSpec), [read_audio(clip.path, bundle.spec.sample_rate_hz)])
+    return feeds_of(bundle.spec_as(CtcSpec), [read_audio(clip.audio, bundle.spec.sample_rate_hz)])
 
 
 def time_passes(bundle: Bundle, clips: Sequence[LabelledClip], repeats: int) -> list[PassTimes]:

@@ -151,7 +151,7 @@ def print_rest(bundles: dict[str, Bundle], clips: Sequence[LabelledClip], work: 
         for rest in ("fp32", "fp16"):
             with session_of(bundle, rest, work) as session:
                 words.append(evaluate(CtcRecognizer(bundle, session), clips))
-                waves = (read_clip(spec, clip.path) for clip in clips)
+                waves = (read_clip(spec, clip.audio) for clip in clips)
                 logits.append([session.run(feeds_of(spec, [w]))["logits"] for w in waves])
         wide, narrow = (np.concatenate([row[0] for row in rows]) for rows in logits)
         same = (wide.argmax(-1) == narrow.argmax(-1)).mean()

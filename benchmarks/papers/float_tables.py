@@ -91,7 +91,7 @@ def score_torch(checkpoint: Path, clips: Sequence[LabelledClip]) -> ErrorRate:
     texts = []
     with torch.inference_mode():
         for clip in clips:
-            wave = read_audio(clip.path, _SAMPLE_RATE_HZ)
+            wave = read_audio(clip.audio, _SAMPLE_RATE_HZ)
             fed = features(wave, sampling_rate=_SAMPLE_RATE_HZ, return_tensors="pt")
             texts.append(tokenizer.decode(model(fed["input_values"]).logits.argmax(-1)[0]))
     normalize = normalizer("basic")

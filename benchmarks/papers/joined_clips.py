@@ -100,7 +100,7 @@ def lots_of(
     waves: list[Waveform] = []
     for clip in clips:
         taken.append(clip)
-        waves.append(read_audio(clip.path, SAMPLE_RATE_HZ))
+        waves.append(read_audio(clip.audio, SAMPLE_RATE_HZ))
         if sum(len(wave) + pause for wave in waves) >= seconds * SAMPLE_RATE_HZ:
             yield Lot(tuple(taken), tuple(waves), pause_seconds)
             taken, waves = [], []

@@ -92,7 +92,7 @@ def print_parity(folder: Path) -> None:
 
 def print_texts(bundle: Bundle, reference: Reference, clips: Sequence[LabelledClip]) -> None:
     """Print how many clips have the text that transformers gives them."""
-    waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in clips]
+    waves = [read_audio(clip.audio, SAMPLE_RATE_HZ) for clip in clips]
     expected = reference.texts(waves)
     with open_recognizer(bundle, decoding=GREEDY) as recognizer:
         found = recognizer.transcribe(waves)

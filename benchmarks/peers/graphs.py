@@ -161,7 +161,7 @@ class ClipReader:
 def _feeds_of_clips(bundle: Bundle, clips: Sequence[LabelledClip]) -> Iterator[dict[str, Any]]:
     spec = bundle.spec_as(CtcSpec)
     for clip in clips:
-        yield feeds_of(spec, [read_clip(spec, clip.path)])
+        yield feeds_of(spec, [read_clip(spec, clip.audio)])
 
 
 def make_static(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -20,12 +21,19 @@ _WAV_SIZE_UNKNOWN = 0x7FFF0000
 # Files of these formats are no mp3, whatever their names say.
 _OTHER_FORMATS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd")
 _OGG = b"OggS"
-_OGG_FLAGS, _OGG_SEGMENTS, _OGG_HEADER_BYTES = 5, 26, 27
+_OGG_FLAGS, _OGG_GRANULE, _OGG_SEGMENTS, _OGG_HEADER_BYTES = 5, 6, 26, 27
 _OGG_FIRST, _OGG_LAST = 2, 4
 
 
-def check_whole(path: Path) -> MpegStream | None:
-    """Return the frames of an mp3, None for any other file; raises AudioError and OSError.
+@dataclass(frozen=True)
+class OggStream:
+    """An ogg's pages; `last_page_units` is what the last one holds, in samples if it is Vorbis."""
+
+    last_page_units: int
+
+
+def check_whole(path: Path) -> MpegStream | OggStream | None:
+    """Return what an mp3 or ogg is made of, None for any other file; raises AudioError, OSError.
 
     A file is refused whose structure says that some of it is missing. libsndfile reads what is left
     of such a wav, ogg or mp3 without a word, so a half-copied clip would pass for whole.
@@ -36,14 +44,14 @@ def check_whole(path: Path) -> MpegStream | None:
 
 # A manifest may name a thousand parts of one file.
 @lru_cache(maxsize=256)
-def _checked(path: Path, size: int, modified_ns: int) -> MpegStream | None:
+def _checked(path: Path, size: int, modified_ns: int) -> MpegStream | OggStream | None:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
         file.seek(0)
         if head.startswith(b"RIFF"):
             _check_wav(path, file)
         elif head.startswith(_OGG):
-            _check_ogg(path, file.read())
+            return _checked_ogg(path, file.read())
         elif _may_be_mpeg(path, head):
             return _checked_mpeg(path, file.read())
     return None
@@ -75,8 +83,9 @@ def _wav_data_bytes(file: BinaryIO) -> tuple[int, int] | None:
     return None
 
 
-def _check_ogg(path: Path, data: bytes) -> None:
+def _checked_ogg(path: Path, data: bytes) -> OggStream:
     place, end, flags, is_begun = 0, 0, 0, False
+    ends = [0, 0]  # where the last two pages end, in the stream's own units
     while (place := data.find(_OGG, end)) >= 0:
         end = _ogg_page_end(data, place)
         if end > len(data):
@@ -88,6 +97,9 @@ def _check_ogg(path: Path, data: bytes) -> None:
                 "not be read; cut the file there, or write both as one stream"
             )
         is_begun = is_begun or not flags & _OGG_FIRST
+        (units,) = struct.unpack_from("<q", data, place + _OGG_GRANULE)
+        if units >= 0:  # less than that: nothing ends on the page
+            ends = [ends[1], units]
     left = data[end:]
     if place >= 0 or (left and _OGG.startswith(left)):
         raise AudioError(
@@ -96,6 +108,7 @@ def _check_ogg(path: Path, data: bytes) -> None:
     if not flags & _OGG_LAST:
         # Programs that record a stream leave it so; a copy is hardly ever cut between two pages.
         log.warning("warning: %s: its last page does not end the stream; is the file whole?", path)
+    return OggStream(ends[1] - ends[0])
 
 
 def _ogg_page_end(data: bytes, place: int) -> int:

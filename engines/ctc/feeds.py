@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
+from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
 from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import AudioError
@@ -45,10 +44,10 @@ def require_usable(spec: CtcSpec, wave: Waveform, name: str, limits: Limits | No
         )
 
 
-def read_clip(spec: CtcSpec, path: Path, limits: Limits | None = None) -> Waveform:
-    """Return a file as a model of `spec` takes it; raises AudioError."""
-    wave = read_audio(path, spec.sample_rate_hz, MAX_CLIP_SECONDS)
-    require_usable(spec, wave, str(path), limits)
+def read_clip(spec: CtcSpec, audio: Audio, limits: Limits | None = None) -> Waveform:
+    """Return a file or a part of it as a model of `spec` takes it; raises AudioError."""
+    wave = read_audio(audio, spec.sample_rate_hz, MAX_CLIP_SECONDS)
+    require_usable(spec, wave, str(audio), limits)
     return wave
 
 

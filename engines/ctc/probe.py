@@ -25,7 +25,7 @@ class ClipProbe(ProbedGraph):
 
     def tensors_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
         """Return the tensors that a clip alone gives; raises AudioError."""
-        return self.run(feeds_of(self._spec, [read_clip(self._spec, clip.path)]))
+        return self.run(feeds_of(self._spec, [read_clip(self._spec, clip.audio)]))
 
 
 class ProbeSession(ClipProbe):

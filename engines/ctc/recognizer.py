@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Waveform
+from speechquant.core.audio import Audio, Waveform
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Engine, Limits
@@ -64,9 +64,9 @@ class CtcRecognizer:
         """Raise AudioError, naming the clip, where the model cannot take `wave`."""
         require_usable(self.spec, wave, name, self._limits)
 
-    def read(self, path: Path) -> Waveform:
-        """Return a file as the model takes it; raises AudioError."""
-        return read_clip(self.spec, path, self._limits)
+    def read(self, audio: Audio) -> Waveform:
+        """Return a file or a part of it as the model takes it; raises AudioError."""
+        return read_clip(self.spec, audio, self._limits)
 
     def transcribe(
         self,

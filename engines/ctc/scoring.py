@@ -68,4 +68,4 @@ class UtteranceScorer:
         return self._sessions[weights_key]
 
     def _read(self, utterance: int) -> Waveform:
-        return read_clip(self._spec, self._task.clips[utterance].path)
+        return read_clip(self._spec, self._task.clips[utterance].audio)

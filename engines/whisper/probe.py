@@ -64,7 +64,7 @@ class ChunkProbe:
 
         The encoder's output, hidden, is always among what it shows.
         """
-        wave = self._recognizer.read(clip.path)
+        wave = self._recognizer.read(clip.audio)
         features, tokens = self._recognizer.first_chunk(wave)
         encoder = self._encoder.run({"features": features})
         given = np.array([tokens], np.int64)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Waveform, check_samples, read_audio, refuse_too_long
+from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import AudioError, BundleError, OptionError
@@ -122,10 +122,10 @@ class WhisperRecognizer:
                 f"after {features.chunk_samples / self.spec.sample_rate_hz:g} s; cut the clip"
             )
 
-    def read(self, path: Path) -> Waveform:
-        """Return a file as the model takes it; raises AudioError."""
-        wave = read_audio(path, self.spec.sample_rate_hz, MAX_CLIP_SECONDS)
-        self.check(wave, str(path))
+    def read(self, audio: Audio) -> Waveform:
+        """Return a file or a part of it as the model takes it; raises AudioError."""
+        wave = read_audio(audio, self.spec.sample_rate_hz, MAX_CLIP_SECONDS)
+        self.check(wave, str(audio))
         return wave
 
     def asked(self, decoding: DecodingOptions) -> WhisperRecognizer:

@@ -84,7 +84,7 @@ class Seq2SeqUtteranceScorer:
         return self._float_tokens[utterance]
 
     def _read(self, utterance: int) -> Waveform:
-        return self._simulation(None, None).recognizer.read(self._task.clips[utterance].path)
+        return self._simulation(None, None).recognizer.read(self._task.clips[utterance].audio)
 
     def _simulation(self, key: object, trial: Trial | None) -> _Simulation:
         if key not in self._simulations:

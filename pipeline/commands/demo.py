@@ -79,7 +79,7 @@ def _transcribe(engine: Path) -> None:
     shown = NamedData(_DATA, _TRANSCRIBED_CLIPS).clips(require_text=True)
     with open_recognizer(engine) as recognizer:
         rate = recognizer.spec.sample_rate_hz
-        heard = recognizer.transcribe([read_audio(clip.path, rate) for clip in shown])
+        heard = recognizer.transcribe([read_audio(clip.audio, rate) for clip in shown])
     for clip, text in zip(shown, heard, strict=True):
         print(f"\nsaid   {clip.text}\nheard  {text}")
     print()

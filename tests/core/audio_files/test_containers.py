@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.audio import audio_seconds, read_audio
 from speechquant.core.audio_files.containers import check_whole
+from speechquant.core.audio_files.mpeg import MpegStream
 from speechquant.core.errors import AudioError
 
 RATE_HZ = 16_000
@@ -37,7 +38,7 @@ def written(path: Path, wave: NDArray[np.float64] | None = None, **options: obje
 def without_first_frame(path: Path) -> Path:
     """Take away an mp3's first frame, which says how many there are."""
     stream = check_whole(path)
-    assert stream is not None
+    assert isinstance(stream, MpegStream)
     path.write_bytes(path.read_bytes()[stream.audio_at :])
     return path
 
@@ -137,7 +138,7 @@ def test_pages_that_are_lost_on_the_way_are_missed(tmp_path: Path) -> None:
 def test_frames_that_the_decoder_does_not_take_are_missed(tmp_path: Path) -> None:
     path = written(tmp_path / "a.mp3")
     stream = check_whole(path)
-    assert stream is not None
+    assert isinstance(stream, MpegStream)
     content = path.read_bytes()
     middle = stream.audio_at + 20 * 288
     assert content[middle : middle + 2] == b"\xff\xf3"
