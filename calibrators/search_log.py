@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 from speechquant.core.errors import StorageError
 from speechquant.core.files import storage_errors
+from speechquant.core.plain import parsed, record_of
 from speechquant.core.scoring import Job, Score, Scorer
 
 SEARCH_FILE = "search.jsonl"
@@ -70,20 +71,35 @@ class RecordedScorer:
         self.evaluations += 1
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A line of the log."""
+
+    trial: str
+    label: str
+    utterance: str
+    errors: int
+    words: int
+    hypothesis: str
+    labels: str
+
+    @property
+    def score(self) -> Score:
+        return Score(self.errors, self.words, self.hypothesis, self.labels)
+
+
 def read_search_log(path: Path) -> dict[tuple[str, str], Score]:
     """Return every whole line of the log by (trial, utterance); none where there is no file."""
     scores = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
             try:
-                row = json.loads(line)
-                key = (row.pop("trial"), row.pop("utterance"))
-                del row["label"]
-                scores[key] = Score(**row)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                row = record_of(_Row, parsed(line))
+            except ValueError as error:
                 raise StorageError(
                     f"{path}: not a search log ({error}); remove it and run the command again"
                 ) from error
+            scores[row.trial, row.utterance] = row.score
     return scores
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from speechquant.core.errors import SpeechquantError
-from speechquant.core.files import new_folder, sha256_of
+from speechquant.core.files import is_file, new_folder, read_text, reading_errors, sha256_of
+from speechquant.core.plain import parsed
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,20 @@ def new_described_folder(
 def read_description(folder: Path, kind: FolderKind) -> dict[str, Any]:
     """Return the description, found unaltered; raises the kind's error."""
     path = folder / kind.description
-    if not path.is_file():
+    if not is_file(path):
         raise kind.error(
             f"{folder}: no {kind.description} in it, so it is no {kind.name}; "
             f'give a folder that "{kind.command}" wrote'
         )
+    text = read_text(path, kind.error, kind.mend)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parsed(text)
     except ValueError as error:
         raise kind.error(f"{path}: not valid JSON ({error}); {kind.mend}") from error
     if not isinstance(document, dict) or document.get("format") != kind.format:
         found = document.get("format") if isinstance(document, dict) else None
         raise kind.error(
-            f"{path}: format {found!r}, this version reads {kind.format!r}; {kind.mend}"
+            f"{path}: format {reprlib.repr(found)}, this version reads {kind.format!r}; {kind.mend}"
         )
     announced = document.pop("sha256", None)
     if announced != digest_of(document):
@@ -86,10 +89,21 @@ def check_files(folder: Path, files: Mapping[str, str], kind: FolderKind) -> Non
     """Raise the kind's error where a file is missing or is not the one that was described."""
     for name, announced in files.items():
         path = folder / name
-        if not path.is_file():
+        if not is_file(path):
             raise kind.error(f"{folder}: {name} is missing; {kind.mend}")
-        if sha256_of(path) != announced:
+        with reading_errors(kind.error, str(path)):
+            found = sha256_of(path)
+        if found != announced:
             raise kind.error(
                 f"{path}: altered or truncated since it was written "
                 f"(its sha256 is no longer {announced[:12]}...); {kind.mend}"
             )
+
+
+@contextmanager
+def described_by(path: Path, kind: FolderKind) -> Iterator[None]:
+    """Turn what `core.plain` finds off in a description into the kind's error."""
+    try:
+        yield
+    except ValueError as error:
+        raise kind.error(f"{path}: not as this version writes it ({error}); {kind.mend}") from error

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from speechquant.core.ctc import CTC, CtcSpec
 from speechquant.core.errors import BundleError, SpeechquantError
+from speechquant.core.plain import member_of
 from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.specs import Spec
 
@@ -26,9 +27,12 @@ def wrong_task(folder: Path, task: object, needed: str = CTC) -> BundleError:
 
 
 def spec_from(document: Mapping[str, Any]) -> Spec:
-    """Return the spec of a description; raises KeyError, TypeError or ValueError."""
-    spec = document["spec"]
-    return SPECS[spec["task"]].from_document(spec)
+    """Return the spec of a description; raises ValueError."""
+    task = member_of(member_of(document, "spec", Mapping[str, Any]), "task", str)
+    if task not in SPECS:
+        raise ValueError(f"spec.task is {task!r}")
+    spec: Spec = member_of(document, "spec", SPECS[task])
+    return spec
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from speechquant.core.audio_files.containers import READ_FORMATS, OggStream, check_whole
 from speechquant.core.audio_files.mpeg import MpegStream
 from speechquant.core.errors import AudioError
+from speechquant.core.files import is_file
 
 Waveform = NDArray[np.float32]
 
@@ -135,7 +136,7 @@ def _readable(audio: Audio) -> Iterator[MpegStream | OggStream | None]:
 
     path = path_of(audio)
     try:
-        if not os.path.isfile(path):  # noqa: PTH113 - False also for a name that cannot be one
+        if not is_file(path):
             raise AudioError(f"{path}: no such audio file; check the path")
         yield check_whole(path)
     except MemoryError as error:

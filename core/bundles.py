@@ -11,6 +11,7 @@ from typing import Any
 from speechquant.core.artifact_folders import (
     FolderKind,
     check_files,
+    described_by,
     digest_of,
     new_described_folder,
     read_description,
@@ -18,6 +19,8 @@ from speechquant.core.artifact_folders import (
 from speechquant.core.artifacts import SPECS, Artifact, spec_from, wrong_task
 from speechquant.core.ctc import CTC
 from speechquant.core.errors import BundleError
+from speechquant.core.files import is_file
+from speechquant.core.plain import member_of
 from speechquant.core.specs import GraphSpec, Spec, graph_file, is_graph_file
 
 FORMAT = "speechquant.bundle/1"
@@ -94,17 +97,14 @@ def new_bundle(
 
 def load_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
-    if (folder / ENGINE_DESCRIPTION).is_file():
+    if is_file(folder / ENGINE_DESCRIPTION):
         raise BundleError(f"{folder}: is an engine; give the bundle that it was built from")
     document = read_description(folder, BUNDLE_KIND)
     _refuse_unknown_task(folder, document)
-    try:
-        files, spec = dict(document["files"]), spec_from(document)
-        made_from = dict(document["made_from"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{folder / DESCRIPTION}: not as this version writes it ({error}); {BUNDLE_KIND.mend}"
-        ) from error
+    with described_by(folder / DESCRIPTION, BUNDLE_KIND):
+        spec = spec_from(document)
+        files: dict[str, str] = member_of(document, "files", Mapping[str, str])
+        made_from: dict[str, Any] = member_of(document, "made_from", Mapping[str, Any])
     needed = dict.fromkeys([*map(graph_file, spec.graphs), spec.labels_file], "")
     check_files(folder, {**needed, **files}, BUNDLE_KIND)
     return Bundle(folder, spec, files, made_from)

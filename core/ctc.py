@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from speechquant.core.graphs import Layered
-from speechquant.core.specs import GraphSpec, TensorSpec, graph_file, tensor_specs_of
+from speechquant.core.plain import require_positive
+from speechquant.core.specs import GraphSpec, TensorSpec, graph_file
 
 CTC = "ctc"  # the task
 MODEL = "model"  # the graph
@@ -73,21 +74,14 @@ class CtcSpec(Layered):
     notes: tuple[str, ...] = ()
     attention: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> CtcSpec:
-        """Return a spec from the plain values that `asdict` made of it."""
-        decoding = document["decoding"]
-        return cls(
-            **{
-                **document,
-                "conv_kernels": tuple(document["conv_kernels"]),
-                "conv_strides": tuple(document["conv_strides"]),
-                "inputs": tensor_specs_of(document["inputs"]),
-                "outputs": tensor_specs_of(document["outputs"]),
-                "decoding": CtcDecoding(**{**decoding, "skipped": tuple(decoding["skipped"])}),
-                "notes": tuple(document["notes"]),
-            }
+    def __post_init__(self) -> None:
+        require_positive(
+            sample_rate_hz=self.sample_rate_hz,
+            conv_kernels=self.conv_kernels,
+            conv_strides=self.conv_strides,
         )
+        if len(self.conv_kernels) != len(self.conv_strides):
+            raise ValueError("conv_kernels and conv_strides are not as many")
 
     @property
     def graphs(self) -> dict[str, GraphSpec]:

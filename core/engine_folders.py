@@ -5,8 +5,7 @@ An engine is made from a bundle and is read like one, but its graphs are the bac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from speechquant.core.artifact_folders import (
     FolderKind,
     check_files,
+    described_by,
     new_described_folder,
     read_description,
 )
@@ -21,10 +21,13 @@ from speechquant.core.artifacts import Artifact, spec_from
 from speechquant.core.bundles import ENGINE_DESCRIPTION, Bundle
 from speechquant.core.ctc import CTC, MODEL
 from speechquant.core.errors import EngineError
+from speechquant.core.files import is_file
+from speechquant.core.plain import member_of
 from speechquant.core.seq2seq import TASK
 from speechquant.core.specs import Spec, TensorSpec
 
 FORMAT = "speechquant.engine/2"
+_SOURCE_FACTS = {"model_sha256": str, "precision": str, "made_from": Mapping[str, Any]}
 _FAMILIES = {CTC: "CTC", TASK: "Whisper"}  # what messages call the models of a task
 _KIND = FolderKind("engine", ENGINE_DESCRIPTION, FORMAT, "speechquant build", EngineError)
 
@@ -140,7 +143,7 @@ def source_of(bundle: Bundle) -> dict[str, Any]:
 
 def is_engine(folder: Path) -> bool:
     """Return whether `folder` says that it is an engine."""
-    return (folder / ENGINE_DESCRIPTION).is_file()
+    return is_file(folder / ENGINE_DESCRIPTION)
 
 
 def make_engine(
@@ -170,26 +173,26 @@ def _described(manifests: Mapping[str, EngineManifest]) -> dict[str, Any]:
 def load_engine(folder: Path) -> Engine:
     """Return the engine in `folder`, every file checked against its hash; raises EngineError."""
     document = read_description(folder, _KIND)
-    with _readable(folder):
-        files, spec = dict(document["files"]), spec_from(document)
-        rows = {MODEL: document["manifest"]} if MODEL in spec.graphs else document["manifests"]
-        manifests = {name: _manifest_of(rows[name]) for name in spec.graphs}
+    with described_by(folder / ENGINE_DESCRIPTION, _KIND):
+        spec = spec_from(document)
+        files: dict[str, str] = member_of(document, "files", Mapping[str, str])
+        manifests = _manifests_of(document, spec)
     needed = [*(manifest.engine_file for manifest in manifests.values()), spec.labels_file]
     check_files(folder, {**dict.fromkeys(needed, ""), **files}, _KIND)
     return Engine(folder, spec, files, manifests)
 
 
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(
-            f"{folder / ENGINE_DESCRIPTION}: not as this version writes it ({error}); {_KIND.mend}"
-        ) from error
+def _manifests_of(document: Mapping[str, Any], spec: Spec) -> dict[str, EngineManifest]:
+    """Return the manifest of each graph; raises ValueError."""
+    if MODEL in spec.graphs:
+        return {MODEL: _manifest_of(document, "manifest")}
+    named: Mapping[str, Any] = member_of(document, "manifests", Mapping[str, Any])
+    return {name: _manifest_of(named, name) for name in spec.graphs}
 
 
-def _manifest_of(document: Mapping[str, Any]) -> EngineManifest:
-    limits = {name: Limits(**row) for name, row in document["limits"].items()}
-    nodes = tuple(document["float32_nodes"])
-    return EngineManifest(**{**document, "limits": limits, "float32_nodes": nodes})
+def _manifest_of(document: Mapping[str, Any], key: str) -> EngineManifest:
+    """Return a manifest whose source says what `source_of` does; raises ValueError."""
+    manifest: EngineManifest = member_of(document, key, EngineManifest)
+    for fact, kind in _SOURCE_FACTS.items():
+        member_of(manifest.source, fact, kind)
+    return manifest

@@ -41,6 +41,40 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
+def reading_errors(kind: type[SpeechquantError], what: str) -> Iterator[None]:
+    """Turn the operating system's refusal to read something into a `kind`, which names it."""
+    try:
+        yield
+    except SpeechquantError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise kind(
+            f"{what}: cannot be read ({reason}); check the path and its permissions"
+        ) from error
+
+
+def read_text(path: Path, kind: type[SpeechquantError], mend: str) -> str:
+    """Return a UTF-8 text without its byte order mark; raises a `kind` that says how to mend it."""
+    with reading_errors(kind, str(path)):
+        content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise kind(f"{path}: not UTF-8 text; {mend}") from error
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; False also for a name that no file can have."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where a name is too long
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; False also for a name that none can have."""
+    return os.path.isdir(path)  # noqa: PTH112 - as above
+
+
+@contextmanager
 def storage_errors(target: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write `target` into a StorageError."""
     try:

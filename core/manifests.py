@@ -11,10 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from speechquant.core.audio import AUDIO_SUFFIXES, Audio, AudioPart, audio_seconds
 from speechquant.core.errors import AudioError, ManifestError
-from speechquant.core.files import sha256_of
+from speechquant.core.files import is_file, is_folder, read_text, reading_errors, sha256_of
+from speechquant.core.plain import parsed
 
 TRANSCRIPT_SUFFIX = ".trans.txt"
 # By how much a manifest's seconds may miss the file's: twice what rounding to a tenth loses, and
@@ -49,23 +51,25 @@ def read_data_set(source: Path, *, require_text: bool = True) -> list[LabelledCl
 
     Raises ManifestError where it is missing, malformed, empty, or names a file that is not there.
     """
-    if source.is_dir():
-        manifest = source / "manifest.jsonl"
-        clips = (
-            _clips_of_manifest(manifest, require_text)
-            if manifest.is_file()
-            else _clips_of_librispeech(source)
-        )
-    elif source.is_file():
-        clips = _clips_of_manifest(source, require_text)
-    else:
+    with reading_errors(ManifestError, str(source)):
+        clips = _clips_of(source, require_text)
+    if not clips:
+        raise ManifestError(f"{source}: no clip in it; give data with at least one clip")
+    return clips
+
+
+def _clips_of(source: Path, require_text: bool) -> list[LabelledClip]:
+    if is_file(source):
+        return _clips_of_manifest(source, require_text)
+    if not is_folder(source):
         raise ManifestError(
             f"{source}: no such data; give a JSONL manifest, a folder in LibriSpeech layout, "
             "or zoo:train, zoo:dev, zoo:test"
         )
-    if not clips:
-        raise ManifestError(f"{source}: no clip in it; give data with at least one clip")
-    return clips
+    manifest = source / "manifest.jsonl"
+    if is_file(manifest):
+        return _clips_of_manifest(manifest, require_text)
+    return _clips_of_librispeech(source)
 
 
 def _clips_of_manifest(manifest: Path, require_text: bool) -> list[LabelledClip]:
@@ -76,35 +80,49 @@ def _clips_of_manifest(manifest: Path, require_text: bool) -> list[LabelledClip]
 
 
 def _numbered_lines(path: Path) -> list[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    text = read_text(path, ManifestError, "save it as UTF-8")
     # Not splitlines(), which also splits at characters that JSON allows inside a string.
     return [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def _clip_of_line(line: str, where: str, folder: Path, require_text: bool) -> LabelledClip:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ManifestError(
-            f"{where}: broken JSON ({error.msg} at column {error.colno}); mend that line"
-        ) from error
-    if not isinstance(row, dict):
-        raise ManifestError(f"{where}: not a JSON object; a line is {{'audio_filepath': ...}}")
+    row = _row_of(line, where)
     needed = {"audio_filepath", "text"} if require_text else {"audio_filepath"}
     for key in ("audio_filepath", "text", "speaker"):
         value = row.get(key)
         if not isinstance(value, str) and (key in needed or value is not None):
             raise ManifestError(f"{where}: no string under the key {key!r}; add it to that line")
+        if key != "audio_filepath" and value is not None:
+            _check_unicode(value, key, where)
     path = folder / row["audio_filepath"]
-    if not path.is_file():
+    if not is_file(path):
         raise ManifestError(f"{where}: no such audio file: {path}; mend the path or drop the line")
     offset, seconds = _part(
         path, _seconds(row, "offset", where), _seconds(row, "duration", where), where
     )
     return LabelledClip(path, row.get("text"), seconds, row.get("speaker"), offset)
+
+
+def _row_of(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = parsed(line)
+    except ValueError as error:
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at column {error.colno}"
+        raise ManifestError(f"{where}: broken JSON ({reason}); mend that line") from error
+    if not isinstance(row, dict):
+        raise ManifestError(f"{where}: not a JSON object; a line is {{'audio_filepath': ...}}")
+    return row
+
+
+def _check_unicode(text: str, key: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(
+            f"{where}: {key!r} has half a character ({text[error.start]!a}); write that line again"
+        ) from error
 
 
 def _seconds(row: dict[str, object], key: str, where: str) -> float | None:

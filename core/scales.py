@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError, ScaleError
-from speechquant.core.files import new_file
+from speechquant.core.files import new_file, read_text
 from speechquant.core.graphs import LayerMap
+from speechquant.core.plain import parsed, record_of
 
 FORMAT = "speechquant.scales/1"
 SCALES_FILE = "scales.json"
@@ -111,50 +112,27 @@ def scales_document(table: ScaleTable) -> str:
 
 def read_scales(path: Path) -> ScaleTable:
     """Return the table in `path`; raises ScaleError where it cannot be used."""
+    if not os.path.lexists(path):
+        raise ScaleError(f"{path}: no such scale table; {_MEND}")
+    text = read_text(path, ScaleError, _MEND)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ScaleError(f"{path}: no such scale table; {_MEND}") from error
-    except (OSError, ValueError) as error:
+        document = parsed(text)
+    except ValueError as error:
         raise ScaleError(f"{path}: not a scale table ({error}); {_MEND}") from error
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise ScaleError(f"{path}: not in the format {FORMAT!r}; {_MEND}")
     try:
-        table = _table_of(document)
-        check_scales(table, str(path))
-    except ScaleError:
-        raise
+        # Also those that have a default: a table without them is one that was cut.
+        missing = [each.name for each in fields(ScaleTable) if each.name not in document]
+        if missing:
+            raise ValueError(f"it lacks {missing[0]!r}")
+        table = record_of(ScaleTable, document)
     except OptionError as error:
         raise ScaleError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except ValueError as error:
         raise ScaleError(f"{path}: not as this version writes it ({error}); {_MEND}") from error
+    check_scales(table, str(path))
     return table
-
-
-def _table_of(document: dict[str, Any]) -> ScaleTable:
-    _require_types(document, model_sha256=str, method=str, clipped_layers=list, float_layers=list)
-    _require_types(document["bits"], weights=int, activations=int)
-    for row in document["tensors"].values():
-        _require_types(row, layer=str, scale=(int, float), amax=(int, float), zero_point=int)
-    data = document.pop("data")
-    return ScaleTable(
-        **{
-            **document,
-            "bits": Bits(**document["bits"]),
-            "tensors": {name: Scale(**row) for name, row in document["tensors"].items()},
-            "clipped_layers": tuple(document["clipped_layers"]),
-            "float_layers": tuple(document["float_layers"]),
-            "notes": tuple(document["notes"]),
-        },
-        data=None if data is None else CalibrationData(**data),
-    )
-
-
-def _require_types(row: dict[str, Any], **types: type | tuple[type, ...]) -> None:
-    for name, expected in types.items():
-        value = row[name]
-        if isinstance(value, bool) or not isinstance(value, expected):
-            raise TypeError(f"{name} is {value!r}")
 
 
 def quantizes_attention(table: ScaleTable, spec: LayerMap) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from speechquant.core.graphs import Layered
-from speechquant.core.specs import GraphSpec, tensor_specs_of
+from speechquant.core.plain import require_positive
+from speechquant.core.specs import GraphSpec
 
 TASK = "seq2seq"
 ENCODER, PREFILL, STEP = "encoder", "decoder_prefill", "decoder_step"
@@ -27,6 +28,14 @@ class LogMelSpec:
     fft_samples: int
     hop_samples: int
     chunk_samples: int
+
+    def __post_init__(self) -> None:
+        require_positive(
+            mel_bins=self.mel_bins,
+            fft_samples=self.fft_samples,
+            hop_samples=self.hop_samples,
+            chunk_samples=self.chunk_samples,
+        )
 
     @property
     def chunk_frames(self) -> int:
@@ -91,25 +100,12 @@ class Seq2SeqSpec(Layered):
     graphs: Mapping[str, GraphSpec]
     notes: tuple[str, ...] = ()
 
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Seq2SeqSpec:
-        """Return a spec from the plain values that `asdict` made of it."""
-        generation = document["generation"]
-        return cls(
-            **{
-                **document,
-                "features": LogMelSpec(**document["features"]),
-                "generation": GenerationSpec(
-                    **{
-                        **generation,
-                        "suppressed": tuple(generation["suppressed"]),
-                        "suppressed_first": tuple(generation["suppressed_first"]),
-                    }
-                ),
-                "graphs": {name: _graph_of(document["graphs"][name]) for name in GRAPHS},
-                "notes": tuple(document["notes"]),
-            }
-        )
+    def __post_init__(self) -> None:
+        require_positive(sample_rate_hz=self.sample_rate_hz)
+        if set(self.graphs) != set(GRAPHS):
+            raise ValueError(
+                f"graphs are {', '.join(self.graphs)}; they must be {', '.join(GRAPHS)}"
+            )
 
     @property
     def chunk_seconds(self) -> float:
@@ -144,13 +140,3 @@ class Seq2SeqSpec(Layered):
             "generation": asdict(self.generation),
             "tokenizer": files.get(TOKENIZER_FILE),
         }
-
-
-def _graph_of(document: Mapping[str, Any]) -> GraphSpec:
-    return GraphSpec(
-        **{
-            **document,
-            "inputs": tensor_specs_of(document["inputs"]),
-            "outputs": tensor_specs_of(document["outputs"]),
-        }
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -16,11 +16,6 @@ class TensorSpec:
     name: str
     dtype: str
     dims: tuple[int | str, ...]
-
-
-def tensor_specs_of(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    """Return tensors from the plain values that `asdict` made of them."""
-    return tuple(TensorSpec(row["name"], row["dtype"], tuple(row["dims"])) for row in rows)
 
 
 def graph_file(name: str) -> str:
@@ -81,11 +76,6 @@ class Spec(LayerMap, Protocol):
 
     @property
     def graphs(self) -> Mapping[str, GraphSpec]: ...
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Spec:
-        """Return a spec from the plain values that `asdict` made of it."""
-        ...
 
     def reading(self, files: Mapping[str, str]) -> dict[str, Any]:
         """Return what lies between audio, graphs and text; `files` are a bundle's with hashes."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechquant.core.ctc import TEXT_FILES
 from speechquant.core.errors import CheckpointError
+from speechquant.core.files import is_file, is_folder, read_text
+from speechquant.core.plain import parsed, value_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,15 +26,16 @@ _HUB_FILES = [
 def folder_of(source: str) -> Path:
     """Return the folder of a checkpoint, fetched where it is a hub id; raises CheckpointError."""
     folder = Path(source)
-    if folder.is_file():
+    if is_file(folder):
         raise CheckpointError(f"{source}: is a file; give the folder that it lies in")
-    return folder if folder.is_dir() else _download(source)
+    return folder if is_folder(folder) else _download(source)
 
 
 def architecture_in(folder: Path) -> str:
     """Return the architecture that a checkpoint's configuration names first."""
-    names = read_json(folder / "config.json").get("architectures") or ["none named"]
-    return str(names[0])
+    path = folder / "config.json"
+    names = setting(read_json(path), "architectures", tuple[str, ...], path)
+    return names[0] if names else "none named"
 
 
 def _download(hub_id: str) -> Path:
@@ -56,17 +59,26 @@ def _download(hub_id: str) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a checkpoint; raises CheckpointError."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not is_file(path):
         raise CheckpointError(
             f"{path.parent}: {path.name} is missing; copy it from where the checkpoint came from"
-        ) from error
+        )
+    text = read_text(path, CheckpointError, "copy the file again")
+    try:
+        document = parsed(text)
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); copy the file again") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{path}: not a JSON object; copy the file again")
     return document
+
+
+def setting(document: Mapping[str, Any], key: str, kind: Any, path: Path) -> Any:
+    """Return what a checkpoint's file has under `key`, None for nothing; raises CheckpointError."""
+    try:
+        return None if document.get(key) is None else value_of(kind, document[key], key)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; copy the file again") from error
 
 
 def require_safetensors(folder: Path, source: str) -> None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from speechquant.core.ctc import TEXT_FILES, CtcDecoding
 from speechquant.core.errors import CheckpointError
 from speechquant.exporter.checkpoint_files import (
+    architecture_in,
     folder_of,
     load_model,
     preprocessor_of,
     read_json,
     require_safetensors,
+    setting,
 )
 from speechquant.exporter.random_models import PREFIX, VOCABULARY, random_model
 
@@ -67,12 +69,15 @@ def _random_checkpoint(source: str) -> Checkpoint:
 
 
 def _checkpoint_of_folder(folder: Path, source: str) -> Checkpoint:
-    config = read_json(folder / "config.json")
-    architecture = _supported_architecture(config, source)
+    path = folder / "config.json"
+    config = read_json(path)
+    architecture = _supported_architecture(folder, config, source)
     require_safetensors(folder, source)
     preprocessor = preprocessor_of(folder)
     tokenizer = _tokenizer(folder)
-    vocabulary = _vocabulary(folder, config, tokenizer.get("target_lang"))
+    language = setting(tokenizer, "target_lang", str, folder / "tokenizer_config.json")
+    size = setting(config, "vocab_size", int, path)
+    vocabulary = _vocabulary(folder, size, language)
     text_files = {
         name: (folder / name).read_bytes() for name in TEXT_FILES if (folder / name).is_file()
     }
@@ -89,7 +94,9 @@ def _checkpoint_of_folder(folder: Path, source: str) -> Checkpoint:
         text_files={**text_files, "vocab.json": json.dumps(vocabulary, indent=1).encode()},
         sample_rate_hz=_sample_rate_hz(preprocessor, folder),
         normalize_waveform=bool(preprocessor.get("do_normalize", True)),
-        decoding=_decoding(vocabulary, tokenizer, blank=int(config.get("pad_token_id") or 0)),
+        decoding=_decoding(
+            vocabulary, tokenizer, blank=setting(config, "pad_token_id", int, path) or 0
+        ),
     )
 
 
@@ -109,41 +116,38 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
 
 def _sample_rate_hz(preprocessor: Mapping[str, Any], folder: Path) -> int:
     rate = preprocessor.get("sampling_rate", _SAMPLE_RATE_HZ)
-    if not isinstance(rate, int) or rate <= 0:
+    if type(rate) is not int or rate <= 0:
         raise CheckpointError(
             f"{folder}: its preprocessor's sampling_rate is {rate!r}; give a number of hertz"
         )
     return rate
 
 
-def _supported_architecture(config: Mapping[str, Any], source: str) -> str:
-    names = config.get("architectures") or ["none named"]
-    if names[0] not in ARCHITECTURES:
+def _supported_architecture(folder: Path, config: Mapping[str, Any], source: str) -> str:
+    name = architecture_in(folder)
+    if name not in ARCHITECTURES:
         raise CheckpointError(
-            f"{source}: architecture {names[0]}; {', '.join((*ARCHITECTURES, WHISPER))} can be "
-            "exported"
+            f"{source}: architecture {name}; {', '.join((*ARCHITECTURES, WHISPER))} can be exported"
         )
     if config.get("add_adapter"):
         raise CheckpointError(
             f"{source}: has a convolutional adapter after its encoder (add_adapter), which is not "
             "supported; give a checkpoint without one"
         )
-    return str(names[0])
+    return name
 
 
-def _vocabulary(folder: Path, config: Mapping[str, Any], language: str | None) -> dict[str, int]:
+def _vocabulary(folder: Path, size: int | None, language: str | None) -> dict[str, int]:
     vocabulary = read_json(folder / "vocab.json")
     # Multilingual checkpoints hold one vocabulary a language and say which one is loaded.
     if language is not None and isinstance(vocabulary.get(language), dict):
         vocabulary = vocabulary[language]
-    if not all(isinstance(index, int) for index in vocabulary.values()):
+    if not all(type(index) is int for index in vocabulary.values()):
         raise CheckpointError(
             f"{folder / 'vocab.json'}: is no map from token to number; a multilingual one needs "
             "the target_lang of tokenizer_config.json"
         )
-    size = int(config.get("vocab_size", len(vocabulary)))
-    too_large = [token for token, index in vocabulary.items() if index >= size]
-    if too_large:
+    if size is not None:
         # Some checkpoints list tokens that their head never got; those can never be heard.
         vocabulary = {token: index for token, index in vocabulary.items() if index < size}
     return vocabulary

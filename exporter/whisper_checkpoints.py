@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechquant.core.errors import CheckpointError
+from speechquant.core.files import is_file
+from speechquant.core.plain import parsed
 from speechquant.core.seq2seq import TOKENIZER_FILE, GenerationSpec, LogMelSpec
 from speechquant.exporter.checkpoint_files import (
     folder_of,
@@ -17,6 +19,7 @@ from speechquant.exporter.checkpoint_files import (
     preprocessor_of,
     read_json,
     require_safetensors,
+    setting,
 )
 from speechquant.exporter.checkpoints import WHISPER
 from speechquant.exporter.random_models import PREFIX, random_whisper
@@ -26,6 +29,20 @@ if TYPE_CHECKING:
 
 GENERATION_FILE = "generation_config.json"
 _OTHER_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+# What is read of it, where it is there.
+_SETTINGS: dict[str, Any] = {
+    "decoder_start_token_id": int,
+    "eos_token_id": int | tuple[int, ...],
+    "no_timestamps_token_id": int,
+    "max_initial_timestamp_index": int,
+    "suppress_tokens": tuple[int, ...],
+    "begin_suppress_tokens": tuple[int, ...],
+    "forced_decoder_ids": tuple[tuple[int, int | None], ...],
+    "lang_to_id": Mapping[str, int],
+    "task_to_id": Mapping[str, int],
+    "language": str,
+    "task": str,
+}
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 _TASKS = ("transcribe", "translate")
 # English-only models have the multilingual ones' language tokens too, and one token less in all.
@@ -57,14 +74,22 @@ def load_whisper(source: str) -> WhisperCheckpoint:
         return _checkpoint(source, model, files, {}, generation)
     folder = folder_of(source)
     require_safetensors(folder, source)
-    path = folder / GENERATION_FILE
-    settings = read_json(path) if path.is_file() else None
+    settings = _settings_of(folder / GENERATION_FILE)
     files = {
         name: (folder / name).read_bytes() for name in _OTHER_FILES if (folder / name).is_file()
     }
     files[TOKENIZER_FILE] = _tokenizer_of(folder, source)
     model = load_model(folder, WHISPER, source, mend="give a whole checkpoint")
     return _checkpoint(source, model, files, preprocessor_of(folder), settings)
+
+
+def _settings_of(path: Path) -> dict[str, Any] | None:
+    if not is_file(path):
+        return None
+    settings = read_json(path)
+    for key, kind in _SETTINGS.items():
+        setting(settings, key, kind, path)
+    return settings
 
 
 def _checkpoint(
@@ -74,16 +99,23 @@ def _checkpoint(
     preprocessor: Mapping[str, Any],
     generation: Mapping[str, Any] | None,
 ) -> WhisperCheckpoint:
-    rate = int(preprocessor.get("sampling_rate", 16_000))
-    hop = int(preprocessor.get("hop_length", 160))
+    path = Path(source) / "preprocessor_config.json"
+
+    def number(key: str, default: int) -> int:
+        found: int | None = setting(preprocessor, key, int, path)
+        if found is not None and found <= 0:
+            raise CheckpointError(f"{path}: {key} is {found}; copy the file again")
+        return found or default
+
+    hop = number("hop_length", 160)
     features = LogMelSpec(
         mel_bins=int(model.config.num_mel_bins),
-        fft_samples=int(preprocessor.get("n_fft", 400)),
+        fft_samples=number("n_fft", 400),
         hop_samples=hop,
         # The second convolution halves the frames.
         chunk_samples=2 * int(model.config.max_source_positions) * hop,
     )
-    if int(preprocessor.get("feature_size", features.mel_bins)) != features.mel_bins:
+    if number("feature_size", features.mel_bins) != features.mel_bins:
         raise CheckpointError(
             f"{source}: its preprocessor makes {preprocessor['feature_size']} mel bins, the model "
             f"takes {features.mel_bins}; copy both files from one checkpoint"
@@ -93,7 +125,7 @@ def _checkpoint(
         source,
         model,
         files,
-        rate,
+        number("sampling_rate", 16_000),
         features,
         _generation_of(model.config, generation, tokens, source),
         () if generation is not None else (_NO_SETTINGS_NOTE,),
@@ -124,7 +156,7 @@ def _tokenizer_of(folder: Path, source: str) -> bytes:
 
 def _special_tokens(tokenizer: bytes, source: str) -> dict[str, int]:
     try:
-        added = json.loads(tokenizer)["added_tokens"]
+        added = parsed(tokenizer.decode())["added_tokens"]
         return {row["content"]: int(row["id"]) for row in added}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
@@ -137,14 +169,14 @@ def _generation_of(
 ) -> GenerationSpec:
     known = settings or {}
 
-    def setting(name: str) -> Any:
+    def named(name: str) -> Any:
         found = known.get(name)
         return getattr(config, name, None) if found is None else found
 
-    end = setting("eos_token_id")
+    end = named("eos_token_id")
     if isinstance(end, list) and len(end) == 1:
         (end,) = end
-    start = setting("decoder_start_token_id")
+    start = named("decoder_start_token_id")
     if not isinstance(start, int) or not isinstance(end, int):
         raise CheckpointError(
             f"{source}: names no decoder_start_token_id, or not one eos_token_id; add "
@@ -153,7 +185,7 @@ def _generation_of(
     no_timestamps = known.get("no_timestamps_token_id", tokens.get("<|notimestamps|>"))
     languages, tasks = _languages_and_tasks(config, settings, tokens)
     # The older way to name both: tokens by their place in the prompt, the language's being 1.
-    forced = dict(setting("forced_decoder_ids") or ())
+    forced = dict(named("forced_decoder_ids") or ())
     return GenerationSpec(
         start=start,
         end=end,

@@ -22,6 +22,7 @@ from tiny import save_tiny_checkpoint
 from tiny_whisper import save_tiny_whisper, with_generation
 
 from speechquant.benchmarks.report.record import write_report
+from speechquant.core.artifact_folders import digest_of
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.scales import Bits, Scale, ScaleTable, scales_document
 from speechquant.exporter import export
@@ -176,6 +177,23 @@ def _altered_description(at: Workspace) -> list[object]:
     text = (bundle / "bundle.json").read_text()
     (bundle / "bundle.json").write_text(text.replace("HubertForCTC", "WavLMForCTC"))
     return ["inspect", bundle]
+
+
+def _forged_description(
+    change: Callable[[dict[str, Any]], object],
+) -> Callable[[Workspace], list[object]]:
+    """A description that was changed and given the hash of what it says now."""
+
+    def arguments(at: Workspace) -> list[object]:
+        bundle = at.copy_of(at.bundle, "forged")
+        document = json.loads((bundle / "bundle.json").read_text())
+        document.pop("sha256")
+        change(document)
+        document["sha256"] = digest_of(document)
+        (bundle / "bundle.json").write_text(json.dumps(document))
+        return ["inspect", bundle]
+
+    return arguments
 
 
 def _truncated_description(at: Workspace) -> list[object]:
@@ -482,6 +500,14 @@ CASES = (
          r"manifest\.jsonl:2: 'offset' is nan; give seconds or leave it out"),
     Case("a manifest with a duration of none", _evaluate(_GOOD_LINE, _part(duration=0)),
          r"manifest\.jsonl:2: 'duration' is 0; give seconds or leave it out"),
+    Case("a manifest with a path longer than a file's name may be",
+         _evaluate(_GOOD_LINE, json.dumps({**_GOOD_ROW, "audio_filepath": "x" * 300})),
+         r"manifest\.jsonl:2: no such audio file: .*xxx; mend the path"),
+    Case("a manifest with half a character",
+         _evaluate(_GOOD_LINE, json.dumps({**_GOOD_ROW, "text": "yes \ud83d"})),
+         r"manifest\.jsonl:2: 'text' has half a character \('\\ud83d'\); write that line again"),
+    Case("a manifest nested too deeply", _evaluate(_GOOD_LINE, "[" * 10_000),
+         r"manifest\.jsonl:2: broken JSON \(nested too deeply\); mend that line"),
     Case("an empty manifest", _evaluate(), r"manifest\.jsonl: no clip in it"),
     Case("an unknown part of the zoo", lambda at: ["evaluate", at.bundle, "--data", "zoo:valid"],
          r"zoo:valid: no such part .* choose zoo:train"),
@@ -493,6 +519,12 @@ CASES = (
     Case("a bundle with a truncated file", _truncated_bundle, r"model\.onnx: altered or truncated"),
     Case("a bundle with an altered file", _altered_bundle, r"model\.onnx: altered or truncated"),
     Case("a bundle with an altered description", _altered_description, r"bundle\.json: altered"),
+    Case("a bundle with a forged description",
+         _forged_description(lambda document: document["files"].update({"model.onnx": 7})),
+         r"bundle\.json: not as this version writes it \(files\.model\.onnx is 7\); make it again"),
+    Case("a bundle whose description names a file that none can be",
+         _forged_description(lambda document: document["files"].update({"x" * 300: "0" * 64})),
+         r"forged: x+ is missing; make it again"),
     Case("a bundle with a truncated description", _truncated_description, r"bundle\.json: not valid JSON"),
     Case("a checkpoint that is not there", lambda at: _export(at, at.path("nowhere")),
          r"nowhere: no such checkpoint folder", "out"),
@@ -523,7 +555,7 @@ CASES = (
          lambda at: _quantize(at, "--scales", at.manifest("table.json", "{}")),
          r"table\.json: not in the format 'speechquant\.scales/1'", "out"),
     Case("a scale table cut short", _scales(lambda table: table.pop("tensors")),
-         r"table\.json: not as this version writes it \('tensors'\); make it again", "out"),
+         r"table\.json: not as this version writes it \(it lacks 'tensors'\); make it again", "out"),
     Case("a scale table for another model", _scales(lambda table: table.update(model_sha256="0" * 64)),
          r'table\.json: made for model 00000000\.\.\., .*bundle is .*: run "speechquant calibrate"', "out"),
     Case("a scale table that lacks a tensor", _scales(lambda table: table["tensors"].pop("head.input")),

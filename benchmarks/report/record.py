@@ -15,6 +15,7 @@ from typing import Any
 from speechquant.benchmarks.search import LayerEffect, PercentilePoint, Search
 from speechquant.core.errors import ReportError
 from speechquant.core.files import new_file
+from speechquant.core.plain import parsed
 from speechquant.core.wer import EditCounts, ErrorRate
 
 FORMAT = "speechquant.report/1"
@@ -291,7 +292,7 @@ def read_report(path: Path) -> Report:
     """Return the record in a file, or in the folder of a report; raises ReportError."""
     path = path / REPORT_FILE if path.is_dir() else path
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ReportError(f"{path}: no such report; check the path") from error
     except (OSError, ValueError) as error:

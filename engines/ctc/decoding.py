@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.artifact_folders import described_by
+from speechquant.core.bundles import BUNDLE_KIND, Bundle
 from speechquant.core.ctc import VOCABULARY_FILE, CtcDecoding, CtcSpec
+from speechquant.core.errors import BundleError
+from speechquant.core.files import read_text
+from speechquant.core.plain import parsed, value_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class CtcDecoder:
     def from_bundle(cls, bundle: Bundle) -> CtcDecoder:
         """Return the decoder of the bundle's vocabulary."""
         path: Path = bundle.folder / VOCABULARY_FILE
-        vocabulary: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path, BundleError, BUNDLE_KIND.mend)
+        with described_by(path, BUNDLE_KIND):
+            vocabulary: dict[str, int] = value_of(Mapping[str, int], parsed(text), "it")
         decoding = bundle.spec_as(CtcSpec).decoding
         return cls({index: token for token, index in vocabulary.items()}, decoding)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from speechquant.core.engine_folders import EngineGraph, file_of
 from speechquant.core.errors import EngineError
 from speechquant.core.onnx_files import WEIGHT_OPERATORS
+from speechquant.core.plain import parsed, record_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -185,21 +186,11 @@ def layer_report(engine: EngineGraph) -> LayerReport | None:
 def read_layers(path: Path) -> LayerReport:
     """Return what `save` wrote; raises EngineError."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        layers = tuple(
-            EngineLayer(**{key: _unlisted(value) for key, value in row.items()})
-            for row in document["layers"]
-        )
-        products = tuple(Product(**row) for row in document["products"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return record_of(LayerReport, parsed(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise EngineError(
             f"{path}: is no list of layers ({error}); build the engine again"
         ) from error
-    return LayerReport(layers, products)
-
-
-def _unlisted(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def layers_from_log(lines: Iterable[str]) -> tuple[EngineLayer, ...]:

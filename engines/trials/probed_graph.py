@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from speechquant.core.bundles import BUNDLE_KIND
+from speechquant.core.errors import BundleError
 from speechquant.core.graphs import GraphSource
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.runners import Tensors
@@ -40,6 +42,13 @@ class ProbedGraph(ChangedGraph):
 
         names = list(dict.fromkeys(names))
         inputs = {value.name for value in model.graph.input}
+        known = inputs.union(*(node.output for node in model.graph.node))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise BundleError(
+                f"{graph.folder}: its description names {unknown[0]}, which its graph does not "
+                f"have; {BUNDLE_KIND.mend}"
+            )
         self._inputs = [name for name in names if name in inputs]
         del model.graph.output[:]
         for name in names:

@@ -388,7 +388,10 @@ def _tokenizer_of(folder: Path) -> Any:
     path = folder / TOKENIZER_FILE
     try:
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises plain Exception
+    # The package raises plain Exception, and where its Rust code fails what is not even that.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
         reason = " ".join(str(error).split())
         raise BundleError(
             f'{path}: no tokenizer ({reason}); export it again with "speechquant export"'

@@ -14,6 +14,7 @@ import typer
 
 from speechquant.core.audio import Waveform, audio_files_in
 from speechquant.core.errors import AudioError
+from speechquant.core.files import is_folder
 from speechquant.core.progress import OnStep, after
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
@@ -75,7 +76,7 @@ def _raise_for(failures: Sequence[str], files: int) -> None:
 def _files_of(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
-        found = audio_files_in(path) if path.is_dir() else [path]
+        found = audio_files_in(path) if is_folder(path) else [path]
         if not found:
             raise AudioError(f"{path}: no audio file in this folder; wav, flac, ogg, mp3 are read")
         files += found

@@ -65,6 +65,9 @@ FILES = {
 }
 SPEC_OF: dict[str, Spec] = {"ctc": CTC_SPEC, "seq2seq": SEQ2SEQ_SPEC}
 
+# What a manifest says of the bundle that it was made from.
+SOURCE = {"model_sha256": "0" * 64, "precision": "w8a8", "made_from": {}}
+
 
 @pytest.mark.parametrize(
     ("task", "model", "reading"),
@@ -153,7 +156,7 @@ def test_the_description_of_an_engine_keeps_its_format(tmp_path: Path, task: str
     spec = SPEC_OF[task]
     manifests = {
         name: EngineManifest(
-            "onnxruntime", f"{name}.plan", "cpu", {}, {}, "fp32", {"batch": Limits(1, 2, 3)},
+            "onnxruntime", f"{name}.plan", "cpu", {}, SOURCE, "fp32", {"batch": Limits(1, 2, 3)},
             build_seconds=0.25,
         )
         for name in spec.graphs

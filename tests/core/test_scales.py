@@ -116,7 +116,7 @@ MALFORMED = [
     (lambda table: table["tensors"]["x"].pop("scale"), WRITES),
     (_row(surprise=1), WRITES),
     (_row(scale=0.0), r"the scale of x is 0\.0, it must be above zero and finite"),
-    (_row(scale=-1), "the scale of x is -1, it must be above zero"),
+    (_row(scale=-1), r"the scale of x is -1\.0, it must be above zero"),
     (_row(scale=float("nan")), "the scale of x is nan, it must be"),
     (_row(scale=float("inf")), "the scale of x is inf, it must be"),
     (_row(zero_point=3), "the zero point of x is 3, outside 0 to 0"),
@@ -155,7 +155,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ScaleError, match="no such scale table"):
         read_scales(tmp_path / "scales.json")
-    with pytest.raises(ScaleError, match="not a scale table"):
+    with pytest.raises(ScaleError, match=r"cannot be read .Is a directory"):
         read_scales(tmp_path)
 
 
