@@ -171,4 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # A script's own folder is searched first, and this one has a room called onnxruntime.
+    sys.path[:] = [
+        path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent
+    ]
     sys.exit(main())
