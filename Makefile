@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
-	regression-check test-tensorrt8 clean
+	regression-check test-tensorrt8 test-pythons clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -160,6 +160,12 @@ $(TENSORRT8)/.ready: pyproject.toml constraints-tensorrt8.txt
 		--disable-pip-version-check --no-deps --editable .
 	$(TENSORRT8)/bin/python -c 'import tensorrt'
 	touch $@
+
+# The wheel without extras, and what of the tests needs none, on each of these that the machine has.
+PYTHONS := 3.10 3.11 3.12 3.13
+
+test-pythons: $(READY)
+	$(RUN)/python tests/pythons.py $(PYTHONS)
 
 # PYTHONWARNINGS: without the build's warnings about what an editable installation is.
 $(READY): pyproject.toml constraints.txt

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _OLD = "old-"
 LOCK_FILE = ".speechquant-lock"
+_LOCK_TRIES = 100
 _UNWRITABLE = frozenset(
     {
         errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
@@ -144,18 +145,22 @@ def only_process(folder: Path, *, wait: bool) -> Iterator[None]:
 def _lock_in(folder: Path, *, wait: bool) -> BaseFileLock:
     from filelock import FileLock, Timeout
 
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK_FILE)
+    for tries_left in reversed(range(_LOCK_TRIES)):
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / LOCK_FILE)
             lock.acquire(blocking=wait)
         except Timeout as error:
             raise StorageError(
                 f"{folder}: another run is at work in it; wait for its end, or choose another name"
             ) from error
-        except FileNotFoundError:
-            continue  # who left it has just removed the folder
-        return lock
+        except (FileNotFoundError, FileExistsError):
+            # Most likely whoever left has just removed the folder.
+            if not tries_left:
+                raise
+        else:
+            break
+    return lock
 
 
 def _partial_prefix(target: Path) -> str:

@@ -97,10 +97,12 @@ def _line_about(error: Exception) -> str:
 
 def main() -> None:
     """Run the command line of this process."""
+    # Windows writes to files and pipes in a code page that has the letters of few languages.
+    encoding = "utf-8" if sys.platform == "win32" else None
     # A file name that is not valid in the terminal's encoding must not end the run.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
     sys.unraisablehook = _on_unraisable
     for name in _HANDLED_SIGNALS:
         if hasattr(signal, name):

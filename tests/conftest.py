@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from run_limit import pytest_addoption, pytest_configure
-from shared_artifacts import TINY, SharedArtifacts
+from shared_artifacts import MADE_BEFORE, TINY, SharedArtifacts
 
 from speechquant.core.bundles import Bundle
 from speechquant.exporter import onnx_graph
@@ -25,6 +25,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedArtifacts
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # a worker's folder lies in that of the run
     artifacts = SharedArtifacts(folder / "shared")
+    if made := os.environ.get(MADE_BEFORE):
+        artifacts.take(Path(made))
     yield artifacts
     assert artifacts.altered() == [], "a test wrote to what all share, not to a copy of it"
 

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import pytest
 from filelock import FileLock
 from tiny import save_tiny_checkpoint
@@ -24,7 +23,12 @@ from speechquant.exporter.whisper import export_whisper
 from speechquant.exporter.whisper_parity import WhisperParity
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 TINY = "hubert-layer"
+# Where tests/pythons.py has made what nothing can be made of without torch.
+MADE_BEFORE = "SPEECHQUANT_TEST_ARTIFACTS"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class SharedArtifacts:
                 unfinished.rename(made)
         self._seen.setdefault(made, _contents(made))
         return made
+
+    def take(self, made: Path) -> None:
+        """Copy what another run has made, where no worker has done so."""
+        with FileLock(f"{self.root}.lock"):
+            if not self.root.exists():
+                shutil.copytree(made, self.root)
 
     def altered(self) -> list[Path]:
         """Return the folders that a test has written to, which it must do to a copy alone."""
@@ -79,6 +89,8 @@ class SharedArtifacts:
 
     def earlier_trace(self, module: Any, *_: Any) -> ir.Model:
         """Return what torch traced of such a module when the tiny model was exported."""
+        import onnx_ir as ir
+
         name = type(module).__name__
         bundle = self.bundle(TINY) if name == "CtcGraph" else self.whisper_with_parity()[0]
         return ir.load(bundle.folder.with_name(f"{name}.onnx"))
@@ -111,6 +123,8 @@ _traced = onnx_graph.traced
 
 @contextmanager
 def _traces_kept_in(folder: Path) -> Iterator[None]:
+    import onnx_ir as ir
+
     def traced_and_kept(module: Any, *given: Any) -> ir.Model:
         graph = _traced(module, *given)
         ir.save(graph, folder / f"{type(module).__name__}.onnx")

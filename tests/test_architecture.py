@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,11 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-import tomllib
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings it along
+    import tomli as tomllib
 
 import speechquant
 from speechquant.engines.build import build_engine
@@ -203,6 +208,16 @@ def test_every_folder_is_packaged_and_typed() -> None:
             assert (typings / folder).resolve() == ROOT / folder
     for path in (ROOT / "front").glob("*.py*"):
         assert (typings / path.name).resolve() == path
+
+
+def test_the_pythons_that_are_announced_are_the_tested_ones() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    tested = re.search(r"^PYTHONS := (.*)$", makefile, re.MULTILINE)
+    assert tested is not None
+    prefix = "Programming Language :: Python :: "
+    announced = [name.removeprefix(prefix) for name in PROJECT["project"]["classifiers"]]
+    assert [name for name in announced if name.startswith("3.")] == tested[1].split()
+    assert PROJECT["project"]["requires-python"] == f">={tested[1].split()[0]}"
 
 
 def test_front_is_speechquant_itself() -> None:

@@ -19,6 +19,7 @@ import importlib
 import io
 import json
 import os
+import pathlib
 import shutil
 import signal
 import sys
@@ -66,6 +67,7 @@ def become_windows(chosen_before: Sequence[str] = ()) -> None:
             importlib.import_module(name)
     _refuse_what_is_open()
     _refuse_the_rest()
+    _tell_pathlib()
     for name in UNIX_MODULES:
         sys.modules[name] = None  # type: ignore[assignment]
     for name in [*vars(signal)]:
@@ -153,6 +155,14 @@ def _refuse_the_rest() -> None:
     os.open, os.fsync, os.kill = opened, synced, ended  # type: ignore[assignment]
     ctypes.WinDLL = kernel32  # type: ignore[attr-defined]
     ctypes.get_last_error = lambda: 87  # type: ignore[attr-defined]
+
+
+def _tell_pathlib() -> None:
+    accessor = getattr(pathlib, "_NormalAccessor", None)
+    if accessor is not None:  # Python 3.10 took these functions when it was imported
+        for name in ("rename", "replace", "unlink", "rmdir", "stat"):
+            setattr(accessor, name, staticmethod(getattr(os, name)))
+        accessor.open = staticmethod(io.open)
 
 
 def kernel32(_: str, *, use_last_error: bool) -> Any:

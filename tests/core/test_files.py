@@ -230,6 +230,12 @@ def test_a_killed_process_leaves_its_folder_to_the_next(tmp_path: Path) -> None:
     assert names(tmp_path) == ["counter"]
 
 
+def test_a_file_is_no_folder_to_work_in(tmp_path: Path) -> None:
+    (tmp_path / "work").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        only_process(tmp_path / "work", wait=True).__enter__()
+
+
 def test_files_in_a_folder_outlive_the_lock(tmp_path: Path) -> None:
     with only_process(tmp_path / "work", wait=False):
         (tmp_path / "work" / "mine").touch()

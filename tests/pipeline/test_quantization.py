@@ -238,6 +238,7 @@ def test_a_disk_that_fills_up_during_a_search(
 def test_interrupted_with_several_processes(
     tiny_bundle: Bundle, data: Path, tmp_path: Path
 ) -> None:
+    pytest.importorskip("onnx_ir")
     command = [*_COMMAND, *_quantize(tiny_bundle, data, tmp_path / "out"), "--workers", "2"]
     # Its own group, to which the signal goes as Ctrl-C does in a terminal.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import tomllib
 from reports import report
 
 from speechquant.benchmarks.report.figures import figures_of
@@ -24,6 +23,11 @@ from speechquant.benchmarks.report.record import (
 from speechquant.benchmarks.report.tables import Figure, Table
 from speechquant.benchmarks.report.write import require_page_packages, write_pages
 from speechquant.core.errors import MissingPackageError
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings it along
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '<b>&"x'
