@@ -26,7 +26,6 @@ from speechquant.core.errors import (
     StorageError,
 )
 from speechquant.core.scales import Bits
-from speechquant.engines import build
 from speechquant.engines.build import build_engine, main, options_from_text
 from speechquant.engines.build_options import BuildOptions, batch_of, three_numbers
 from speechquant.engines.ctc.graphs_to_build import limits_of
@@ -373,4 +372,3 @@ def test_numbers_of_a_command_line() -> None:
     assert three_numbers("0.5,1,2", "lengths") == (0.5, 1.0, 2.0)
     assert three_numbers("3", "lengths") == (3.0, 3.0, 3.0)
     assert batch_of("1,4,8") == Limits(1, 4, 8)
-    assert sorted(build._BUILDERS) == ["onnxruntime", "tensorrt", "tensorrt-rtx"]

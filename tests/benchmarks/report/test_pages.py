@@ -29,7 +29,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings it along
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOSTILE = '<b>&"x'
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -243,6 +243,8 @@ def test_a_missing_package_is_named_before_anything_is_written(
 
 def test_the_template_is_in_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = project["tool"]["setuptools"]["package-data"]["speechquant.benchmarks"]
-    packaged = {path for pattern in patterns for path in (ROOT / "benchmarks").glob(pattern)}
-    assert set((ROOT / "benchmarks" / "templates").iterdir()) <= packaged
+    patterns = project["tool"]["setuptools"]["package-data"]["speechquant.benchmarks.report"]
+    packaged = {
+        path for pattern in patterns for path in (ROOT / "benchmarks" / "report").glob(pattern)
+    }
+    assert set((ROOT / "benchmarks" / "report" / "templates").iterdir()) <= packaged
