@@ -322,7 +322,7 @@ _BASES = {
     "EmaMinMaxCalibrator": ("IInt8MinMaxCalibrator", MIN_MAX),
 }
 _USE_THE_BUNDLE = (
-    'write a Q/DQ bundle with "speechquant quantize --spelling tensorrt" and build that with '
+    'write a Q/DQ bundle with "speechquant quantize --qdq-format s8" and build that with '
     '"speechquant build"'
 )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.audio_files.containers import READ_FORMATS, OggStream, check_whole
 from speechquant.core.audio_files.mpeg import MpegStream
-from speechquant.core.errors import AudioError
+from speechquant.core.errors import AudioError, one_line
 from speechquant.core.files import is_file
 
 Waveform = NDArray[np.float32]
@@ -144,7 +144,7 @@ def _readable(audio: Audio) -> Iterator[MpegStream | OggStream | None]:
     # soundfile answers a suffix it takes for headerless samples with a TypeError.
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise AudioError(
-            f"{path}: cannot be read as audio ({_one_line(error)}); {READ_FORMATS}"
+            f"{path}: cannot be read as audio ({one_line(error)}); {READ_FORMATS}"
         ) from error
 
 
@@ -254,10 +254,6 @@ def refuse_too_long(name: str, seconds: float, max_seconds: float) -> None:
             f"{name}: {seconds:.0f} s of audio, at most {max_seconds:.0f} s go through the model "
             "at once; cut the clip at pauses"
         )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def audio_files_in(folder: Path) -> list[Path]:

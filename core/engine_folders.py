@@ -22,11 +22,13 @@ from speechquant.core.bundles import ENGINE_DESCRIPTION, Bundle
 from speechquant.core.ctc import CTC, MODEL
 from speechquant.core.errors import EngineError
 from speechquant.core.files import is_file
-from speechquant.core.plain import member_of
+from speechquant.core.plain import member_of, value_of
 from speechquant.core.seq2seq import TASK
 from speechquant.core.specs import Spec, TensorSpec
 
 FORMAT = "speechquant.engine/2"
+# Fields that a description calls otherwise: its format is older than their names.
+_WRITTEN_AS = {"float_type": "rest"}
 _SOURCE_FACTS = {"model_sha256": str, "precision": str, "made_from": Mapping[str, Any]}
 _FAMILIES = {CTC: "CTC", TASK: "Whisper"}  # what messages call the models of a task
 _KIND = FolderKind("engine", ENGINE_DESCRIPTION, FORMAT, "speechquant build", EngineError)
@@ -47,8 +49,8 @@ class EngineManifest:
 
     `target` is what it was built for (sm86, cpu); `toolchain` has the version of every package that
     its file depends on. `limits` are those of the inputs' named dimensions, none where any number
-    will do. `rest` is the type of what is not quantized; `float32_nodes` are those that it would
-    have overflowed.
+    will do. `float_type` is that of what stays float; `float32_nodes` are those that it would have
+    overflowed.
     """
 
     backend: str
@@ -56,7 +58,7 @@ class EngineManifest:
     target: str
     toolchain: Mapping[str, str]
     source: Mapping[str, Any]
-    rest: str
+    float_type: str
     limits: Mapping[str, Limits] = field(default_factory=dict)
     float32_nodes: tuple[str, ...] = ()
     build_seconds: float = 0.0
@@ -166,7 +168,7 @@ def make_engine(
 
 def _described(manifests: Mapping[str, EngineManifest]) -> dict[str, Any]:
     """Return what a description says of the graphs: of a CTC model's without its name."""
-    rows = {name: asdict(manifest) for name, manifest in manifests.items()}
+    rows = {name: _renamed(asdict(m), _WRITTEN_AS) for name, m in manifests.items()}
     return {"manifest": rows[MODEL]} if MODEL in rows else {"manifests": rows}
 
 
@@ -182,6 +184,10 @@ def load_engine(folder: Path) -> Engine:
     return Engine(folder, spec, files, manifests)
 
 
+def _renamed(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in row.items()}
+
+
 def _manifests_of(document: Mapping[str, Any], spec: Spec) -> dict[str, EngineManifest]:
     """Return the manifest of each graph; raises ValueError."""
     if MODEL in spec.graphs:
@@ -192,7 +198,9 @@ def _manifests_of(document: Mapping[str, Any], spec: Spec) -> dict[str, EngineMa
 
 def _manifest_of(document: Mapping[str, Any], key: str) -> EngineManifest:
     """Return a manifest whose source says what `source_of` does; raises ValueError."""
-    manifest: EngineManifest = member_of(document, key, EngineManifest)
+    written = member_of(document, key, Mapping[str, Any])
+    fields = _renamed(written, {name: field for field, name in _WRITTEN_AS.items()})
+    manifest: EngineManifest = value_of(EngineManifest, fields, key)
     for fact, kind in _SOURCE_FACTS.items():
         member_of(manifest.source, fact, kind)
     return manifest

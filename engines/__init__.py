@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from speechquant.engines.ctc.recognizer import CtcRecognizer
     from speechquant.engines.decoding_options import DecodingOptions
     from speechquant.engines.families import open_recognizer
-    from speechquant.engines.graphs.qdq import Spelling
+    from speechquant.engines.graphs.qdq import QdqFormat
     from speechquant.engines.quantize import quantize_bundle
     from speechquant.engines.recognizers import Recognizer
     from speechquant.engines.runners import Session
@@ -21,9 +21,9 @@ __all__ = [
     "BuildOptions",
     "CtcRecognizer",
     "DecodingOptions",
+    "QdqFormat",
     "Recognizer",
     "Session",
-    "Spelling",
     "WhisperRecognizer",
     "build_engine",
     "open_recognizer",
@@ -39,7 +39,7 @@ __getattr__ = lazy_names(
         "DecodingOptions": "speechquant.engines.decoding_options",
         "Recognizer": "speechquant.engines.recognizers",
         "Session": "speechquant.engines.runners",
-        "Spelling": "speechquant.engines.graphs.qdq",
+        "QdqFormat": "speechquant.engines.graphs.qdq",
         "WhisperRecognizer": "speechquant.engines.whisper.recognizer",
         "build_engine": "speechquant.engines.build",
         "open_recognizer": "speechquant.engines.families",

@@ -1,9 +1,12 @@
-"""From a bundle to an engine, one builder for each backend; also a script of its own."""
+"""From a bundle to an engine, one builder for each backend.
+
+As a script, `python engines/build.py BUNDLE OUT --backend ...` is `speechquant build`.
+"""
 
 from __future__ import annotations
 
-import argparse
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,22 +17,17 @@ from speechquant.core.bundles import ENGINE_DESCRIPTION, Bundle, load_bundle
 from speechquant.core.engine_folders import (
     Engine,
     EngineManifest,
-    engine_bytes,
     make_engine,
     source_of,
 )
-from speechquant.core.errors import OptionError, SpeechquantError
+from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
 from speechquant.engines.backends import EngineFormat
 from speechquant.engines.build_options import (
-    REST_TYPES,
     BuildOptions,
     GraphToBuild,
-    batch_of,
-    samples_of,
-    three_numbers,
 )
 from speechquant.engines.families import family_of
 from speechquant.engines.registry import engine_backends
@@ -102,7 +100,7 @@ class _Build:
             target=built.target,
             toolchain=built.toolchain,
             source=source_of(self.bundle),
-            rest=built.rest,
+            float_type=built.float_type,
             limits=built.limits,
             float32_nodes=built.float32_nodes,
             build_seconds=round(time.perf_counter() - started, 3),
@@ -110,69 +108,8 @@ class _Build:
         )
 
 
-def options_from_text(
-    bundle: Bundle,
-    *,
-    backend: str,
-    target: str | None = None,
-    lengths: str | None = None,
-    batch: str | None = None,
-    rest: str | None = None,
-    timing_cache: Path | None = None,
-    version_compatible: bool = False,
-    hardware_compatible: bool = False,
-) -> BuildOptions:
-    """Return options from what a command line says: lengths in seconds and batch as MIN,OPT,MAX."""
-    seconds = None if lengths is None else three_numbers(lengths, "lengths")
-    return BuildOptions(
-        backend=backend,
-        target=target,
-        samples=None if seconds is None else samples_of(seconds, bundle.spec),
-        batch=None if batch is None else batch_of(batch),
-        rest=rest,
-        timing_cache=timing_cache,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="build.py", description="Build an engine from a bundle.")
-    parser.add_argument("bundle", type=Path, help="folder that `speechquant quantize` wrote")
-    parser.add_argument("out", type=Path, help="folder of the engine to write")
-    parser.add_argument("--backend", required=True, choices=list(engine_backends()))
-    parser.add_argument("--target", help="sm86, rtx3090, ... or current")
-    parser.add_argument("--lengths", help="MIN,OPT,MAX of a clip in seconds")
-    parser.add_argument("--batch", help="MIN,OPT,MAX of the clips in one call")
-    parser.add_argument("--rest", choices=REST_TYPES, help="type of what is not quantized")
-    parser.add_argument("--timing-cache", type=Path, help="file of TensorRT's measurements")
-    parser.add_argument("--version-compatible", action="store_true", help="for later versions too")
-    parser.add_argument("--hardware-compatible", action="store_true", help="for Ampere and later")
-    parser.add_argument("--force", action="store_true", help="replace OUT where it exists")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what a command line asks for and return its exit code."""
-    asked = vars(_parser().parse_args(arguments))
-    folder, out, force = asked.pop("bundle"), asked.pop("out"), asked.pop("force")
-    try:
-        bundle = load_bundle(folder)
-        engine = build_engine(bundle, out, options_from_text(bundle, **asked), force=force)
-    except SpeechquantError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 1
-    manifest = engine.manifest
-    sys.stdout.write(
-        f"{out}: {manifest.backend} for {manifest.target}, {engine_bytes(engine) / 1e6:.1f} MB, "
-        f"built in {engine.build_seconds:.1f} s\n"
-    )
-    return 0
-
-
 if __name__ == "__main__":
-    # A script's own folder is searched first, and this one has a room called onnxruntime.
-    sys.path[:] = [
-        path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent
-    ]
-    sys.exit(main())
+    # A process of its own: a script's folder is searched first, and this one has a room called
+    # onnxruntime.
+    command = [sys.executable, "-m", "speechquant.pipeline.command", "build", *sys.argv[1:]]
+    sys.exit(subprocess.run(command, check=False).returncode)

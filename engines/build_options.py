@@ -13,7 +13,7 @@ from speechquant.core.graphs import GraphSource
 from speechquant.core.specs import Spec, TensorSpec
 from speechquant.engines.runners import Tensors
 
-REST_TYPES = ("fp16", "bf16", "fp32")
+FLOAT_TYPES = ("fp16", "bf16", "fp32")
 BATCH, SAMPLES = "batch", "samples"  # the named dimensions of a CTC model's inputs
 
 
@@ -21,7 +21,7 @@ BATCH, SAMPLES = "batch", "samples"  # the named dimensions of a CTC model's inp
 class BuildOptions:
     """How to build; None leaves the choice to the backend.
 
-    `rest` is the type of what is not quantized. `timing_cache` is a file that is read where it is
+    `float_type` is that of what is not quantized. `timing_cache` is a file that is read where it is
     there and written afterwards. `version_compatible` and `hardware_compatible` are TensorRT's: an
     engine for later versions of the same major one, and for every GPU since Ampere.
     """
@@ -30,14 +30,16 @@ class BuildOptions:
     target: str | None = None
     samples: Limits | None = None
     batch: Limits | None = None
-    rest: str | None = None
+    float_type: str | None = None
     timing_cache: Path | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
 
     def __post_init__(self) -> None:
-        if self.rest is not None and self.rest not in REST_TYPES:
-            raise OptionError(f"rest is {self.rest!r}; choose one of {', '.join(REST_TYPES)}")
+        if self.float_type is not None and self.float_type not in FLOAT_TYPES:
+            raise OptionError(
+                f"float type is {self.float_type!r}; choose one of {', '.join(FLOAT_TYPES)}"
+            )
         for name, limits in (("lengths", self.samples), ("batch", self.batch)):
             if limits is not None:
                 _require_ordered(name, limits)
@@ -49,7 +51,7 @@ class Built:
 
     target: str
     toolchain: Mapping[str, str]
-    rest: str
+    float_type: str
     limits: Mapping[str, Limits] = field(default_factory=dict)
     float32_nodes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -19,14 +19,14 @@ from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales
 from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
 from speechquant.core.specs import graph_file, is_graph_file
 from speechquant.core.weights import Levels
-from speechquant.engines.graphs.embeddings import quantize_lookups
+from speechquant.engines.graphs.embeddings import quantize_embeddings
 from speechquant.engines.graphs.qdq import (
-    Spelling,
+    QdqFormat,
     quantize_activations,
     quantize_attention,
     quantize_weights,
     quantized_nodes,
-    refuse_unspellable,
+    refuse_unfit_format,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def quantize_bundle(
     out: str | Path,
     table: ScaleTable,
     *,
-    spelling: Spelling = Spelling.ONNXRUNTIME,
+    qdq_format: QdqFormat = QdqFormat.U8,
     rounded_weights: Mapping[str, Levels] | None = None,
     extra_files: Mapping[str, bytes | Path] | None = None,
     force: bool = False,
@@ -57,16 +57,16 @@ def quantize_bundle(
     extra_files, rounded_weights = dict(extra_files or {}), dict(rounded_weights or {})
     _refuse_wrong_bundle(source, out)
     require_fit(table, source, "the scale table")
-    refuse_unspellable(table, spelling)
+    refuse_unfit_format(table, qdq_format)
     _refuse_taken_names(extra_files, source)
     refuse_existing(out, DESCRIPTION, force=force)
     refuse_unwritable(out)
     require_packages("quantize")
     graphs = {
-        graph.model_path.name: _quantized_graph(graph, table, spelling, rounded_weights, on_step)
+        graph.model_path.name: _quantized_graph(graph, table, qdq_format, rounded_weights, on_step)
         for graph in source.graphs.values()
     }
-    made_from = _made_from(source, table, spelling, rounded_weights)
+    made_from = _made_from(source, table, qdq_format, rounded_weights)
     spec = replace(source.spec, precision=table.bits.name.lower())
     with new_bundle(out, spec, made_from, force=force) as folder:
         _save(graphs, folder)
@@ -110,7 +110,7 @@ def _refuse_taken_names(extra_files: Mapping[str, bytes | Path], bundle: Bundle)
 def _quantized_graph(
     bundle: GraphSource,
     table: ScaleTable,
-    spelling: Spelling,
+    qdq_format: QdqFormat,
     rounded: Mapping[str, Levels],
     on_step: OnStep | None,
 ) -> ir.Model:
@@ -120,9 +120,9 @@ def _quantized_graph(
     nodes = quantized_nodes(model, bundle.spec, table.float_layers)
     quantize_weights(model, nodes, table.bits.weights, rounded=rounded, on_step=on_step)
     if table.tensors:  # without any it is the float model, and the commands call it that
-        quantize_lookups(model, table.bits.weights)
-    quantize_activations(model, nodes, table, spelling)
-    quantize_attention(model, bundle.spec, table, spelling)
+        quantize_embeddings(model, table.bits.weights)
+    quantize_activations(model, nodes, table, qdq_format)
+    quantize_attention(model, bundle.spec, table, qdq_format)
     # What stays float may still lie in the float bundle's data file.
     return ir.external_data.load_to_model(model)
 
@@ -130,7 +130,7 @@ def _quantized_graph(
 def _made_from(
     bundle: Bundle,
     table: ScaleTable,
-    spelling: Spelling,
+    qdq_format: QdqFormat,
     rounded: Mapping[str, Levels],
 ) -> dict[str, Any]:
     return {
@@ -139,7 +139,7 @@ def _made_from(
             "made_from": dict(bundle.made_from),
         },
         "scales": {"key": table.key, "method": table.method},
-        "spelling": spelling.value,
+        "qdq_format": qdq_format.value,
         "weight_rounding": "given" if rounded else "nearest",
         "tools": {name: version(name) for name in _TOOLS},
     }

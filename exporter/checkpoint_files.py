@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechquant.core.ctc import TEXT_FILES
-from speechquant.core.errors import CheckpointError
+from speechquant.core.errors import CheckpointError, one_line
 from speechquant.core.files import is_file, is_folder, read_text
 from speechquant.core.plain import parsed, value_of
 
@@ -132,7 +132,7 @@ def load_model(
         )
     # safetensors, json and the model classes each have their own way to refuse a damaged file.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise CheckpointError(
             f"{source}: cannot be loaded ({reason}); copy the checkpoint again"
         ) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.errors import CheckpointError
+from speechquant.core.errors import CheckpointError, one_line
 from speechquant.core.files import is_file
 from speechquant.core.plain import parsed
 from speechquant.core.seq2seq import TOKENIZER_FILE, GenerationSpec, LogMelSpec
@@ -146,7 +146,7 @@ def _tokenizer_of(folder: Path, source: str) -> bytes:
     try:
         tokenizer = transformers.WhisperTokenizer.from_pretrained(folder)
     except Exception as error:  # anything from JSON to the tokenizers' own errors
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise CheckpointError(
             f"{source}: its vocabulary cannot be read ({reason}); copy the checkpoint again"
         ) from error

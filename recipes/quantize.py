@@ -21,7 +21,7 @@ from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, read_scales, require_fit
 from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
-from speechquant.engines.graphs.qdq import Spelling, refuse_unspellable
+from speechquant.engines.graphs.qdq import QdqFormat, refuse_unfit_format
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.recipes.calibrate import (
     NEAREST,
@@ -40,24 +40,24 @@ log = logging.getLogger(__name__)
 class QuantizeOptions:
     """What quantizing takes beside a calibration; `scales` is a table that is there already.
 
-    Raises OptionError for an unknown spelling and for a drop below zero.
+    Raises OptionError for an unknown Q/DQ format and for a drop below zero.
     """
 
     out: Path
     scales: Path | None = None
-    spelling_name: str = Spelling.ONNXRUNTIME.value
+    format_name: str = QdqFormat.U8.value
     max_wer_drop: float | None = None
     force: bool = False
 
     @property
-    def spelling(self) -> Spelling:
+    def qdq_format(self) -> QdqFormat:
         """How the Q/DQ nodes are written."""
-        return Spelling(self.spelling_name)
+        return QdqFormat(self.format_name)
 
     def __post_init__(self) -> None:
-        names = [spelling.value for spelling in Spelling]
-        if self.spelling_name not in names:
-            raise OptionError(f"no spelling {self.spelling_name!r}; choose {', '.join(names)}")
+        names = [qdq_format.value for qdq_format in QdqFormat]
+        if self.format_name not in names:
+            raise OptionError(f"no Q/DQ format {self.format_name!r}; choose {', '.join(names)}")
         if self.max_wer_drop is not None and not 0 <= self.max_wer_drop < math.inf:
             raise OptionError(
                 f"--max-wer-drop is {self.max_wer_drop}; give 0 or more percentage points"
@@ -95,8 +95,8 @@ def quantize(
             made = calibrate(request, work, progress)
         else:
             made = _given(request, options.scales)
-        refuse_unspellable(made.table, options.spelling)
-        writer = _Writer(request, made, work, options.spelling)
+        refuse_unfit_format(made.table, options.qdq_format)
+        writer = _Writer(request, made, work, options.qdq_format)
         guard = Guard(request, work, writer.write_draft, options.max_wer_drop, progress)
         outcome = guard.outcome_of(made.table) if is_scored else None
         guarded = None if outcome is None else outcome.guard
@@ -128,7 +128,7 @@ def _refuse_before_any_work(request: CalibrationRequest, options: QuantizeOption
     if options.scales is not None:
         _refuse_beside_scales(request)
         return
-    refuse_unspellable(request.empty_table, options.spelling)
+    refuse_unfit_format(request.empty_table, options.qdq_format)
     request.require_data()
 
 
@@ -162,7 +162,7 @@ class _Writer:
     request: CalibrationRequest
     made: Calibration
     work: Path
-    spelling: Spelling
+    qdq_format: QdqFormat
 
     def write_draft(self, table: ScaleTable) -> Bundle:
         """Write a bundle to be scored into the work folder, over the last one."""
@@ -187,7 +187,7 @@ class _Writer:
             self.request.bundle,
             out,
             table,
-            spelling=self.spelling,
+            qdq_format=self.qdq_format,
             rounded_weights=self._levels_left(table),
             extra_files=extra,
             force=force,

@@ -15,7 +15,7 @@ from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.seq2seq import ENCODER, PREFILL
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.trials.probed_graph import ProbedGraph
 
@@ -42,9 +42,9 @@ def table_from_noise(
     return ScaleTable(bundle.model_sha256, "max", bits, rows)
 
 
-def w8a8(bundle: Bundle, out: Path, spelling: Spelling = Spelling.ONNXRUNTIME) -> Bundle:
+def w8a8(bundle: Bundle, out: Path, qdq_format: QdqFormat = QdqFormat.U8) -> Bundle:
     """The bundle with every layer quantized."""
-    return quantize_bundle(bundle, out, table_from_noise(bundle), spelling=spelling)
+    return quantize_bundle(bundle, out, table_from_noise(bundle), qdq_format=qdq_format)
 
 
 def whisper_w8a8(bundle: Bundle, out: Path, *, attention: bool = False) -> Bundle:

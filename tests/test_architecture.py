@@ -47,7 +47,6 @@ ALLOWED = {
 MOST_PARAMETERS = 6
 # Functions with more, and why they have them still.
 MORE_PARAMETERS = {
-    "speechquant.engines.build.options_from_text": "goes when a backend is one record",
     "speechquant.engines.quantize.quantize_bundle": "gets an options object with the families",
     "speechquant.engines.whisper.decoding.decode": "gets an options object with the families",
 }

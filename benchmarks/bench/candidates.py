@@ -190,7 +190,7 @@ def _engine_candidate(
         # An engine is something that was made, also where it is made of a float bundle.
         role=OURS,
         source=engine.folder,
-        how=f"engine of {manifest.backend} for {manifest.target}, rest in {manifest.rest}",
+        how=f"engine of {manifest.backend} for {manifest.target}, float type {manifest.float_type}",
         provider=AUTO,
         precision=manifest.source["precision"],
         size_bytes=engine_bytes(engine),

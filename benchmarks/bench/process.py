@@ -28,7 +28,7 @@ from speechquant.benchmarks.bench.machine import peak_bytes
 from speechquant.benchmarks.bench.token_latency import time_parts
 from speechquant.benchmarks.report.record import Accuracy, Profile
 from speechquant.core.audio import Waveform
-from speechquant.core.errors import AudioError
+from speechquant.core.errors import AudioError, one_line
 from speechquant.core.interrupts import interrupts_blocked
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
@@ -308,7 +308,7 @@ def serve(connection: Connection) -> None:
         except AudioError as error:
             answer = ("unsuitable", str(error))
         except Exception as error:  # the parent says what failed, and measures the others
-            answer = ("error", " ".join(str(error).split()) or type(error).__name__)
+            answer = ("error", one_line(error) or type(error).__name__)
         connection.send(answer)
 
 

@@ -26,7 +26,7 @@ from speechquant.benchmarks.bench.process import (
     CandidateProcess,
     UnsuitableError,
 )
-from speechquant.benchmarks.bench.timing_audio import SpeechReel
+from speechquant.benchmarks.bench.timing_audio import TimingAudio
 from speechquant.benchmarks.report.record import (
     QUIET_SHARE,
     Accuracy,
@@ -58,7 +58,7 @@ def run_bench(plan: Plan, on_step: OnStep | None = None) -> Report:
     """
     keys = [clip_key(clip) for clip in plan.clips]
     longest = max(seconds * batch for seconds, batch in plan.shapes)
-    reel = SpeechReel(plan.clips, plan.candidates[0].sample_rate_hz, longest)
+    reel = TimingAudio(plan.clips, plan.candidates[0].sample_rate_hz, longest)
     steps = _Steps(on_step, len(plan.candidates) + len(plan.shapes))
     with Journal(plan.work / JOURNAL_FILE, _key_of(plan, keys)) as journal:
         results = {}
@@ -169,7 +169,7 @@ def _blank_result(candidate: Candidate) -> Result:
     )
 
 
-def _measured_alone(candidate: Candidate, plan: Plan, reel: SpeechReel) -> Result:
+def _measured_alone(candidate: Candidate, plan: Plan, reel: TimingAudio) -> Result:
     """Return how long a candidate loads, what it gets wrong and where its time goes."""
     result = _blank_result(candidate)
     try:
@@ -236,7 +236,7 @@ class _Outcome:
 
 
 def _time_shapes(
-    plan: Plan, reel: SpeechReel, results: dict[str, Result], journal: Journal, steps: _Steps
+    plan: Plan, reel: TimingAudio, results: dict[str, Result], journal: Journal, steps: _Steps
 ) -> None:
     """Add to the results what every candidate takes for each shape."""
     with ExitStack() as stack:

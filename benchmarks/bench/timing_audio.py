@@ -10,7 +10,7 @@ from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.manifests import LabelledClip
 
 
-class SpeechReel:
+class TimingAudio:
     """The clips of a data set end to end, as many as the longest batch needs.
 
     Latency hangs on the shape alone for most graphs, but not where work depends on what is said, so

@@ -1,7 +1,7 @@
 """Engines built ahead of time, without a GPU.
 
 `python -m speechquant.benchmarks.papers.engine_builds`. Time and size of TensorRT-RTX engines,
-what their products run in for each GPU, and what the float16 of their rest changes. Writes
+what their products run in for each GPU, and what float type fp16 changes. Writes
 Markdown to stdout.
 """
 
@@ -73,9 +73,9 @@ def quantized(bundle: Bundle, out: Path, clips: Sequence[LabelledClip]) -> Bundl
     return quantize_bundle(bundle, out, table)
 
 
-def build(bundle: Bundle, out: Path, target: str, rest: str, repeats: int) -> BuiltEngine:
+def build(bundle: Bundle, out: Path, target: str, float_type: str, repeats: int) -> BuiltEngine:
     """Build one engine several times."""
-    options = BuildOptions(_BACKEND, target, rest=rest)
+    options = BuildOptions(_BACKEND, target, float_type=float_type)
     engines = [build_engine(bundle, out, options, force=True) for _ in range(repeats)]
     return BuiltEngine(
         tuple(engine.manifest.build_seconds for engine in engines),
@@ -99,17 +99,17 @@ def print_builds(bundles: dict[str, tuple[Bundle, Bundle]], work: Path) -> None:
     """Print time and size of each model's engines."""
     print_heading(
         f"Engines for {TARGET}, median of {REPEATS} builds",
-        *("model", "bundle", "rest", "build", "engine", "float graph", *_KINDS),
+        *("model", "bundle", "float_type", "build", "engine", "float graph", *_KINDS),
     )
     for name, (floats, integers) in bundles.items():
         plain = floats.only_graph.model_path.stat().st_size / _MEGABYTE
-        for what, bundle, rest in (
+        for what, bundle, float_type in (
             ("W8A8", integers, "fp16"), ("W8A8", integers, "fp32"), ("float", floats, "fp16"),
         ):  # fmt: skip
-            built = build(bundle, work / "engine", TARGET, rest, REPEATS)
+            built = build(bundle, work / "engine", TARGET, float_type, REPEATS)
             of_kind = shares(built.report)
             print_row(
-                *(name, what, rest, f"{statistics.median(built.seconds):.1f} s"),
+                *(name, what, float_type, f"{statistics.median(built.seconds):.1f} s"),
                 *(f"{built.size_bytes / _MEGABYTE:.1f} MB", f"{plain:.1f} MB"),
                 *(of_kind.get(kind, "none") for kind in _KINDS),
             )
@@ -117,7 +117,7 @@ def print_builds(bundles: dict[str, tuple[Bundle, Bundle]], work: Path) -> None:
 
 def print_targets(name: str, bundle: Bundle, work: Path) -> None:
     """Print what the products of a W8A8 model run in, GPU by GPU."""
-    print_heading(f"{name}, W8A8 with a rest in fp16, by target", "target", "engine", *_KINDS)
+    print_heading(f"{name}, W8A8, float type fp16, by target", "target", "engine", *_KINDS)
     for target in TARGETS:
         built = build(bundle, work / "engine", target, "fp16", repeats=1)
         of_kind = shares(built.report)
@@ -126,30 +126,38 @@ def print_targets(name: str, bundle: Bundle, work: Path) -> None:
 
 
 @contextmanager
-def session_of(bundle: Bundle, rest: str, work: Path) -> Iterator[OnnxRuntimeSession]:
+def session_of(bundle: Bundle, float_type: str, work: Path) -> Iterator[OnnxRuntimeSession]:
     """Open the graph that TensorRT is given, with float16 rounded as float16 is."""
     (asked,) = family_of(bundle).graphs_to_build(bundle, BuildOptions(_BACKEND)).values()
-    graph = tensorrt_graph(asked, rest, strongly_typed=True)
-    if rest == "fp16":
+    graph = tensorrt_graph(asked, float_type, strongly_typed=True)
+    if float_type == "fp16":
         emulate_float16(graph.model)
-    path = work / f"{rest}.onnx"
+    path = work / f"{float_type}.onnx"
     save_graph(graph.model, path)
     with OnnxRuntimeSession(path, session_options(None)) as session:
         yield session
 
 
-def print_rest(bundles: dict[str, Bundle], clips: Sequence[LabelledClip], work: Path) -> None:
-    """Print what a rest in float16 changes."""
+def print_float_types(
+    bundles: dict[str, Bundle], clips: Sequence[LabelledClip], work: Path
+) -> None:
+    """Print what float type fp16 changes."""
     print_heading(
-        f"What a rest in fp16 changes, {len(clips)} clips of zoo:test",
-        *("model", "WER, rest in fp32", "WER, rest in fp16", "same label", "largest difference"),
+        f"What float type fp16 changes, {len(clips)} clips of zoo:test",
+        *(
+            "model",
+            "WER, float type fp32",
+            "WER, float type fp16",
+            "same label",
+            "largest difference",
+        ),
     )
     for name, bundle in bundles.items():
         spec = bundle.spec_as(CtcSpec)
         words: list[Evaluation] = []
         logits: list[list[np.ndarray]] = []
-        for rest in ("fp32", "fp16"):
-            with session_of(bundle, rest, work) as session:
+        for float_type in ("fp32", "fp16"):
+            with session_of(bundle, float_type, work) as session:
                 words.append(evaluate(CtcRecognizer(bundle, session), clips))
                 waves = (read_clip(spec, clip.audio) for clip in clips)
                 logits.append([session.run(feeds_of(spec, [w]))["logits"] for w in waves])
@@ -180,7 +188,7 @@ def main() -> None:
             bundles[name] = floats, quantized(floats, work / f"{number}-w8a8", dev)
         print_builds(bundles, work)
         print_targets(TRUE_SIZE, bundles[TRUE_SIZE][1], work)
-        print_rest({name: pair[1] for name, pair in list(bundles.items())[:-1]}, test, work)
+        print_float_types({name: pair[1] for name, pair in list(bundles.items())[:-1]}, test, work)
     sys.stdout.write(
         "\nThe last table runs the graph that TensorRT is given on ONNX Runtime, with each result\n"
         "of a node in fp16 rounded to fp16's 11 bits. A value that tips over a half in a\n"

@@ -19,7 +19,7 @@ _normalize = normalizer("basic")
 
 
 @dataclass(frozen=True)
-class Seams:
+class JoinedErrors:
     """The word error rates clip by clip and strung together, and what was lost or told twice."""
 
     alone: float
@@ -114,11 +114,11 @@ def clip_by_clip(lot: Lot, transcribe: Transcribe) -> float:
     return score_wer(lot.references, list(map(_normalize, transcribe(lot.waves)))).rate
 
 
-def seams(lot: Lot, alone: float, heard: Sequence[str]) -> Seams:
+def joined_errors(lot: Lot, alone: float, heard: Sequence[str]) -> JoinedErrors:
     """Return what became of the lot's clips in what was `heard` of all, in one text or several.
 
     `alone` is the rate clip by clip.
     """
     text = _normalize(" ".join(heard))
     joined = score_wer([" ".join(lot.references)], [text]).rate
-    return Seams(alone, joined, *lost_and_repeated(lot.references, text))
+    return JoinedErrors(alone, joined, *lost_and_repeated(lot.references, text))

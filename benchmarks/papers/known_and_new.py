@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.papers.joined_clips import clip_by_clip, lots_of, seams
+from speechquant.benchmarks.papers.joined_clips import clip_by_clip, joined_errors, lots_of
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.engines import open_recognizer
@@ -87,7 +87,7 @@ def main() -> None:
                 # A little less than all, so that they are one lot.
                 lot = next(lots_of(clips, 0.99 * seconds))
                 alone = clip_by_clip(lot, recognizer.transcribe)
-                found = seams(lot, alone, recognizer.transcribe([lot.wave]))
+                found = joined_errors(lot, alone, recognizer.transcribe([lot.wave]))
                 print_row(sentences, voices, *found.rates)
 
 

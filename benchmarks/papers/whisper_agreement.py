@@ -19,8 +19,8 @@ from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.papers.joined_clips import (
     Lot,
     clip_by_clip,
+    joined_errors,
     lots_of,
-    seams,
 )
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.calibrators.methods import EMA
@@ -128,7 +128,7 @@ def print_joined(
         number: int, lot: Lot, what: str, alone: float, heard: Mapping[str, Sequence[str]]
     ) -> None:
         for how, texts in heard.items():
-            found = seams(lot, alone, texts)
+            found = joined_errors(lot, alone, texts)
             counts = (found.lost_clips, found.repeated_words)
             pause = f"{lot.pause_seconds:g} s"
             print_row(number, len(lot.clips), pause, what, how, *found.rates, *counts)

@@ -35,7 +35,7 @@ from speechquant.core.artifact_folders import (
     read_description,
 )
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle, require_float
-from speechquant.core.errors import EngineError, OptionError
+from speechquant.core.errors import EngineError, OptionError, one_line
 from speechquant.core.files import storage_errors
 from speechquant.core.interrupts import out_of_reach_of_interrupts
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
@@ -311,7 +311,7 @@ def _attempt(
         return _Failure("ran out of memory; free some, or give fewer or shorter clips")
     except Exception as error:  # anybody's
         traceback.print_exc()
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         return _Failure(reason or type(error).__name__)
 
 

@@ -31,7 +31,7 @@ _LEVELS, _SCALE = "_quantized", "_scale"
 
 
 @dataclass(frozen=True, eq=False)
-class _Lookup:
+class _Embedding:
     """A node that looks `rows`, an input of the model, up in a constant matrix."""
 
     node: ir.Node
@@ -45,8 +45,8 @@ class _Lookup:
         return quantize_weight(self.table, _ROWS, max(bits, 8), name=self.name)
 
 
-def _lookups(model: ir.Model, kind: str) -> list[_Lookup]:
-    """Return the lookups in matrices of floats, kind f, or of integers, kind i."""
+def _embeddings(model: ir.Model, kind: str) -> list[_Embedding]:
+    """Return the embeddings in matrices of floats, kind f, or of integers, kind i."""
     found = []
     for node in model.graph:
         if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != _ROWS:
@@ -56,46 +56,49 @@ def _lookups(model: ir.Model, kind: str) -> list[_Lookup]:
         if table is None or table.ndim != 2 or table.dtype.kind != kind:
             continue
         if values is not None and rows is not None and rows.is_graph_input():
-            found.append(_Lookup(node, values.name or "", table, rows))
+            found.append(_Embedding(node, values.name or "", table, rows))
     return found
 
 
-def quantize_lookups(model: ir.Model, bits: int) -> None:
+def quantize_embeddings(model: ir.Model, bits: int) -> None:
     """Let every lookup read integers and the scale of its row; raises BundleError."""
     import onnx_ir as ir
 
-    for lookup in _lookups(model, "f"):
-        quantized = lookup.quantized(bits)
-        levels = add_constant(model, f"{lookup.name}{_LEVELS}", quantized.levels)
-        scales = add_constant(model, f"{lookup.name}{_SCALE}", quantized.scales[:, None])
-        writer = GraphWriter(model, lookup.node)
-        found = writer.add("Gather", levels, lookup.rows, axis=_ROWS)
+    for embedding in _embeddings(model, "f"):
+        quantized = embedding.quantized(bits)
+        levels = add_constant(model, f"{embedding.name}{_LEVELS}", quantized.levels)
+        scales = add_constant(model, f"{embedding.name}{_SCALE}", quantized.scales[:, None])
+        writer = GraphWriter(model, embedding.node)
+        found = writer.add("Gather", levels, embedding.rows, axis=_ROWS)
         number = writer.add("Cast", found, to=int(ir.DataType.FLOAT))
-        scale = writer.add("Gather", scales, lookup.rows, axis=_ROWS)
-        replace_value(model, lookup.node.outputs[0], writer.add("Mul", number, scale))
+        scale = writer.add("Gather", scales, embedding.rows, axis=_ROWS)
+        replace_value(model, embedding.node.outputs[0], writer.add("Mul", number, scale))
     remove_unused(model)
 
 
-def dequantize_lookups(model: ir.Model) -> None:
-    """Undo `quantize_lookups`, for backends whose integers are for products alone."""
-    for lookup in _lookups(model, "i"):
-        ((cast, _),) = lookup.node.outputs[0].uses()
+def dequantize_embeddings(model: ir.Model) -> None:
+    """Undo `quantize_embeddings`, for backends whose integers are for products alone."""
+    for embedding in _embeddings(model, "i"):
+        ((cast, _),) = embedding.node.outputs[0].uses()
         ((product, _),) = cast.outputs[0].uses()
         scale = producer_of(product.inputs[1], "Gather")
         scales = None if scale is None else constant_of(scale.inputs[0])
         if scales is None:
-            raise BundleError(f"{lookup.name}: has no scales; quantize the model again")
-        values = lookup.table.astype(np.float32) * scales
-        table = add_constant(model, lookup.name.removesuffix(_LEVELS), values)
+            raise BundleError(f"{embedding.name}: has no scales; quantize the model again")
+        values = embedding.table.astype(np.float32) * scales
+        table = add_constant(model, embedding.name.removesuffix(_LEVELS), values)
         writer = GraphWriter(model, product)
-        found = writer.add("Gather", table, lookup.rows, axis=_ROWS)
+        found = writer.add("Gather", table, embedding.rows, axis=_ROWS)
         replace_value(model, product.outputs[0], found)
     remove_unused(model)
 
 
-def rounded_lookups(graph: GraphSource, bits: int) -> dict[str, NDArray[np.float32]]:
-    """Return the tables of a float graph as `quantize_lookups` leaves them, by name."""
+def rounded_embeddings(graph: GraphSource, bits: int) -> dict[str, NDArray[np.float32]]:
+    """Return the tables of a float graph as `quantize_embeddings` leaves them, by name."""
     import onnx_ir as ir
 
     model = ir.load(graph.model_path)
-    return {lookup.name: lookup.quantized(bits).dequantized for lookup in _lookups(model, "f")}
+    return {
+        embedding.name: embedding.quantized(bits).dequantized
+        for embedding in _embeddings(model, "f")
+    }

@@ -33,11 +33,11 @@ _IR_VERSION_OF_16_BITS = 10
 _FLOAT32 = np.finfo(np.float32)
 
 
-class Spelling(Enum):
-    """How a backend wants the same integers written: signed around 0, or unsigned around 128."""
+class QdqFormat(Enum):
+    """How activations' integers are written: unsigned around 128, or signed around 0."""
 
-    TENSORRT = "tensorrt"
-    ONNXRUNTIME = "onnxruntime"  # its fast kernels on x86 take unsigned by signed
+    U8 = "u8"  # ONNX Runtime's fast kernels on x86 take unsigned by signed
+    S8 = "s8"  # TensorRT takes no other zero point than 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ActivationLevels:
 
 
 def activation_levels(
-    bits: int, spelling: Spelling, *, symmetric: bool, zero_point: int
+    bits: int, qdq_format: QdqFormat, *, symmetric: bool, zero_point: int
 ) -> ActivationLevels:
     """Return the levels of an activation; `zero_point` is used where it is not symmetric."""
     width = 8 if bits <= 8 else 16
@@ -71,23 +71,23 @@ def activation_levels(
     if not symmetric:
         return ActivationLevels(unsigned, zero_point, 0, 2**bits - 1)
     largest = largest_level(bits)
-    if spelling is Spelling.TENSORRT:
+    if qdq_format is QdqFormat.S8:
         return ActivationLevels(np.int8 if width == 8 else np.int16, 0, -largest, largest)
     middle = 2 ** (width - 1)
     return ActivationLevels(unsigned, middle, middle - largest, middle + largest)
 
 
-def refuse_unspellable(table: ScaleTable, spelling: Spelling) -> None:
-    """Raise OptionError where the backend of `spelling` has no such integers, else ScaleError."""
-    if spelling is Spelling.TENSORRT and not table.symmetric:
+def refuse_unfit_format(table: ScaleTable, qdq_format: QdqFormat) -> None:
+    """Raise OptionError where `qdq_format` has no such integers, ScaleError for wrong scales."""
+    if qdq_format is QdqFormat.S8 and not table.symmetric:
         raise OptionError(
             "the scale table is asymmetric, and TensorRT takes only zero point 0; calibrate "
-            "symmetrically or use the onnxruntime spelling"
+            "symmetrically or use the Q/DQ format u8"
         )
-    if spelling is Spelling.TENSORRT and max(table.bits.weights, table.bits.activations) > 8:
+    if qdq_format is QdqFormat.S8 and max(table.bits.weights, table.bits.activations) > 8:
         raise OptionError(
             f"{table.bits.name}: TensorRT has no integers of more than 8 bits; give fewer or use "
-            "the onnxruntime spelling"
+            "the Q/DQ format u8"
         )
     smallest, largest = (float(end) for end in (_FLOAT32.tiny, _FLOAT32.max))
     for name, row in table.tensors.items():
@@ -194,19 +194,19 @@ def _replace_weight(
 
 
 def quantize_activations(
-    model: ir.Model, nodes: Sequence[ir.Node], table: ScaleTable, spelling: Spelling
+    model: ir.Model, nodes: Sequence[ir.Node], table: ScaleTable, qdq_format: QdqFormat
 ) -> None:
     """Let each of `nodes` read its activation through QuantizeLinear and DequantizeLinear.
 
     Other readers of the tensor, such as a residual's Add, keep the float. Raises what
-    `refuse_unspellable` raises, and ScaleError for a tensor that the table does not name.
+    `refuse_unfit_format` raises, and ScaleError for a tensor that the table does not name.
     """
-    refuse_unspellable(table, spelling)
-    _quantize_inputs(model, nodes, 0, table, spelling)
+    refuse_unfit_format(table, qdq_format)
+    _quantize_inputs(model, nodes, 0, table, qdq_format)
 
 
 def quantize_attention(
-    model: ir.Model, spec: LayerMap, table: ScaleTable, spelling: Spelling
+    model: ir.Model, spec: LayerMap, table: ScaleTable, qdq_format: QdqFormat
 ) -> None:
     """Let attention's own products read both inputs through Q/DQ where `table` names them.
 
@@ -218,13 +218,13 @@ def quantize_attention(
         for node in model.graph
         if node.op_type == "MatMul" and any(value and value.name in named for value in node.inputs)
     ]
-    refuse_unspellable(table, spelling)
+    refuse_unfit_format(table, qdq_format)
     for index in range(2):
-        _quantize_inputs(model, products, index, table, spelling)
+        _quantize_inputs(model, products, index, table, qdq_format)
 
 
 def _quantize_inputs(
-    model: ir.Model, nodes: Sequence[ir.Node], index: int, table: ScaleTable, spelling: Spelling
+    model: ir.Model, nodes: Sequence[ir.Node], index: int, table: ScaleTable, qdq_format: QdqFormat
 ) -> None:
     for name, users in _readers(nodes, index).items():
         row = table.tensors.get(name)
@@ -232,7 +232,7 @@ def _quantize_inputs(
             raise ScaleError(f'no scale for {name}; make the table with "speechquant calibrate"')
         levels = activation_levels(
             table.bits.activations,
-            spelling,
+            qdq_format,
             symmetric=table.symmetric,
             zero_point=row.zero_point,
         )

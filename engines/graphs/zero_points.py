@@ -1,4 +1,4 @@
-"""A quantized graph in the other spelling: the same integers around another zero point."""
+"""A quantized graph in the other Q/DQ format: the same integers around another zero point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.errors import OptionError
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.graphs.writer import GraphWriter, constant_of
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ _SIGNED: _Types = {np.dtype(np.uint8): np.dtype(np.int8), np.dtype(np.uint16): n
 _UNSIGNED: _Types = {signed: unsigned for unsigned, signed in _SIGNED.items()}
 
 
-def respell(model: ir.Model, spelling: Spelling) -> None:
-    """Write the activations' integers as `spelling` has them; every dequantized value stays.
+def move_zero_points(model: ir.Model, qdq_format: QdqFormat) -> None:
+    """Write the activations' integers as `qdq_format` has them; every dequantized value stays.
 
     Bounds of fewer than 8 bits need no change: they are Clips of the float before. Raises
-    OptionError for integers around another point than 0, which the TENSORRT spelling cannot write;
+    OptionError for integers around another point than 0, which S8 cannot write;
     then nothing is changed.
     """
     pairs = [node for node in model.graph if node.op_type == "QuantizeLinear"]
-    renewed = {node: zero for node in pairs if (zero := _respelled(node, spelling)) is not None}
+    renewed = {node: zero for node in pairs if (zero := _moved(node, qdq_format)) is not None}
     for node, zero_point in renewed.items():
         _set_zero_point(model, node, zero_point)
 
@@ -37,22 +37,22 @@ def is_asymmetric(model: ir.Model) -> bool:
     try:
         for node in model.graph:
             if node.op_type == "QuantizeLinear":
-                _respelled(node, Spelling.TENSORRT)
+                _moved(node, QdqFormat.S8)
     except OptionError:
         return True
     return False
 
 
-def _respelled(node: ir.Node, spelling: Spelling) -> NDArray[Any] | None:
+def _moved(node: ir.Node, qdq_format: QdqFormat) -> NDArray[Any] | None:
     """Return the zero point that `node` shall have, None where it may keep its own."""
     zero_point = _zero_point_of(node)
     given = zero_point.dtype
-    wanted = (_SIGNED if spelling is Spelling.TENSORRT else _UNSIGNED).get(given)
+    wanted = (_SIGNED if qdq_format is QdqFormat.S8 else _UNSIGNED).get(given)
     shifted = int(zero_point)
     if wanted is not None:
         half = 1 << (8 * given.itemsize - 1)
-        shifted += half if spelling is Spelling.ONNXRUNTIME else -half
-    if spelling is Spelling.TENSORRT and shifted:
+        shifted += half if qdq_format is QdqFormat.U8 else -half
+    if qdq_format is QdqFormat.S8 and shifted:
         raise OptionError(
             f"{node.name}: zero point {int(zero_point)} of {given.name} is asymmetric, and "
             "integers around 0 are wanted; calibrate symmetrically"

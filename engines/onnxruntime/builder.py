@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from speechquant.core.errors import EngineError, OptionError
+from speechquant.core.errors import EngineError, OptionError, one_line
 from speechquant.core.onnx_files import save_graph, save_graphs_together
 from speechquant.engines.build_options import BuildOptions, Built, GraphToBuild
 from speechquant.engines.onnxruntime.graph import cpu_model
@@ -26,7 +26,7 @@ def build_onnxruntime(graph: GraphToBuild, out: Path, options: BuildOptions) -> 
     return Built(
         target="cpu",
         toolchain={"onnxruntime": version("onnxruntime")},
-        rest="fp32",
+        float_type="fp32",
     )
 
 
@@ -59,10 +59,10 @@ def _refuse_other_backends_options(options: BuildOptions) -> None:
             f"target is {options.target!r}, but an engine of onnxruntime runs on any CPU; "
             "leave it out"
         )
-    if options.rest not in (None, "fp32"):
+    if options.float_type not in (None, "fp32"):
         raise OptionError(
-            f"rest is {options.rest!r}, and ONNX Runtime's CPU provider computes in fp32; "
-            "leave it out"
+            f"float type is {options.float_type!r}, and ONNX Runtime's CPU provider computes in "
+            "fp32; leave it out"
         )
 
 
@@ -82,7 +82,7 @@ def _store_optimised(graph: Path, out: Path) -> None:
     try:
         onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise EngineError(
             f"ONNX Runtime refuses the rewritten graph ({reason}); "
             "run the bundle itself, and please report this"

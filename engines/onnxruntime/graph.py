@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.graphs.writer import remove_unused
-from speechquant.engines.graphs.zero_points import respell
+from speechquant.engines.graphs.zero_points import move_zero_points
 from speechquant.engines.onnxruntime.attention import fuse_attention
 from speechquant.engines.onnxruntime.channels_last import put_channels_last
 from speechquant.engines.onnxruntime.norms import fold_norms
@@ -36,7 +36,7 @@ def cpu_model(graph: GraphSource) -> ir.Model:
 
 def rewrite_for_cpu(model: ir.Model) -> None:
     """Rewrite the model in place; a node that no pass knows stays as it is."""
-    respell(model, Spelling.ONNXRUNTIME)
+    move_zero_points(model, QdqFormat.U8)
     for name, rewrite in (
         ("convolutions as integer products", put_channels_last),
         ("norms folded into a narrow product", fold_norms),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speechquant.core.bundles import FLOAT_PRECISION
 from speechquant.core.engine_folders import EngineGraph
-from speechquant.core.errors import BundleError, EngineError, MissingPackageError
+from speechquant.core.errors import BundleError, EngineError, MissingPackageError, one_line
 from speechquant.core.graphs import GraphSource
 from speechquant.engines.graphs.in_memory import bytes_of
 from speechquant.engines.onnxruntime.graph import cpu_model
@@ -47,7 +47,7 @@ def open_bundle_graph(
     try:
         return OnnxRuntimeSession(spelled, options)
     except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise BundleError(
             f"{graph.folder}: ONNX Runtime refuses {graph.model_path.name} ({reason}); "
             'export it again with "speechquant export"'
@@ -63,7 +63,7 @@ def open_engine_graph(
     try:
         return OnnxRuntimeSession(engine.engine_path, options)
     except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise EngineError(
             f"{engine.folder}: ONNX Runtime refuses {engine.manifest.engine_file} ({reason}); "
             'make it again with "speechquant build"'

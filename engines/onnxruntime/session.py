@@ -31,7 +31,7 @@ def session_options(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone; the rest is about the graph's spelling
+    options.log_severity_level = 3  # errors alone; the others are about how the graph is written
     if threads is not None:
         options.intra_op_num_threads = threads
     if profile_to is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from speechquant.core.bundles import FLOAT_PRECISION
-from speechquant.core.errors import EngineError
+from speechquant.core.errors import EngineError, one_line
 from speechquant.core.graphs import GraphSource
 from speechquant.engines.graphs.in_memory import bytes_of
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
@@ -30,7 +30,7 @@ def open_in_plugin(
     try:
         return OnnxRuntimeSession(spelled, options, OPENVINO)
     except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise EngineError(f"OpenVINO's plugin refuses the graph ({reason})") from error
 
 

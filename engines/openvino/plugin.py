@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from speechquant.core.bundles import FLOAT_PRECISION
-from speechquant.core.errors import EngineError
+from speechquant.core.errors import EngineError, one_line
 from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.processor import Processor, read_processor
 from speechquant.core.scales import largest_level
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.graphs.writer import remove_unused
-from speechquant.engines.graphs.zero_points import is_asymmetric, respell
+from speechquant.engines.graphs.zero_points import is_asymmetric, move_zero_points
 from speechquant.engines.openvino.convolutions import spell_as_images
 from speechquant.engines.openvino.float_weights import give_float_weights
 from speechquant.engines.openvino.norms import spell_instance_norms
@@ -113,7 +113,7 @@ def _devices_once_registered() -> list[onnxruntime.OrtEpDevice]:
         library = import_module(PACKAGE).get_library_path()
         onnxruntime.register_execution_provider_library(_REGISTERED_AS, library)
     except Exception as error:  # ONNX Runtime's errors share no base class
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if "already registered" not in reason:
             raise EngineError(
                 f"OpenVINO's plugin cannot be registered ({reason}): "
@@ -148,7 +148,7 @@ def openvino_model(graph: GraphSource) -> ir.Model:
 def rewrite_for_openvino(model: ir.Model) -> None:
     """Rewrite the model in place; a node that no pass knows stays as it is."""
     if not is_asymmetric(model):
-        respell(model, Spelling.TENSORRT)
+        move_zero_points(model, QdqFormat.S8)
     for name, rewrite in (
         ("norms over time", spell_instance_norms),
         ("convolutions given float weights", give_float_weights),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.errors import EngineError, MissingPackageError
+from speechquant.core.errors import EngineError, MissingPackageError, one_line
 from speechquant.engines.runners import OPENVINO
 
 PACKAGE = "openvino"
@@ -46,7 +46,7 @@ class OpenVinoSession:
             self.compiled: Any = core.compile_model(core.read_model(source), "CPU", dict(settings))
             self._request: Any = self.compiled.create_infer_request()
         except Exception as error:  # OpenVINO's errors share no base class
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise EngineError(f"the package {PACKAGE} refuses the graph ({reason})") from error
         self._names = [output.get_any_name() for output in self.compiled.outputs]
         # One infer request may run one call at a time.

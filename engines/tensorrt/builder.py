@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speechquant.core.engine_folders import Limits, file_of
-from speechquant.core.errors import EngineError, OptionError
+from speechquant.core.errors import EngineError, OptionError, one_line
 from speechquant.core.files import new_file
 from speechquant.core.onnx_files import save_graph
 from speechquant.core.progress import OnStep
@@ -46,18 +46,18 @@ def build_tensorrt(
 
     Raises EngineError, with what the library said, where it refuses the graph or the target.
     """
-    rest = options.rest or "fp16"
+    float_type = options.float_type or "fp16"
     library = load_library(options.backend)
     _refuse_options(library, options)
     target = _target(library, options.target)
-    _refuse_type(rest, target)
-    typed = tensorrt_graph(graph, rest, strongly_typed=library.is_strongly_typed)
+    _refuse_type(float_type, target)
+    typed = tensorrt_graph(graph, float_type, strongly_typed=library.is_strongly_typed)
     folder = out.parent
     log_file = folder / file_of(graph.name, LOG_FILE)
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         path = Path(work) / "model.onnx"
         save_graph(typed.model, path)
-        request = _Request(library, options, graph, rest, target)
+        request = _Request(library, options, graph, float_type, target)
         with log_file.open("w", encoding="utf-8") as file:
             plan = request.plan(path, typed, BuildLog(file), on_step)
     out.write_bytes(plan)
@@ -67,7 +67,7 @@ def build_tensorrt(
     return Built(
         target=target,
         toolchain={library.backend: library.version},
-        rest=rest,
+        float_type=float_type,
         limits=graph.limits,
         float32_nodes=typed.float32_nodes,
         settings={
@@ -125,9 +125,9 @@ def _rtx_target(library: Library, target: str) -> str:
     return target
 
 
-def _refuse_type(rest: str, target: str) -> None:
-    if rest == "bf16" and capability_of(target) < _AMPERE:
-        raise OptionError(f"target {target} has no bf16; use --rest fp16")
+def _refuse_type(float_type: str, target: str) -> None:
+    if float_type == "bf16" and capability_of(target) < _AMPERE:
+        raise OptionError(f"target {target} has no bf16; use --float-type fp16")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class _Request:
     library: Library
     options: BuildOptions
     graph: GraphToBuild
-    rest: str
+    float_type: str
     target: str
 
     def plan(
@@ -168,7 +168,7 @@ class _Request:
         try:
             yield
         except (TypeError, RuntimeError) as error:  # its bindings raise no others
-            raise self._refused(what, log.errors or [" ".join(str(error).split())]) from error
+            raise self._refused(what, log.errors or [one_line(error)]) from error
 
     def _refused(self, what: str, said: Sequence[str]) -> EngineError:
         reasons = "; ".join(" ".join(line.split()) for line in said[:_SHOWN_ERRORS])
@@ -214,14 +214,14 @@ class _Request:
 
     def _tell_types(self, config: Any, network: Any, typed: TensorRtGraph) -> None:
         """Let TensorRT before 10 use narrow types, and hold it to float32 where it must be."""
-        if self.rest == "bf16":
+        if self.float_type == "bf16":
             raise OptionError(
-                f"bf16: TensorRT {self.library.version} has none, 10 has; use --rest fp16"
+                f"bf16: TensorRT {self.library.version} has none, 10 has; use --float-type fp16"
             )
         flags = self.library.module.BuilderFlag
         if any(product.quantized for product in typed.products):
             config.set_flag(flags.INT8)
-        if self.rest == "fp16":
+        if self.float_type == "fp16":
             config.set_flag(flags.FP16)
             config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
             kept = frozenset(typed.float32_nodes)

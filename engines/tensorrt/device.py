@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.engine_folders import EngineGraph
-from speechquant.core.errors import EngineError
+from speechquant.core.errors import EngineError, one_line
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.specs import TensorSpec
 from speechquant.engines.tensorrt.library import RTX, BuildLog, load_library, logger_of
@@ -183,7 +183,7 @@ def named_sizes(
 
 
 def _refused(error: Exception) -> EngineError:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return EngineError(f"the GPU refuses ({reason}); free its memory, or give it less at once")
 
 

@@ -1,8 +1,8 @@
-"""The float rest of a graph in a narrower type: casts between it and what stays in float32.
+"""What stays float in a graph in a narrower type: casts between it and what stays in float32.
 
 QuantizeLinear and DequantizeLinear stay in float32, so that every scale is the one calibrated: in
-float16 a scale has 11 bits, and below 6e-5 fewer still. The cast between them and the rest costs no
-pass over memory, since TensorRT computes it in the kernel that quantizes.
+float16 a scale has 11 bits, and below 6e-5 fewer still. The cast between them and the others
+costs no pass over memory, since TensorRT computes it in the kernel that quantizes.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _ALWAYS_FLOAT32 = frozenset(
 _READS_ANY = frozenset({"Shape", "Size"})
 
 
-def cast_rest(
+def cast_floats(
     model: ir.Model,
-    rest: ir.DataType,
+    float_type: ir.DataType,
     float32_nodes: Collection[str],
     narrow: Collection[str] = (),
 ) -> None:
-    """Let every node compute in `rest` except those named, and Q/DQ.
+    """Let every node compute in `float_type` except those named, and Q/DQ.
 
-    Inputs and outputs stay, but for those in `narrow`, which become `rest`.
+    Inputs and outputs stay, but for those in `narrow`, which become `float_type`.
     """
     import onnx_ir as ir
 
-    casts = _Casts(model, rest)
+    casts = _Casts(model, float_type)
     for value in model.graph.inputs:
         if value.name in narrow:
-            value.type = ir.TensorType(rest)
+            value.type = ir.TensorType(float_type)
     kept = frozenset(float32_nodes)
     outputs = {id(value) for value in model.graph.outputs}
     for node in list(model.graph):
@@ -47,11 +47,15 @@ def cast_rest(
         if node.op_type in _ALWAYS_FLOAT32 or node.name in kept:
             casts.feed(node, casts.wide)
         else:
-            casts.feed(node, rest)
-            _retype(node, casts.wide, rest)
+            casts.feed(node, float_type)
+            _retype(node, casts.wide, float_type)
     for index, value in enumerate(model.graph.outputs):
-        wanted = rest if value.name in narrow else casts.wide
-        if value.dtype in (rest, casts.wide) and value.dtype != wanted and id(value) in outputs:
+        wanted = float_type if value.name in narrow else casts.wide
+        if (
+            value.dtype in (float_type, casts.wide)
+            and value.dtype != wanted
+            and id(value) in outputs
+        ):
             model.graph.outputs[index] = casts.output(value, wanted)
     _forget_unread_constants(model)
 
@@ -63,32 +67,32 @@ def _forget_unread_constants(model: ir.Model) -> None:
             del model.graph.initializers[name]
 
 
-def _retype(node: ir.Node, wide: ir.DataType, rest: ir.DataType) -> None:
-    """Say that what `node` made in float32 it makes in `rest`."""
+def _retype(node: ir.Node, wide: ir.DataType, float_type: ir.DataType) -> None:
+    """Say that what `node` made in float32 it makes in `float_type`."""
     import onnx_ir as ir
 
     for value in node.outputs:
         if value.dtype == wide:
-            value.type = ir.TensorType(rest)
+            value.type = ir.TensorType(float_type)
             if node.op_type == "Cast":
-                node.attributes["to"] = ir.AttrInt64("to", int(rest))
+                node.attributes["to"] = ir.AttrInt64("to", int(float_type))
 
 
 class _Casts:
     """One cast of each tensor to each type, made where it is first asked for."""
 
-    def __init__(self, model: ir.Model, rest: ir.DataType) -> None:
+    def __init__(self, model: ir.Model, float_type: ir.DataType) -> None:
         import onnx_ir as ir
 
         self._graph = model.graph
-        self._rest = rest
+        self._float_type = float_type
         self._made: dict[tuple[str, ir.DataType], ir.Value] = {}
         self.wide = ir.DataType.FLOAT
 
     def feed(self, node: ir.Node, dtype: ir.DataType) -> None:
         """Let `node` read its floats in `dtype`."""
         for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype in (self.wide, self._rest):
+            if value is not None and value.dtype in (self.wide, self._float_type):
                 node.replace_input_with(index, self._in(value, dtype, node))
 
     def output(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from speechquant.core.errors import MissingPackageError
+from speechquant.core.errors import MissingPackageError, one_line
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.progress import OnStep
 
@@ -41,7 +41,7 @@ def load_library(backend: str) -> Library:
     try:
         return Library(backend, importlib.import_module(name))
     except Exception as error:  # a stub raises whatever it likes
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise MissingPackageError(
             f"{name} is installed and cannot be loaded ({reason}); "
             f"pip install --force-reinstall 'speechquant[{backend}]'"

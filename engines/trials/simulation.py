@@ -16,8 +16,8 @@ from speechquant.core.graphs import GraphSource
 from speechquant.core.scales import ScaleTable
 from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
-from speechquant.engines.graphs.embeddings import rounded_lookups
-from speechquant.engines.graphs.qdq import Spelling, activation_levels
+from speechquant.engines.graphs.embeddings import rounded_embeddings
+from speechquant.engines.graphs.qdq import QdqFormat, activation_levels
 from speechquant.engines.graphs.weights import quantize_weight
 from speechquant.engines.runners import Tensors
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph, weighted_nodes
@@ -154,7 +154,7 @@ class SimulatedSession(ChangedGraph):
                 rounded[self._places[name]] = True
                 levels = activation_levels(
                     table.bits.activations,
-                    Spelling.ONNXRUNTIME,
+                    QdqFormat.U8,
                     symmetric=table.symmetric,
                     zero_point=row.zero_point,
                 )
@@ -170,7 +170,7 @@ def rounded_weights(
     bundle: GraphSource, table: ScaleTable, levels: Mapping[str, Levels]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the weights as a quantized bundle's graph sees them; `levels` as it takes them."""
-    rounded = rounded_lookups(bundle, table.bits.weights) if table.tensors else {}
+    rounded = rounded_embeddings(bundle, table.bits.weights) if table.tensors else {}
     for weight in constant_weights(bundle, table.float_layers):
         quantized = quantize_weight(
             weight.values,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine
-from speechquant.core.errors import AudioError, BundleError, OptionError
+from speechquant.core.errors import AudioError, BundleError, OptionError, one_line
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqSpec
 from speechquant.engines.build_options import BATCH
@@ -392,7 +392,7 @@ def _tokenizer_of(folder: Path) -> Any:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise BundleError(
             f'{path}: no tokenizer ({reason}); export it again with "speechquant export"'
         ) from error

@@ -13,7 +13,7 @@ from speechquant.core.ctc import MODEL
 from speechquant.core.engine_folders import Engine, EngineGraph, engine_bytes
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import (
-    REST_TYPES,
+    FLOAT_TYPES,
     BuildOptions,
     batch_of,
     samples_of,
@@ -25,7 +25,7 @@ from speechquant.pipeline.commands import options
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 
 # What is the same for all graphs of an engine.
-_SHARED_FACTS = ("backend", "target", "toolchain", "source", "rest", "settings")
+_SHARED_FACTS = ("backend", "target", "toolchain", "source", "float_type", "settings")
 
 
 def build(
@@ -46,10 +46,10 @@ def build(
         str | None,
         typer.Option(help="MIN,OPT,MAX clips in one call; on a GPU 1,1,4; Whisper 1,1,8."),
     ] = None,
-    rest: Annotated[
+    float_type: Annotated[
         str | None,
         typer.Option(
-            help=f"Type of what is not quantized: {', '.join(REST_TYPES)}; fp16 on a GPU."
+            help=f"Type of what is not quantized: {', '.join(FLOAT_TYPES)}; fp16 on a GPU."
         ),
     ] = None,
     timing_cache: Annotated[
@@ -73,7 +73,7 @@ def build(
         target=target,
         samples=None if seconds is None else samples_of(seconds, source.spec),
         batch=None if batch is None else batch_of(batch),
-        rest=rest,
+        float_type=float_type,
         timing_cache=timing_cache,
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
@@ -90,7 +90,7 @@ def _show(engine: Engine) -> None:
     manifest = engine.manifest
     print(
         f"{engine.folder}: {manifest.backend} for {manifest.target}, "
-        f"{megabytes(engine_bytes(engine))}, rest in {manifest.rest}, "
+        f"{megabytes(engine_bytes(engine))}, float type {manifest.float_type}, "
         f"built in {engine.build_seconds:.1f} s"
     )
     for graph in engine.graphs.values():

@@ -13,7 +13,7 @@ from speechquant.calibrators.stablequant import GAMMA_POINTS
 from speechquant.core.bundles import load_bundle
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.families import family_of
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.runners import CPU
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.commands.options import bits_of, kept_in_float
@@ -56,9 +56,10 @@ def quantize(
     weights: Annotated[
         str, typer.Option("--weights", help=f"Rounding: {' or '.join(ROUNDINGS)}.")
     ] = NEAREST,
-    spelling: Annotated[
-        str, typer.Option(help="Q/DQ as onnxruntime (uint8) or tensorrt (int8) likes it.")
-    ] = Spelling.ONNXRUNTIME.value,
+    qdq_format: Annotated[
+        str,
+        typer.Option(help="Activations as u8 (for ONNX Runtime) or s8 (for TensorRT)."),
+    ] = QdqFormat.U8.value,
     normalizer: options.Normalizer = "basic",
     limit: options.Limit = None,
     workers: options.Workers = 1,
@@ -82,7 +83,7 @@ def quantize(
         workers=workers,
         threads=threads,
     )
-    asked_for = QuantizeOptions(out, scales, spelling, max_wer_drop, force)
+    asked_for = QuantizeOptions(out, scales, qdq_format, max_wer_drop, force)
     made = write_quantized(request, asked_for, progress)
     if json:
         print_json({"bundle": str(out), "size_bytes": made.bundle.size_bytes, **made.report})

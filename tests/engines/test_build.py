@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from build_texts import options_from_text
 from quantized import table_from_noise, w8a8
 from shared_artifacts import SharedArtifacts
 
@@ -26,10 +27,10 @@ from speechquant.core.errors import (
     StorageError,
 )
 from speechquant.core.scales import Bits
-from speechquant.engines.build import build_engine, main, options_from_text
+from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions, batch_of, three_numbers
 from speechquant.engines.ctc.graphs_to_build import limits_of
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.tensorrt import builder as tensorrt_builder
 from speechquant.engines.tensorrt.layers import LayerReport, read_layers
@@ -83,7 +84,11 @@ def test_the_engine_and_what_lies_beside_it(quantized: Bundle, tmp_path: Path) -
     }  # fmt: skip
     assert engine == load_engine(tmp_path / "engine")
     manifest = engine.manifest
-    assert (manifest.backend, manifest.target, manifest.rest) == ("tensorrt-rtx", "sm86", "fp16")
+    assert (manifest.backend, manifest.target, manifest.float_type) == (
+        "tensorrt-rtx",
+        "sm86",
+        "fp16",
+    )
     assert manifest.source["model_sha256"] == quantized.model_sha256
     assert manifest.limits == {"samples": SM86.samples, "batch": SM86.batch}
     assert list(manifest.toolchain) == ["tensorrt-rtx"]
@@ -98,13 +103,15 @@ def test_the_engine_and_what_lies_beside_it(quantized: Bundle, tmp_path: Path) -
 # Blocks of two sizes would need two counts: 4 matrices of each block stay apart and Q, K, V, which
 # read the same activation, become one.
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("spelling", list(Spelling))
-@pytest.mark.parametrize("rest", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("qdq_format", list(QdqFormat))
+@pytest.mark.parametrize("float_type", ["fp16", "bf16", "fp32"])
 def test_all_with_weights_are_int8(
-    tiny_bundle: Bundle, tmp_path: Path, rest: str, spelling: Spelling
+    tiny_bundle: Bundle, tmp_path: Path, float_type: str, qdq_format: QdqFormat
 ) -> None:
-    bundle = w8a8(tiny_bundle, tmp_path / "w8a8", spelling)
-    engine = build_engine(bundle, tmp_path / "e", BuildOptions("tensorrt-rtx", "sm86", rest=rest))
+    bundle = w8a8(tiny_bundle, tmp_path / "w8a8", qdq_format)
+    engine = build_engine(
+        bundle, tmp_path / "e", BuildOptions("tensorrt-rtx", "sm86", float_type=float_type)
+    )
     report = layers_of(engine)
     counted = with_weights(report)
     assert {runs for _, runs in counted} == {"INT8 x INT8"}
@@ -113,7 +120,7 @@ def test_all_with_weights_are_int8(
     assert counted["matmul", "INT8 x INT8"][1] == 1 + 2 * 6 + 1
     others = [row for row in report.counts() if row["what"].endswith("of activations")]
     assert sum(row["nodes"] for row in others) == 2 * 2
-    assert all(rest.upper() in row["runs"] for row in others)
+    assert all(float_type.upper() in row["runs"] for row in others)
 
 
 @pytest.mark.usefixtures("rtx")
@@ -168,9 +175,9 @@ def test_hubert_base_is_int8_throughout(tmp_path: Path) -> None:
         ("convolution", "INT8 x INT8"): (8, 8),
         ("matmul", "INT8 x INT8"): (12 * 4 + 2, 12 * 6 + 2),
     }
-    for rest, layers in (("fp16", 12), ("fp32", 24)):
-        options = BuildOptions("tensorrt-rtx", "sm86", rest=rest)
-        report = layers_of(build_engine(bundle, tmp_path / f"engine-{rest}", options))
+    for float_type, layers in (("fp16", 12), ("fp32", 24)):
+        options = BuildOptions("tensorrt-rtx", "sm86", float_type=float_type)
+        report = layers_of(build_engine(bundle, tmp_path / f"engine-{float_type}", options))
         assert with_weights(report) == expected
         attention = [row for row in report.counts() if row["what"] == "matmul of activations"]
         # In float16 TensorRT fuses both products of an attention into one kernel.
@@ -201,12 +208,13 @@ def test_the_script(quantized: Bundle, tmp_path: Path, rtx: Any) -> None:
     assert manifest.toolchain == {"tensorrt-rtx": rtx.__version__}
 
 
-def test_the_script_says_errors_on_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [str(tmp_path), str(tmp_path / "out"), "--backend", "tensorrt-rtx"]
-    assert main(arguments) == 1
-    lines = capsys.readouterr().err.splitlines()
+def test_the_script_says_errors_on_one_line(tmp_path: Path) -> None:
+    script = [sys.executable, ROOT / "engines" / "build.py", tmp_path, tmp_path / "out"]
+    done = subprocess.run(
+        [*script, "--backend", "tensorrt-rtx"], text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and "no bundle.json" in lines[0]
 
 
@@ -217,14 +225,18 @@ def test_the_script_says_errors_on_one_line(
     [
         ({"target": "gtx1080"}, OptionError, "'gtx1080' is no target"),
         ({"target": "h100"}, OptionError, r"target sm90: TensorRT-RTX .* builds for .*sm86"),
-        ({"target": "sm75", "rest": "bf16"}, OptionError, "target sm75 has no bf16"),
+        ({"target": "sm75", "float_type": "bf16"}, OptionError, "target sm75 has no bf16"),
         ({"lengths": "0.02,1,2"}, OptionError, r"320 samples \(0.020 s\), the model needs 400"),
         ({"lengths": "2,1,3"}, OptionError, r"lengths are 32000, 16000, 48000; give the least"),
         ({"lengths": "1,2"}, OptionError, "lengths is '1,2'; give MIN,OPT,MAX"),
         ({"lengths": "nan"}, OptionError, "lengths is 'nan'"),
         ({"batch": "0,1,2"}, OptionError, "the least of batch is 0; give at least 1"),
         ({"batch": "1.5"}, OptionError, "batch is '1.5'; give whole numbers"),
-        ({"rest": "int4"}, OptionError, "rest is 'int4'; choose one of fp16, bf16, fp32"),
+        (
+            {"float_type": "int4"},
+            OptionError,
+            "float type is 'int4'; choose one of fp16, bf16, fp32",
+        ),
         ({"backend": "cuda"}, OptionError, "no backend 'cuda'; choose one of tensorrt"),
         ({"timing_cache": Path("t")}, OptionError, "--timing-cache: TensorRT-RTX has no such"),
         ({"version_compatible": True}, OptionError, "--version-compatible: TensorRT-RTX has no"),

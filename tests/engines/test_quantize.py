@@ -25,7 +25,7 @@ from speechquant.core.errors import (
 from speechquant.core.scales import Bits, Scale, ScaleTable, largest_level, read_scales
 from speechquant.engines import open_recognizer, open_session
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.quantize import quantize_bundle
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -99,7 +99,7 @@ def test_the_bundle_opens_and_says_what_made_it(
         tiny_bundle.folder,
         tmp_path / "out",
         table,
-        spelling=Spelling.TENSORRT,
+        qdq_format=QdqFormat.S8,
         extra_files={"search.jsonl": b"{}\n", "notes/report.txt": report},
     )
     assert bundle.spec == replace(tiny_bundle.spec, precision="w8a8")
@@ -116,7 +116,7 @@ def test_the_bundle_opens_and_says_what_made_it(
             "made_from": tiny_bundle.made_from,
         },
         "scales": {"key": table.key, "method": "max"},
-        "spelling": "tensorrt",
+        "qdq_format": "s8",
         "weight_rounding": "nearest",
     }
     assert tools["onnx"] == onnx.__version__
@@ -140,8 +140,10 @@ def test_both_spellings_give_the_same_logits(
     tiny_bundle: Bundle, table: ScaleTable, tmp_path: Path
 ) -> None:
     first, second = (
-        logits_of(quantize_bundle(tiny_bundle, tmp_path / spelling.value, table, spelling=spelling))
-        for spelling in Spelling
+        logits_of(
+            quantize_bundle(tiny_bundle, tmp_path / qdq_format.value, table, qdq_format=qdq_format)
+        )
+        for qdq_format in QdqFormat
     )
     # Other kernels sum in another order, and one bit can tip a value over a half further on.
     assert np.abs(first - second).max() < 0.02 * np.abs(first).max()
@@ -251,7 +253,7 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
         (
             OptionError,
             "TensorRT takes only zero point 0",
-            {"table": replace(table, symmetric=False), "spelling": Spelling.TENSORRT},
+            {"table": replace(table, symmetric=False), "qdq_format": QdqFormat.S8},
         ),
     ]
     for error, message, options in cases:

@@ -25,7 +25,7 @@ from speechquant.core.processor import Processor
 from speechquant.engines import open_recognizer, open_session, registry
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.graphs import in_memory
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.onnxruntime import opening
 from speechquant.engines.onnxruntime import session as onnxruntime_session
 from speechquant.engines.onnxruntime.session import OnnxRuntimeSession, session_options
@@ -163,7 +163,7 @@ def test_without_the_packages_a_bundle_runs_as_it_is_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    signed = w8a8(tiny_bundle, tmp_path / "signed", Spelling.TENSORRT)
+    signed = w8a8(tiny_bundle, tmp_path / "signed", QdqFormat.S8)
     assert isinstance(opening.cpu_graph(signed.only_graph), bytes)
     feeds = feeds_of(signed.spec, [noise])
     with open_session(signed, provider="cpu", threads=1) as session:

@@ -12,7 +12,7 @@ import soundfile
 from bad_inputs import table_of
 
 from speechquant.benchmarks import evaluate
-from speechquant.benchmarks.bench.timing_audio import SpeechReel
+from speechquant.benchmarks.bench.timing_audio import TimingAudio
 from speechquant.benchmarks.papers.calibration_cost import feeds_of_clip
 from speechquant.benchmarks.papers.joined_clips import lots_of
 from speechquant.benchmarks.peers.graphs import _feeds_of_clips
@@ -83,7 +83,7 @@ READERS: dict[str, Callable[[Bundle, Clips], object]] = {
     "probe": activations,
     "module probe": module_outputs,
     "length": measured_seconds,
-    "timing": lambda _, clips: SpeechReel(clips, RATE_HZ, 1.9).pieces(1.9, 1),
+    "timing": lambda _, clips: TimingAudio(clips, RATE_HZ, 1.9).pieces(1.9, 1),
     "training": lambda _, clips: [sample.wave for sample in load_samples(clips)],
     "peers": lambda bundle, clips: list(_feeds_of_clips(bundle, clips)),
     "cost": lambda bundle, clips: [feeds_of_clip(bundle, clip) for clip in clips],

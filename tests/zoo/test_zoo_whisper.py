@@ -9,7 +9,7 @@ import pytest
 from shared_artifacts import SharedArtifacts
 
 from speechquant.benchmarks import evaluate
-from speechquant.benchmarks.papers.joined_clips import clip_by_clip, lots_of, seams
+from speechquant.benchmarks.papers.joined_clips import clip_by_clip, joined_errors, lots_of
 from speechquant.benchmarks.papers.whisper_agreement import GREEDY, Reference
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
@@ -74,7 +74,7 @@ def test_clips_strung_together_are_heard_as_well(bundle: Bundle) -> None:
     (lot, *_) = lots_of(clips(), STRUNG_SECONDS)
     with open_recognizer(bundle) as recognizer:
         alone = clip_by_clip(lot, recognizer.transcribe)
-        found = seams(lot, alone, recognizer.transcribe([lot.wave]))
+        found = joined_errors(lot, alone, recognizer.transcribe([lot.wave]))
     assert found.joined < found.alone + 0.05
     assert found.lost_clips == 0
 

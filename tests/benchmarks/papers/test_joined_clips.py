@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from speechquant.benchmarks.papers.joined_clips import (
+    JoinedErrors,
     Lot,
-    Seams,
     clip_by_clip,
+    joined_errors,
     lost_and_repeated,
-    seams,
 )
 from speechquant.core.manifests import LabelledClip
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
@@ -36,7 +36,7 @@ def test_what_is_lost_and_what_is_told_twice(heard: str, expected: tuple[int, in
 
 
 def test_rates_as_tables_show_them() -> None:
-    assert Seams(0.02, 0.0432, 0, 0).rates == ("2.00 %", "4.32 %", "+2.32")
+    assert JoinedErrors(0.02, 0.0432, 0, 0).rates == ("2.00 %", "4.32 %", "+2.32")
 
 
 def test_chunks_of_whole_clips_have_no_seams() -> None:
@@ -47,5 +47,5 @@ def test_chunks_of_whole_clips_have_no_seams() -> None:
     assert [len(wave) / SAMPLE_RATE_HZ for wave in lot.chunks] == [6, 3, 9, 1]
     assert np.array_equal(np.concatenate(lot.chunks), lot.wave)
     assert clip_by_clip(lot, lambda waves: list("abcdx")[: len(waves)]) == 0.2
-    assert seams(lot, 0.2, ["a b", "c", "d", ""]) == Seams(0.2, 0.2, 1, 0)
-    assert seams(lot, 0.2, ["a"]).joined == 0.8
+    assert joined_errors(lot, 0.2, ["a b", "c", "d", ""]) == JoinedErrors(0.2, 0.2, 1, 0)
+    assert joined_errors(lot, 0.2, ["a"]).joined == 0.8

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from speechquant.core.errors import BundleError
-from speechquant.engines.graphs.embeddings import dequantize_lookups, quantize_lookups
+from speechquant.engines.graphs.embeddings import dequantize_embeddings, quantize_embeddings
 
 ROWS, SIZE = 7, 5
 
@@ -65,7 +65,7 @@ def test_rows_are_rounded_each_by_its_own_scale(bits: int, kept_as: str) -> None
     scales[3] = 1.0
     by_hand = graph_with(np.rint(values / scales) * scales)
     model = graph_with(values)
-    quantize_lookups(model, bits)
+    quantize_embeddings(model, bits)
     assert constants(model)["table_quantized"] == kept_as
     assert "table" not in constants(model)
     assert constants(model)["biases"] == "FLOAT"  # no input is looked up in it
@@ -75,9 +75,9 @@ def test_rows_are_rounded_each_by_its_own_scale(bits: int, kept_as: str) -> None
 
 def test_undone_it_is_one_table_of_floats_again() -> None:
     model = graph_with(table())
-    quantize_lookups(model, 8)
+    quantize_embeddings(model, 8)
     expected = run(model)
-    dequantize_lookups(model)
+    dequantize_embeddings(model)
     assert [node.op_type for node in model.graph] == ["Gather", "Gather", "Add"]
     assert set(constants(model).values()) == {"FLOAT", "INT64"}
     assert np.array_equal(run(model), expected)
@@ -87,4 +87,4 @@ def test_a_table_that_is_not_finite() -> None:
     values = table()
     values[1, 1] = np.nan
     with pytest.raises(BundleError, match="table: holds values that are not finite"):
-        quantize_lookups(graph_with(values), 8)
+        quantize_embeddings(graph_with(values), 8)

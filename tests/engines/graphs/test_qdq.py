@@ -14,7 +14,7 @@ from speechquant.core.ctc import CtcDecoding, CtcSpec
 from speechquant.core.errors import OptionError, ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines.graphs.qdq import (
-    Spelling,
+    QdqFormat,
     activation_levels,
     quantize_activations,
     quantize_weights,
@@ -81,12 +81,12 @@ def table_of(
 
 
 def quantized(
-    table: ScaleTable, spelling: Spelling = Spelling.ONNXRUNTIME, model: ir.Model | None = None
+    table: ScaleTable, qdq_format: QdqFormat = QdqFormat.U8, model: ir.Model | None = None
 ) -> ir.Model:
     model = model or tiny_graph()
     nodes = quantized_nodes(model, spec_of(LAYERS))
     quantize_weights(model, nodes, table.bits.weights)
-    quantize_activations(model, nodes, table, spelling)
+    quantize_activations(model, nodes, table, qdq_format)
     return model
 
 
@@ -169,8 +169,8 @@ def test_clipping_is_exact_at_any_scale(scale: float, bits: int) -> None:
 def test_both_spellings_give_the_same_bits(bits: int) -> None:
     x, names = waves(), ("x_dequantized", "t_dequantized", "conv", "linear")
     one, other = (
-        run(quantized(table_of(bits), spelling), x, *names, optimized=False)
-        for spelling in Spelling
+        run(quantized(table_of(bits), qdq_format), x, *names, optimized=False)
+        for qdq_format in QdqFormat
     )
     for name, first, second in zip(names, one, other, strict=True):
         np.testing.assert_array_equal(first, second, err_msg=name)
@@ -178,14 +178,14 @@ def test_both_spellings_give_the_same_bits(bits: int) -> None:
 
 def test_spellings_are_signed_and_unsigned() -> None:
     types = {
-        spelling: activation_levels(8, spelling, symmetric=True, zero_point=0)
-        for spelling in Spelling
+        qdq_format: activation_levels(8, qdq_format, symmetric=True, zero_point=0)
+        for qdq_format in QdqFormat
     }
-    signed, unsigned = types[Spelling.TENSORRT], types[Spelling.ONNXRUNTIME]
+    signed, unsigned = types[QdqFormat.S8], types[QdqFormat.U8]
     assert (signed.dtype, signed.zero_point) == (np.int8, 0)
     assert (unsigned.dtype, unsigned.zero_point) == (np.uint8, 128)
-    for spelling, levels in types.items():
-        model = quantized(table_of(8), spelling)
+    for qdq_format, levels in types.items():
+        model = quantized(table_of(8), qdq_format)
         assert model.graph.initializers["x_zero_point"].dtype == ir.DataType.from_numpy(
             np.dtype(levels.dtype)
         )
@@ -241,7 +241,7 @@ def test_float_layers_are_left_alone() -> None:
     nodes = quantized_nodes(model, spec_of(LAYERS), float_layers=["head"])
     assert [node.name for node in nodes] == ["conv"]
     quantize_weights(model, nodes, 8)
-    quantize_activations(model, nodes, table_of(8), Spelling.ONNXRUNTIME)
+    quantize_activations(model, nodes, table_of(8), QdqFormat.U8)
     assert model.graph.initializers["linear"].dtype == ir.DataType.FLOAT
     assert "t_scale" not in model.graph.initializers
 
@@ -322,11 +322,11 @@ def test_what_tensorrt_cannot_hold_is_refused(
     table: ScaleTable, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        quantized(table, Spelling.TENSORRT)
+        quantized(table, QdqFormat.S8)
 
 
 def test_a_tensor_without_a_scale_is_named() -> None:
     model, table = tiny_graph(), ScaleTable("", "max", Bits(), {"x": Scale("conv.0", 0.1, 1.0)})
     nodes = quantized_nodes(model, spec_of(LAYERS))
     with pytest.raises(ScaleError, match="no scale for t"):
-        quantize_activations(model, nodes, table, Spelling.ONNXRUNTIME)
+        quantize_activations(model, nodes, table, QdqFormat.U8)

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from small_graphs import GraphOf, run
 
 from speechquant.core.errors import OptionError
-from speechquant.engines.graphs.qdq import Spelling
-from speechquant.engines.graphs.zero_points import is_asymmetric, respell
+from speechquant.engines.graphs.qdq import QdqFormat
+from speechquant.engines.graphs.zero_points import is_asymmetric, move_zero_points
 
 SCALE = 0.1
 # Halves, both ends and beyond, and everything between.
@@ -55,10 +55,10 @@ def test_dequantized_values_are_the_same_bits_either_way(
     expected = run(model, {"x": VALUES})
     if bound is None:
         np.testing.assert_array_equal(expected, by_hand(middle, 0, 2 * middle - 1))
-    respell(model, Spelling.TENSORRT)
+    move_zero_points(model, QdqFormat.S8)
     assert (zero_point_of(model).dtype, zero_point_of(model)) == (np.dtype(signed), 0)
     np.testing.assert_array_equal(run(model, {"x": VALUES}), expected)
-    respell(model, Spelling.ONNXRUNTIME)
+    move_zero_points(model, QdqFormat.U8)
     assert (zero_point_of(model).dtype, zero_point_of(model)) == (np.dtype(unsigned), middle)
     np.testing.assert_array_equal(run(model, {"x": VALUES}), expected)
     assert set(model.graph.initializers) >= {"s"} and "z" not in model.graph.initializers
@@ -67,7 +67,7 @@ def test_dequantized_values_are_the_same_bits_either_way(
 def test_what_is_spelled_so_already_stays() -> None:
     model = pair(0, np.int8)
     before = ir.to_proto(model).SerializeToString()
-    respell(model, Spelling.TENSORRT)
+    move_zero_points(model, QdqFormat.S8)
     assert ir.to_proto(model).SerializeToString() == before
 
 
@@ -76,11 +76,11 @@ def test_asymmetric_integers_are_only_written_unsigned() -> None:
     before = ir.to_proto(model).SerializeToString()
     assert is_asymmetric(model) and not is_asymmetric(pair(128, np.uint8))
     with pytest.raises(OptionError, match="levels: zero point 3 of uint8 is asymmetric"):
-        respell(model, Spelling.TENSORRT)
-    respell(model, Spelling.ONNXRUNTIME)
+        move_zero_points(model, QdqFormat.S8)
+    move_zero_points(model, QdqFormat.U8)
     assert ir.to_proto(model).SerializeToString() == before
     signed = pair(-100, np.int8)
     expected = run(signed, {"x": VALUES})
-    respell(signed, Spelling.ONNXRUNTIME)
+    move_zero_points(signed, QdqFormat.U8)
     assert zero_point_of(signed) == 28
     np.testing.assert_array_equal(run(signed, {"x": VALUES}), expected)

@@ -67,14 +67,14 @@ def test_the_manifest_says_what_it_was_made_of(quantized: Bundle, tmp_path: Path
     manifest = build_engine(quantized, tmp_path / "engine", ENGINE).manifest
     assert manifest.source["model_sha256"] == quantized.model_sha256
     assert manifest.toolchain == {"onnxruntime": onnxruntime.__version__}
-    assert (manifest.target, manifest.rest, manifest.limits) == ("cpu", "fp32", {})
+    assert (manifest.target, manifest.float_type, manifest.limits) == ("cpu", "fp32", {})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (BuildOptions("onnxruntime", target="sm86"), "target is 'sm86'.*any CPU"),
-        (BuildOptions("onnxruntime", rest="fp16"), "rest is 'fp16'.*fp32"),
+        (BuildOptions("onnxruntime", float_type="fp16"), "float type is 'fp16'.*fp32"),
         (BuildOptions("onnxruntime", batch=Limits(1, 1, 1)), "batch is given.*leave it out"),
         (BuildOptions("onnxruntime", samples=Limits(400, 400, 400)), "lengths is given"),
         (BuildOptions("onnxruntime", timing_cache=Path("x")), "timing cache is given"),

@@ -13,7 +13,7 @@ from tiny import VARIANTS
 
 from speechquant.core.bundles import Bundle
 from speechquant.engines.ctc.feeds import feeds_of
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.onnxruntime.graph import cpu_model
 
 # Of WavLM's attention the bias is one for each score, which the fused operator takes, but slowly.
@@ -60,7 +60,7 @@ def test_a_bundle_in_the_other_spelling_gives_the_same_graph(
 ) -> None:
     feeds = feeds_of(tiny_bundle.spec, [noise])
     outputs = [
-        run(cpu_model(w8a8(tiny_bundle, tmp_path / spelling.value, spelling).only_graph), feeds)
-        for spelling in Spelling
+        run(cpu_model(w8a8(tiny_bundle, tmp_path / qdq_format.value, qdq_format).only_graph), feeds)
+        for qdq_format in QdqFormat
     ]
     np.testing.assert_array_equal(*outputs)

@@ -18,7 +18,7 @@ from speechquant.core.errors import ScaleError
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines import open_session, quantize_bundle
 from speechquant.engines.ctc.feeds import feeds_of
-from speechquant.engines.graphs.qdq import Spelling, quantize_attention
+from speechquant.engines.graphs.qdq import QdqFormat, quantize_attention
 from speechquant.engines.onnxruntime.graph import cpu_model
 from speechquant.engines.onnxruntime.session import have_exact_products
 from speechquant.engines.openvino.plugin import openvino_model
@@ -61,14 +61,14 @@ def is_quantized(node: ir.Node) -> bool:
     return [maker and maker.op_type for maker in makers] == ["DequantizeLinear"] * 2
 
 
-@pytest.mark.parametrize("spelling", list(Spelling))
-def test_both_inputs_are_rounded(tiny_bundle: Bundle, spelling: Spelling) -> None:
+@pytest.mark.parametrize("qdq_format", list(QdqFormat))
+def test_both_inputs_are_rounded(tiny_bundle: Bundle, qdq_format: QdqFormat) -> None:
     graph = GraphOf()
     graph.add("MatMul", ["p", "v"], "y")
     model = graph.model({"p": [3, 5], "v": [5, 4]}, "y", [3, 4])
     rows = {name: Scale("block.0", scale, 127 * scale) for name, scale in SCALES.items()}
     spec = replace(tiny_bundle.spec, attention=dict.fromkeys(rows, "block.0"))
-    quantize_attention(model, spec, ScaleTable("", "max", Bits(), rows), spelling)
+    quantize_attention(model, spec, ScaleTable("", "max", Bits(), rows), qdq_format)
     rng = np.random.default_rng(0)
     # A little beyond 127 steps, so that something is clipped.
     feeds = {

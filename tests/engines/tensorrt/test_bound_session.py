@@ -424,8 +424,10 @@ def test_logits_on_a_gpu_are_those_of_onnx_runtime(whisper_bundle: Bundle, tmp_p
     bundle = whisper_w8a8(whisper_bundle, tmp_path / "w8a8")
     with open_decoder_session(bundle, provider="cpu") as session:
         expected = outputs_of(session, bundle)
-    for rest, share in (("fp32", 0.02), ("fp16", 0.1)):
-        engine = build_engine(bundle, tmp_path / rest, BuildOptions(backend, "current", rest=rest))
+    for float_type, share in (("fp32", 0.02), ("fp16", 0.1)):
+        engine = build_engine(
+            bundle, tmp_path / float_type, BuildOptions(backend, "current", float_type=float_type)
+        )
         with open_decoder_session(engine) as session:
             assert isinstance(session.graphs["encoder"], TensorRtValues)
             found = outputs_of(session, bundle)

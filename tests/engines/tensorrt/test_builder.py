@@ -190,7 +190,7 @@ def test_no_bfloat16_before_10(
 ) -> None:
     with pytest.raises(OptionError, match=r"bf16: TensorRT 8.6.1 has none"):
         trt = FakeTensorRt("8.6.1", [])
-        build_with(trt, quantized, tmp_path / "out", monkeypatch, rest="bf16")
+        build_with(trt, quantized, tmp_path / "out", monkeypatch, float_type="bf16")
 
 
 def test_only_for_the_gpu_that_is_there(

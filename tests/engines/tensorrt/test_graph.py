@@ -16,7 +16,7 @@ from speechquant.benchmarks.papers.narrow_rest import emulate_float16
 from speechquant.core.bundles import Bundle
 from speechquant.engines.build_options import BuildOptions, GraphToBuild
 from speechquant.engines.ctc.graphs_to_build import ctc_graphs
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.onnxruntime.session import (
     OnnxRuntimeSession,
     compute_as_spelled,
@@ -30,7 +30,7 @@ def floats(shared: SharedArtifacts) -> Bundle:
     return shared.bundle("hubert-group")
 
 
-@pytest.fixture(scope="module", params=list(Spelling))
+@pytest.fixture(scope="module", params=list(QdqFormat))
 def quantized(
     floats: Bundle, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
@@ -72,9 +72,9 @@ def test_all_integers_are_int8_around_zero(quantized: Bundle) -> None:
         assert not point.const_value.numpy().any()
 
 
-@pytest.mark.parametrize("rest", ["fp16", "bf16"])
-def test_a_narrow_graph_is_valid_onnx(floats: Bundle, rest: str) -> None:
-    graph = tensorrt_graph(to_build(floats), rest, strongly_typed=True)
+@pytest.mark.parametrize("float_type", ["fp16", "bf16"])
+def test_a_narrow_graph_is_valid_onnx(floats: Bundle, float_type: str) -> None:
+    graph = tensorrt_graph(to_build(floats), float_type, strongly_typed=True)
     proto = ir.to_proto(graph.model)
     onnx.checker.check_model(proto, full_check=True)
     kinds = {

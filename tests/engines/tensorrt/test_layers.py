@@ -9,7 +9,7 @@ import pytest
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.tensorrt.layers import (
     EngineLayer,
     LayerReport,
@@ -178,13 +178,13 @@ def test_a_file_that_is_no_list_of_layers(tmp_path: Path, text: str) -> None:
         read_layers(tmp_path / "layers.json")
 
 
-@pytest.mark.parametrize("spelling", [None, *Spelling])
+@pytest.mark.parametrize("qdq_format", [None, *QdqFormat])
 def test_products_of_a_graph(
-    tiny_bundle: Bundle, tmp_path: Path, spelling: Spelling | None
+    tiny_bundle: Bundle, tmp_path: Path, qdq_format: QdqFormat | None
 ) -> None:
     from quantized import w8a8
 
-    bundle = tiny_bundle if spelling is None else w8a8(tiny_bundle, tmp_path / "out", spelling)
+    bundle = tiny_bundle if qdq_format is None else w8a8(tiny_bundle, tmp_path / "out", qdq_format)
     products = products_of(ir.load(bundle.only_graph.model_path))
     weighted = [product for product in products if product.weighted]
     # 7 + 1 convolutions; the projection, 6 matrices in each of 2 blocks, the head; and in each
@@ -192,5 +192,5 @@ def test_products_of_a_graph(
     assert [product.operator for product in weighted].count("Conv") == 8
     assert len(weighted) == 8 + 1 + 2 * 6 + 1
     assert len(products) == len(weighted) + 2 * 2
-    assert all(product.quantized == (spelling is not None) for product in weighted)
+    assert all(product.quantized == (qdq_format is not None) for product in weighted)
     assert not any(product.quantized for product in products if not product.weighted)

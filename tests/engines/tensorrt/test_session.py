@@ -53,7 +53,7 @@ MANIFEST = EngineManifest(
     target="sm86",
     toolchain={"tensorrt-rtx": "1.7.1.116"},
     source={},
-    rest="fp16",
+    float_type="fp16",
     limits={"samples": Limits(8, 100, 400), "batch": Limits(1, 1, 3)},
 )
 ENGINE = Engine(Path("an-engine"), SPEC, {}, {MODEL: MANIFEST})
@@ -669,7 +669,7 @@ def test_logits_on_a_gpu_are_those_of_onnx_runtime(tmp_path: Path) -> None:
         target="current",
         samples=Limits(4000, 16_000, 32_000),
         batch=Limits(1, 1, 2),
-        rest="fp32",
+        float_type="fp32",
     )
     engine = build_engine(bundle, tmp_path / "engine", options)
     rng = np.random.default_rng(5)

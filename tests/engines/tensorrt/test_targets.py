@@ -34,7 +34,7 @@ def engine(**changes: Any) -> EngineGraph:
         target="sm86",
         toolchain={"tensorrt": "10.13.2"},
         source={},
-        rest="fp16",
+        float_type="fp16",
     )
     return Engine(Path("e"), SPEC, {}, {MODEL: replace(manifest, **changes)}).only_graph
 

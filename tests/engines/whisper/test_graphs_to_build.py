@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from build_texts import options_from_text
 from numpy.typing import NDArray
 from quantized import whisper_w8a8
 
@@ -26,7 +27,6 @@ from speechquant.core.engine_folders import (
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError
 from speechquant.core.seq2seq import ENCODER, GRAPHS, PREFILL, STEP
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine, open_recognizer
-from speechquant.engines.build import options_from_text
 from speechquant.engines.onnxruntime.session import (
     OnnxRuntimeSession,
     have_exact_products,
@@ -214,12 +214,12 @@ def test_ranges_are_seen_on_feeds_that_follow_from_each_other(quantized: Bundle)
     assert seen["decoder.head.input"] >= table["tensors"]["decoder.head.input"]["amax"]
 
 
-@pytest.mark.parametrize(("rest", "cache"), [("fp16", np.float16), ("fp32", np.float32)])
+@pytest.mark.parametrize(("float_type", "cache"), [("fp16", np.float16), ("fp32", np.float32)])
 @pytest.mark.parametrize("is_quantized", [False, True])
 def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
     whisper_bundle: Bundle,
     quantized: Bundle,
-    rest: str,
+    float_type: str,
     cache: type,
     is_quantized: bool,
 ) -> None:
@@ -228,7 +228,7 @@ def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
     have_exact_products(options)
     values: dict[str, Any] = {}
     for name in (PREFILL, STEP):
-        model = tensorrt_graph(graphs[name], rest, strongly_typed=True).model
+        model = tensorrt_graph(graphs[name], float_type, strongly_typed=True).model
         feeds = {key: np.asarray(value) for key, value in graphs[name].trial().items()}
         with OnnxRuntimeSession(graphs[name].source.model_path, options) as session:
             expected = session.run(feeds)
@@ -244,7 +244,7 @@ def test_the_graphs_for_tensorrt_compute_what_the_bundle_does(
         for key, value in values.items():
             assert value.dtype == (cache if key in graphs[name].caches else np.float32), key
             # In float16 an activation may tip to the next of its 8-bit levels.
-            reach = 1e-5 if rest == "fp32" else 3e-2 if is_quantized else 1e-2
+            reach = 1e-5 if float_type == "fp32" else 3e-2 if is_quantized else 1e-2
             assert np.abs(value - expected[key]).max() <= reach * np.abs(expected[key]).max()
 
 
@@ -282,7 +282,11 @@ def test_engines_for_sm86_and_what_lies_beside_them(quantized: Bundle, tmp_path:
     assert "Half" in logs[STEP].split("Name: new_self_keys.0, Dimensions")[1].split("}")[0]
     for name in GRAPHS:
         manifest, report = engine.manifests[name], layers_of(engine, name)
-        assert (manifest.target, manifest.rest, manifest.float32_nodes) == ("sm86", "fp16", ())
+        assert (manifest.target, manifest.float_type, manifest.float32_nodes) == (
+            "sm86",
+            "fp16",
+            (),
+        )
         counted = {True: 0, False: 0}
         for placed in report.placed():
             counted[placed.product.weighted] += 1
@@ -292,14 +296,14 @@ def test_engines_for_sm86_and_what_lies_beside_them(quantized: Bundle, tmp_path:
 
 
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("rest", ["bf16", "fp32"])
-def test_other_types_of_the_rest(quantized: Bundle, tmp_path: Path, rest: str) -> None:
-    engine = build_engine(quantized, tmp_path / "engine", replace(SM86, rest=rest))
+@pytest.mark.parametrize("float_type", ["bf16", "fp32"])
+def test_other_types_of_the_rest(quantized: Bundle, tmp_path: Path, float_type: str) -> None:
+    engine = build_engine(quantized, tmp_path / "engine", replace(SM86, float_type=float_type))
     for name in GRAPHS:
         assert not any(placed.falls_back for placed in layers_of(engine, name).placed())
     log = (engine.folder / f"{STEP}.build.log").read_text()
     cache = log.split("Name: new_self_keys.0, Dimensions")[1].split("}")[0]
-    assert {"bf16": "BFloat16", "fp32": "Float"}[rest] in cache
+    assert {"bf16": "BFloat16", "fp32": "Float"}[float_type] in cache
 
 
 @pytest.mark.usefixtures("rtx")

@@ -24,7 +24,7 @@ from speechquant.core.scoring import Job, Trial
 from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION, PREFILL, STEP
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
 from speechquant.engines.decoder_session import Seq2SeqSession
-from speechquant.engines.graphs.qdq import Spelling
+from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.probes import open_probe
 from speechquant.engines.scorers import new_scorer
 from speechquant.engines.session import open_decoder_session
@@ -239,7 +239,7 @@ def test_layers_left_in_float(
 def test_both_spellings_say_the_same(
     whisper_bundle: Bundle, quantized: Bundle, table: ScaleTable, tmp_path: Path
 ) -> None:
-    signed = quantize_bundle(whisper_bundle, tmp_path / "signed", table, spelling=Spelling.TENSORRT)
+    signed = quantize_bundle(whisper_bundle, tmp_path / "signed", table, qdq_format=QdqFormat.S8)
     for mine, other in zip(
         outputs_of(on_cpu(signed)),
         outputs_of(on_cpu(quantized)),
