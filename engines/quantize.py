@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,26 +35,36 @@ if TYPE_CHECKING:
 _TOOLS = ("speechquant", "numpy", "onnx", "onnx-ir")
 
 
+@dataclass(frozen=True)
+class QdqOptions:
+    """How a quantized bundle is written.
+
+    `rounded_weights` holds the levels, by weight, that are not to be rounded to nearest;
+    `extra_files` are put into the bundle under their names.
+    """
+
+    qdq_format: QdqFormat = QdqFormat.U8
+    rounded_weights: Mapping[str, Levels] = field(default_factory=dict)
+    extra_files: Mapping[str, bytes | Path] = field(default_factory=dict)
+
+
 def quantize_bundle(
     bundle: Bundle | str | Path,
     out: str | Path,
     table: ScaleTable,
+    options: QdqOptions | None = None,
     *,
-    qdq_format: QdqFormat = QdqFormat.U8,
-    rounded_weights: Mapping[str, Levels] | None = None,
-    extra_files: Mapping[str, bytes | Path] | None = None,
     force: bool = False,
     on_step: OnStep | None = None,
 ) -> Bundle:
     """Write the float bundle, quantized as `table` says, as a new bundle, and return that.
 
-    `rounded_weights` holds the levels, by weight, that are not to be rounded to nearest;
-    `extra_files` are put into the bundle under their names; `on_step` counts weights. Raises
-    BundleError, ScaleError, OptionError, OutputExistsError, StorageError, MissingPackageError;
-    then nothing is written.
+    `on_step` counts weights. Raises BundleError, ScaleError, OptionError, OutputExistsError,
+    StorageError, MissingPackageError; then nothing is written.
     """
-    source, out = _loaded(bundle), Path(out)
-    extra_files, rounded_weights = dict(extra_files or {}), dict(rounded_weights or {})
+    source, out, options = _loaded(bundle), Path(out), options or QdqOptions()
+    extra_files, rounded_weights = options.extra_files, options.rounded_weights
+    qdq_format = options.qdq_format
     _refuse_wrong_bundle(source, out)
     require_fit(table, source, "the scale table")
     refuse_unfit_format(table, qdq_format)

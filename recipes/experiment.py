@@ -22,7 +22,7 @@ from speechquant.core.specs import is_graph_file
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
 from speechquant.engines.families import open_recognizer
-from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.quantize import QdqOptions, quantize_bundle
 from speechquant.recipes.calibrate import (
     ADAROUND,
     CalibrationRequest,
@@ -136,7 +136,11 @@ class Experiment:
         if not kept.is_file():
             log.info("scoring %s %s", table.method, table.bits.name)
             quantized = quantize_bundle(
-                self.bundle, self.work / "scored", table, rounded_weights=levels, force=True
+                self.bundle,
+                self.work / "scored",
+                table,
+                QdqOptions(rounded_weights=levels or {}),
+                force=True,
             )
             sizes = [
                 path.stat().st_size

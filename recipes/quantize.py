@@ -22,7 +22,7 @@ from speechquant.core.scales import ScaleTable, read_scales, require_fit
 from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.qdq import QdqFormat, refuse_unfit_format
-from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.quantize import QdqOptions, quantize_bundle
 from speechquant.recipes.calibrate import (
     NEAREST,
     Calibration,
@@ -187,9 +187,7 @@ class _Writer:
             self.request.bundle,
             out,
             table,
-            qdq_format=self.qdq_format,
-            rounded_weights=self._levels_left(table),
-            extra_files=extra,
+            QdqOptions(self.qdq_format, self._levels_left(table), extra),
             force=force,
         )
 

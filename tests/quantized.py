@@ -16,7 +16,7 @@ from speechquant.core.seq2seq import ENCODER, PREFILL
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.engines.graphs.qdq import QdqFormat
-from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.quantize import QdqOptions, quantize_bundle
 from speechquant.engines.trials.probed_graph import ProbedGraph
 
 openvino_is_exact = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def table_from_noise(
 
 def w8a8(bundle: Bundle, out: Path, qdq_format: QdqFormat = QdqFormat.U8) -> Bundle:
     """The bundle with every layer quantized."""
-    return quantize_bundle(bundle, out, table_from_noise(bundle), qdq_format=qdq_format)
+    return quantize_bundle(bundle, out, table_from_noise(bundle), QdqOptions(qdq_format))
 
 
 def whisper_w8a8(bundle: Bundle, out: Path, *, attention: bool = False) -> Bundle:

@@ -45,11 +45,6 @@ ALLOWED = {
 }
 # What a reader can take in.
 MOST_PARAMETERS = 6
-# Functions with more, and why they have them still.
-MORE_PARAMETERS = {
-    "speechquant.engines.quantize.quantize_bundle": "gets an options object with the families",
-    "speechquant.engines.whisper.decoding.decode": "gets an options object with the families",
-}
 MOST_MODULES_OF_A_ROOM = 24
 OPTIONAL = (
     "torch",
@@ -146,7 +141,7 @@ def test_values_that_travel_together_are_one_object() -> None:
     }
     assert len(counts) > 1000
     many = {name for name, count in counts.items() if count > MOST_PARAMETERS}
-    assert many == set(MORE_PARAMETERS)
+    assert many == set()
 
 
 def test_the_list_of_commands_says_what_they_say() -> None:

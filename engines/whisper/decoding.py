@@ -26,22 +26,31 @@ class Decoded:
     no_speech: float
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a batch of clips is asked: `prompts` is [clips, tokens].
+
+    Above a `temperature` of 0 tokens are drawn, each clip's by its own of `draws`.
+    """
+
+    prompts: Tokens
+    temperature: float = 0.0
+    draws: Sequence[np.random.Generator] = ()
+
+
 def decode(
     session: Seq2SeqSession,
     hidden: Hidden,
-    prompts: Tokens,
+    asked: Asked,
     rules: TokenRules,
     spec: GenerationSpec,
-    *,
-    temperature: float = 0.0,
-    draws: Sequence[np.random.Generator] = (),
     begun: DecoderRun | None = None,
 ) -> list[Decoded]:
-    """Return what follows the prompts [clips, tokens], each clip until its own end.
+    """Return what follows the prompts, each clip until its own end.
 
-    Above a `temperature` of 0 tokens are drawn, each clip's by its own of `draws`. `begun` is a run
-    that was given the first token of each prompt alone; it goes on here.
+    `begun` is a run that was given the first token of each prompt alone; it goes on here.
     """
+    prompts = asked.prompts
     run = begun or session.start(hidden, prompts)
     logits = run.prompt_logits[:, -1]
     for tokens in prompts[:, run.prompt_logits.shape[1] :].T:
@@ -56,8 +65,8 @@ def decode(
         for row, clip in enumerate(running):
             if heard[clip].has_ended:
                 continue
-            if temperature > 0:
-                chosen[row] = _drawn(scores[row], temperature, draws[clip])
+            if asked.temperature > 0:
+                chosen[row] = _drawn(scores[row], asked.temperature, asked.draws[clip])
             heard[clip].add(chosen[row], scores[row, chosen[row]] - totals[row], spec.end)
             if not heard[clip].has_ended:
                 left.append(row)

@@ -26,7 +26,7 @@ from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSessi
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.session import open_decoder_session
 from speechquant.engines.transcripts import Segment, Transcript
-from speechquant.engines.whisper.decoding import Decoded, decode
+from speechquant.engines.whisper.decoding import Asked, Decoded, decode
 from speechquant.engines.whisper.log_mel import Features, chunk_features, log_mel
 from speechquant.engines.whisper.segments import (
     FRAMES_PER_POSITION,
@@ -256,12 +256,10 @@ class WhisperRecognizer:
             decoded = decode(
                 self.session,
                 hidden[left],
-                prompts[left],
+                Asked(prompts[left], temperature, [draws[index] for index in left]),
                 rules,
                 self.spec.generation,
-                temperature=temperature,
-                draws=[draws[index] for index in left],
-                begun=begun,
+                begun,
             )
             begun = None
             found.update(zip(left, decoded, strict=True))

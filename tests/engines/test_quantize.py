@@ -26,7 +26,7 @@ from speechquant.core.scales import Bits, Scale, ScaleTable, largest_level, read
 from speechquant.engines import open_recognizer, open_session
 from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.engines.graphs.qdq import QdqFormat
-from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.quantize import QdqOptions, quantize_bundle
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -99,8 +99,7 @@ def test_the_bundle_opens_and_says_what_made_it(
         tiny_bundle.folder,
         tmp_path / "out",
         table,
-        qdq_format=QdqFormat.S8,
-        extra_files={"search.jsonl": b"{}\n", "notes/report.txt": report},
+        QdqOptions(QdqFormat.S8, extra_files={"search.jsonl": b"{}\n", "notes/report.txt": report}),
     )
     assert bundle.spec == replace(tiny_bundle.spec, precision="w8a8")
     assert set(bundle.files) == {
@@ -141,7 +140,7 @@ def test_both_spellings_give_the_same_logits(
 ) -> None:
     first, second = (
         logits_of(
-            quantize_bundle(tiny_bundle, tmp_path / qdq_format.value, table, qdq_format=qdq_format)
+            quantize_bundle(tiny_bundle, tmp_path / qdq_format.value, table, QdqOptions(qdq_format))
         )
         for qdq_format in QdqFormat
     )
@@ -177,7 +176,7 @@ def test_given_rounding_is_used_and_named(
         tiny_bundle,
         tmp_path / "out",
         table,
-        rounded_weights={"head.weight": levels},
+        QdqOptions(rounded_weights={"head.weight": levels}),
         on_step=lambda *step: steps.append(step),
     )
     np.testing.assert_array_equal(initializers(bundle)["head.weight_quantized"], levels)
@@ -247,13 +246,25 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
         (ScaleError, "made for model 00000000", {"table": replace(table, model_sha256="0" * 64)}),
         (ScaleError, r"no scale for head\.input", {"table": without("head.input", table)}),
         (ScaleError, "has no block.9", {"table": replace(table, float_layers=("block.9",))}),
-        (OptionError, "weight: was given rounded levels", {"rounded_weights": levels}),
-        (OptionError, r"scales\.json: the bundle has", {"extra_files": {"scales.json": b""}}),
-        (FileNotFoundError, "gone", {"extra_files": {"log": tmp_path / "gone"}}),
+        (
+            OptionError,
+            "weight: was given rounded levels",
+            {"options": QdqOptions(rounded_weights=levels)},
+        ),
+        (
+            OptionError,
+            r"scales\.json: the bundle has",
+            {"options": QdqOptions(extra_files={"scales.json": b""})},
+        ),
+        (
+            FileNotFoundError,
+            "gone",
+            {"options": QdqOptions(extra_files={"log": tmp_path / "gone"})},
+        ),
         (
             OptionError,
             "TensorRT takes only zero point 0",
-            {"table": replace(table, symmetric=False), "qdq_format": QdqFormat.S8},
+            {"table": replace(table, symmetric=False), "options": QdqOptions(QdqFormat.S8)},
         ),
     ]
     for error, message, options in cases:

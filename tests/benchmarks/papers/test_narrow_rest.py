@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from speechquant.benchmarks.papers.narrow_rest import emulate_float16
-from speechquant.engines.tensorrt.float_type import cast_rest
+from speechquant.engines.tensorrt.float_type import cast_floats
 
 FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
@@ -23,7 +23,7 @@ def test_results_are_rounded_as_float16_is() -> None:
     ]
     graph = ir.Graph([x], [y], nodes=nodes, initializers=[constant], opset_imports={"": 20})
     model = ir.Model(graph, ir_version=10)
-    cast_rest(model, ir.DataType.FLOAT16, ())
+    cast_floats(model, ir.DataType.FLOAT16, ())
     emulate_float16(model)
     values = np.random.default_rng(0).uniform(1, 1000, 1000).astype(np.float32)
     session = onnxruntime.InferenceSession(

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from speechquant.engines.tensorrt.float_type import cast_rest
+from speechquant.engines.tensorrt.float_type import cast_floats
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -54,7 +54,7 @@ def run(graph: ir.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def test_products_are_narrow_and_quantization_is_not() -> None:
     graph = model()
-    cast_rest(graph, HALF, ())
+    cast_floats(graph, HALF, ())
     types = {node.name: node.outputs[0].dtype for node in graph.graph}
     assert types["mul"] == types["add"] == HALF
     assert types["dequantize"] == FLOAT
@@ -67,7 +67,7 @@ def test_products_are_narrow_and_quantization_is_not() -> None:
 @pytest.mark.parametrize("kept", [(), ("mul", "add")])
 def test_inputs_and_outputs_that_are_to_be_narrow(kept: tuple[str, ...]) -> None:
     graph = model(step=1e-2)
-    cast_rest(graph, HALF, kept, {"x", "y"})
+    cast_floats(graph, HALF, kept, {"x", "y"})
     assert [(output.name, output.dtype) for output in graph.graph.outputs] == [("y", HALF)]
     assert [(put.name, put.dtype) for put in graph.graph.inputs] == [("x", HALF)]
     types = {node.name: node.outputs[0].dtype for node in graph.graph}
@@ -81,7 +81,7 @@ def test_inputs_and_outputs_that_are_to_be_narrow(kept: tuple[str, ...]) -> None
 
 def test_numbers_are_those_of_numpy_in_float16() -> None:
     graph = model()
-    cast_rest(graph, HALF, ())
+    cast_floats(graph, HALF, ())
     x = np.float32([1.2345e-3, -4.4e-4])
     # The scale of 1e-5 is kept to float32; as float16 it would be 1.0014e-5.
     levels = np.clip(np.rint(x / np.float32(1e-5)), -128, 127) * np.float32(1e-5)
@@ -91,8 +91,8 @@ def test_numbers_are_those_of_numpy_in_float16() -> None:
 
 def test_a_node_that_is_kept_computes_in_float32() -> None:
     kept, spoilt = model(step=1.0), model(step=1.0)
-    cast_rest(kept, HALF, ("add",))
-    cast_rest(spoilt, HALF, ())
+    cast_floats(kept, HALF, ("add",))
+    cast_floats(spoilt, HALF, ())
     x = np.float32([65_400, 1])
     # 65,400 saturates at 127 steps of 1; three times that and x are more than float16's 65,504.
     assert run(kept, x).tolist() == [65_400 + 381, 1 + 3]
@@ -101,7 +101,7 @@ def test_a_node_that_is_kept_computes_in_float32() -> None:
 
 def test_a_tensor_is_cast_once_for_all_its_readers() -> None:
     graph = model()
-    cast_rest(graph, HALF, ())
+    cast_floats(graph, HALF, ())
     casts = [node.name for node in graph.graph if node.op_type == "Cast"]
     assert sorted(filter(None, casts)) == ["dq_float16", "x_float16", "y_cast"]
 
@@ -115,7 +115,7 @@ def test_a_cast_of_the_graph_goes_to_the_narrow_type() -> None:
         nodes=[ir.node("Cast", [flags], {"to": int(FLOAT)}, outputs=[y], name="to_float")],
         opset_imports={"": 20},
     )
-    cast_rest(ir.Model(graph, ir_version=10), HALF, ())
+    cast_floats(ir.Model(graph, ir_version=10), HALF, ())
     assert [node.attributes.get_int("to") for node in graph] == [int(HALF), int(FLOAT)]
     assert graph.outputs[0].name == "y"
 
@@ -126,7 +126,7 @@ def test_constants_hold_the_nearest_value(name: str) -> None:
     graph.graph.initializers["three"].const_value = ir.tensor(
         np.float32([1.003, 3.0]), name="three"
     )
-    cast_rest(graph, ir.DataType[name], ())
+    cast_floats(graph, ir.DataType[name], ())
     (constant_,) = [v for k, v in graph.graph.initializers.items() if k.startswith("three_")]
     assert constant_.const_value is not None
     assert "three" not in graph.graph.initializers  # nothing reads it in float32 any more

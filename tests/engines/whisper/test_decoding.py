@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle
 from speechquant.core.seq2seq import STEP, GenerationSpec
 from speechquant.engines.session import open_decoder_session
-from speechquant.engines.whisper.decoding import decode
+from speechquant.engines.whisper.decoding import Asked, decode
 from speechquant.engines.whisper.token_rules import TokenRules
 
 WORD, END, START, VOCABULARY = 1, 3, 4, 5
@@ -50,7 +50,7 @@ def test_clips_that_have_ended_leave_once_they_are_half_of_the_batch() -> None:
     session: Any = CountedSession()
     prompts = np.full((8, 1), START)
     rules = TokenRules(SPEC, timestamps=False)
-    found = decode(session, np.zeros((8, 1, 1), np.float32), prompts, rules, SPEC)
+    found = decode(session, np.zeros((8, 1, 1), np.float32), Asked(prompts), rules, SPEC)
     assert [decoded.tokens for decoded in found] == [(WORD,) * clip for clip in range(8)]
     # The same for every token, the end included.
     assert np.ptp([decoded.log_probability for decoded in found]) < 1e-6
@@ -64,11 +64,13 @@ def test_the_colder_the_more_certain(temperature: float) -> None:
     found = decode(
         session,
         np.zeros((3, 1, 1), np.float32),
-        np.full((3, 1), START),
+        Asked(
+            np.full((3, 1), START),
+            temperature,
+            [np.random.default_rng(clip) for clip in range(3)],
+        ),
         rules,
         SPEC,
-        temperature=temperature,
-        draws=[np.random.default_rng(clip) for clip in range(3)],
     )
     assert [decoded.tokens for decoded in found] == [(WORD,) * clip for clip in range(3)]
 
@@ -158,8 +160,8 @@ def test_a_run_that_heard_the_first_token_goes_on_as_one_that_heard_all(
     with open_decoder_session(whisper_bundle, provider="cpu", threads=1) as session:
         hidden = session.encode(features)
         begun = session.start(hidden, prompts[:, :1])
-        found = decode(session, hidden, prompts, rules, spec.generation, begun=begun)
-        expected = decode(session, hidden, prompts, rules, spec.generation)
+        found = decode(session, hidden, Asked(prompts), rules, spec.generation, begun)
+        expected = decode(session, hidden, Asked(prompts), rules, spec.generation)
     assert [clip.tokens for clip in found] == [clip.tokens for clip in expected]
     assert any(clip.tokens for clip in expected)
     for clip, other in zip(found, expected, strict=True):

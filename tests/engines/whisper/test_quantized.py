@@ -26,6 +26,7 @@ from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundl
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.probes import open_probe
+from speechquant.engines.quantize import QdqOptions
 from speechquant.engines.scorers import new_scorer
 from speechquant.engines.session import open_decoder_session
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph
@@ -239,7 +240,7 @@ def test_layers_left_in_float(
 def test_both_spellings_say_the_same(
     whisper_bundle: Bundle, quantized: Bundle, table: ScaleTable, tmp_path: Path
 ) -> None:
-    signed = quantize_bundle(whisper_bundle, tmp_path / "signed", table, qdq_format=QdqFormat.S8)
+    signed = quantize_bundle(whisper_bundle, tmp_path / "signed", table, QdqOptions(QdqFormat.S8))
     for mine, other in zip(
         outputs_of(on_cpu(signed)),
         outputs_of(on_cpu(quantized)),

@@ -19,7 +19,7 @@ from speechquant.core.errors import AudioError, BundleError, OptionError
 from speechquant.engines import DecodingOptions, WhisperRecognizer, open_recognizer
 from speechquant.engines.decoder_session import DecoderRun, Seq2SeqSession
 from speechquant.engines.whisper import recognizer as module
-from speechquant.engines.whisper.decoding import Decoded
+from speechquant.engines.whisper.decoding import Asked, Decoded
 from speechquant.exporter.whisper_checkpoints import load_whisper
 
 RATE_HZ = 16_000
@@ -280,13 +280,11 @@ def test_doubtful_chunks_alone_are_decoded_at_the_next_temperature(
 ) -> None:
     asked: list[tuple[float, int]] = []
 
-    def decode(
-        session: Any, hidden: Any, prompts: Any, *rest: Any, temperature: float, **options: Any
-    ) -> list[Decoded]:
-        asked.append((temperature, len(prompts)))
+    def decode(session: Any, hidden: Any, given: Asked, *rest: Any) -> list[Decoded]:
+        asked.append((given.temperature, len(given.prompts)))
         return [
             Decoded((60 + len(asked),), -5.0 if index else -0.1, 0.0)
-            for index in range(len(prompts))
+            for index in range(len(given.prompts))
         ]
 
     monkeypatch.setattr(module, "decode", decode)
@@ -345,7 +343,7 @@ def test_what_begins_in_a_chunk_and_is_not_told_is_heard_from_there_once(
             if np.array_equal(whole[:, place : place + 50], features[:, :50])
         )
 
-    def decode(session: Any, hidden: Any, *rest: Any, draws: Any, **options: Any) -> list[Decoded]:
+    def decode(*given: Any) -> list[Decoded]:
         return [Decoded(tuple(told[heard[-1]]), -0.1, 0.0)]
 
     with open_recognizer(whisper_bundle, threads=1, decoding=GREEDY) as recognizer:
