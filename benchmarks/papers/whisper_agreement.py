@@ -29,6 +29,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
+from speechquant.engines.decoding_options import GREEDY
 from speechquant.exporter.random_models import PREFIX
 from speechquant.exporter.whisper import export_whisper
 from speechquant.recipes.experiment import Experiment
@@ -40,7 +41,6 @@ COMPARED_CLIPS = 200
 JOINED_SECONDS = 600.0
 PAUSE_SECONDS = 0.5
 STRUNG_TOGETHER = "strung together"
-GREEDY = DecodingOptions(temperatures=(0.0,))
 # Audio longer than a chunk is always heard with them.
 TIMED = DecodingOptions(timestamps=True)
 _RANDOM = f"{PREFIX}whisper-tiny"
