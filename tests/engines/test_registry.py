@@ -6,6 +6,7 @@ import pytest
 from processors import AMD_BFLOAT16, INTEL_AMX, pretend
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import MODEL
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.engines import BuildOptions, build_engine, open_session, registry
 from speechquant.engines.backends import Backend
@@ -33,12 +34,12 @@ def test_what_is_read_from_the_list() -> None:
 def test_the_files_of_engines(name: str, alone: str, encoder: str) -> None:
     engines = engine_backends()[name].engines
     assert engines is not None
-    assert (engines.file_of(None), engines.file_of("encoder")) == (alone, encoder)
+    assert (engines.file_of(MODEL), engines.file_of("encoder")) == (alone, encoder)
 
 
 def test_what_takes_engines_alone_opens_no_bundle(tiny_bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="tensorrt runs engines alone; build one for it"):
-        TENSORRT.open_graph(tiny_bundle, 1, None)
+        TENSORRT.open_graph(tiny_bundle.only_graph, 1, None)
 
 
 def test_one_more_record_is_a_provider_and_a_backend(

@@ -19,7 +19,7 @@ from quantized import table_from_noise, w8a8
 from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import MODEL
-from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine
+from speechquant.core.engine_folders import Engine, EngineManifest, Limits, make_engine, source_of
 from speechquant.core.errors import AudioError, BundleError, EngineError, OptionError
 from speechquant.core.processor import Processor
 from speechquant.engines import open_recognizer, open_session, registry
@@ -42,7 +42,7 @@ def engine_of(bundle: Bundle, out: Path, backend: str = "onnxruntime") -> Engine
     def fill(folder: Path) -> dict[str, EngineManifest]:
         shutil.copyfile(bundle.only_graph.model_path, folder / "engine.onnx")
         shutil.copyfile(bundle.folder / "vocab.json", folder / "vocab.json")
-        return {MODEL: EngineManifest(backend, "engine.onnx", "cpu", {}, {}, "fp32")}
+        return {MODEL: EngineManifest(backend, "engine.onnx", "cpu", {}, source_of(bundle), "fp32")}
 
     return make_engine(out, bundle.spec, fill)
 
@@ -282,7 +282,9 @@ def with_limits(bundle: Bundle, out: Path, samples: Limits, batch: Limits) -> En
         shutil.copyfile(bundle.only_graph.model_path, folder / "engine.onnx")
         shutil.copyfile(bundle.folder / "vocab.json", folder / "vocab.json")
         limits = {"samples": samples, "batch": batch}
-        manifest = EngineManifest("onnxruntime", "engine.onnx", "cpu", {}, {}, "fp32", limits)
+        manifest = EngineManifest(
+            "onnxruntime", "engine.onnx", "cpu", {}, source_of(bundle), "fp32", limits
+        )
         return {MODEL: manifest}
 
     return make_engine(out, bundle.spec, fill)

@@ -16,7 +16,7 @@ import soundfile
 from speechquant.benchmarks.bench import run as bench_run
 from speechquant.core.bundles import Bundle
 from speechquant.pipeline import sources
-from speechquant.pipeline.command import run
+from speechquant.pipeline.command import _line_about, run
 
 RATE_HZ = 16_000
 
@@ -142,7 +142,13 @@ def test_unreadable_files_are_named(
 
     monkeypatch.setattr(Path, "open", refused)
     assert run(["inspect", str(tiny_bundle.folder)]) == 1
-    assert ": Permission denied; check the path and its permissions" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"error: {tiny_bundle.folder / 'bundle.json'}: cannot be read (Permission denied); "
+        "check the path and its permissions\n"
+    )
+    # Where nobody has thought of it.
+    error = PermissionError(13, "Permission denied", "a/b")
+    assert _line_about(error) == ("a/b: Permission denied; check the path and its permissions")
 
 
 def test_zoo_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -390,7 +390,7 @@ def test_a_checkpoint_that_has_changed_is_not_compared_with(
 _INTERRUPTED = """
 import multiprocessing, signal, sys, time
 from pathlib import Path
-from speechquant.benchmarks import peers
+from speechquant.benchmarks.peers import make as peers
 
 def interrupt(*_):
     raise KeyboardInterrupt
