@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ _LEAD_SECONDS = {"MP3": 1.0, "OGG": 1.0}
 _FROM_START_SECONDS, _LOW_RATES_HZ = 600.0, range(32_000)
 # An mp3's header may count a frame too many, and which samples an encoder added is not always told.
 _UNSURE_FRAMES = 2
+# What messages call audio that is no file.
+_BYTES, _SAMPLES = "the audio given as bytes", "the audio given as samples"
 # libsndfile's word for a length that a header does not tell.
 _UNKNOWN_LENGTH = 1 << 62
 
@@ -49,6 +52,14 @@ class AudioPart:
 
 # A whole file or a part of one; what either is called in messages is `str` of it.
 Audio = Path | AudioPart
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples in memory, [samples] or [samples, channels], and their rate."""
+
+    values: NDArray[Any]
+    rate_hz: int
 
 
 @dataclass(frozen=True)
@@ -96,12 +107,18 @@ def resample(wave: Waveform, from_hz: int, to_hz: int) -> Waveform:
     return np.asarray(soxr.resample(wave, from_hz, to_hz), np.float32)
 
 
-def read_audio(audio: Audio, sample_rate_hz: int, max_seconds: float | None = None) -> Waveform:
-    """Return a file or a part of it, its channels averaged, at `sample_rate_hz`.
+def read_audio(
+    audio: Audio | bytes | Samples, sample_rate_hz: int, max_seconds: float | None = None
+) -> Waveform:
+    """Return a file, a part of it, its bytes or samples, channels averaged, at `sample_rate_hz`.
 
     Raises AudioError where the file is missing, no audio, truncated, or does not hold the part, and
     where what is read is empty, not finite, or longer than `max_seconds`.
     """
+    if isinstance(audio, Samples):
+        return _of_samples(audio, sample_rate_hz, max_seconds)
+    if isinstance(audio, bytes):
+        return _of_bytes(audio, sample_rate_hz, max_seconds)
     with _readable(audio) as stream:
         if isinstance(stream, MpegStream) and not stream.tells_length:
             channels, rate = _decode_from_start(audio, stream, max_seconds)
@@ -110,6 +127,32 @@ def read_audio(audio: Audio, sample_rate_hz: int, max_seconds: float | None = No
     for channel in channels.T:
         check_samples(channel, str(audio))
     return resample(channels.mean(axis=1, dtype=np.float32), rate, sample_rate_hz)
+
+
+def _of_samples(audio: Samples, sample_rate_hz: int, max_seconds: float | None) -> Waveform:
+    channels = np.asarray(audio.values, np.float32)
+    if channels.ndim not in (1, 2) or audio.rate_hz <= 0:
+        raise AudioError(
+            f"{_SAMPLES}: shape {channels.shape} at {audio.rate_hz} Hz; give [samples] or "
+            "[samples, channels] and a rate above 0"
+        )
+    channels = channels if channels.ndim == 2 else channels[:, None]
+    if max_seconds is not None:
+        refuse_too_long(_SAMPLES, len(channels) / audio.rate_hz, max_seconds)
+    for channel in channels.T:
+        check_samples(channel, _SAMPLES)
+    mono = channels.mean(axis=1, dtype=np.float32)
+    return resample(mono, audio.rate_hz, sample_rate_hz)
+
+
+def _of_bytes(audio: bytes, sample_rate_hz: int, max_seconds: float | None) -> Waveform:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "audio"
+        path.write_bytes(audio)
+        try:
+            return read_audio(path, sample_rate_hz, max_seconds)
+        except AudioError as error:
+            raise AudioError(str(error).replace(str(path), _BYTES)) from error
 
 
 def audio_seconds(audio: Audio) -> float:

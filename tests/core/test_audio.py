@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from speechquant.core.audio import audio_files_in, audio_seconds, check_samples, read_audio
+from speechquant.core.audio import Samples, audio_files_in, audio_seconds, check_samples, read_audio
 from speechquant.core.errors import AudioError
 
 RATE_HZ = 16_000
@@ -94,3 +94,33 @@ def test_files_of_a_folder_in_order(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "folder.wav").mkdir()
     assert [path.name for path in audio_files_in(tmp_path)] == ["a.FLAC", "b.wav", "c.mp3"]
+
+
+def test_bytes_and_samples_are_read_as_their_file_is(tmp_path: Path) -> None:
+    stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (8_000, 2)).astype(np.float32)
+    path = tmp_path / "stereo.flac"
+    soundfile.write(path, stereo, 8_000, subtype="PCM_24")
+    expected = read_audio(path, 16_000)
+    np.testing.assert_array_equal(read_audio(path.read_bytes(), 16_000), expected)
+    values, rate_hz = soundfile.read(path, dtype="float32")
+    np.testing.assert_array_equal(read_audio(Samples(values, rate_hz), 16_000), expected)
+    mono = Samples(stereo[:, 0], 16_000)
+    np.testing.assert_array_equal(read_audio(mono, 16_000), stereo[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (b"no audio", "^the audio given as bytes: cannot be read as audio"),
+        (Samples(np.zeros(0), 16_000), "^the audio given as samples: no samples"),
+        (Samples(np.array([0.0, np.nan]), 16_000), "^the audio given as samples: sample 1 is nan"),
+        (Samples(np.zeros((1, 2, 3)), 16_000), r"shape \(1, 2, 3\) at 16000 Hz"),
+        (Samples(np.zeros(9), 0), "at 0 Hz"),
+        (Samples(np.zeros(32_000), 16_000), "2 s of audio, at most 1 s"),
+    ],
+)
+def test_bytes_and_samples_that_are_no_audio_are_named(
+    audio: bytes | Samples, message: str
+) -> None:
+    with pytest.raises(AudioError, match=message):
+        read_audio(audio, 16_000, 1.0)
