@@ -186,9 +186,9 @@ def _readable(audio: Audio) -> Iterator[MpegStream | OggStream | None]:
         raise AudioError(f"{audio}: does not fit into memory; cut the file") from error
     # soundfile answers a suffix it takes for headerless samples with a TypeError.
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise AudioError(
-            f"{path}: cannot be read as audio ({one_line(error)}); {READ_FORMATS}"
-        ) from error
+        # libsndfile is given the name as bytes, and says it so.
+        reason = one_line(error).removeprefix(f"Error opening {os.fsencode(path)!r}: ")
+        raise AudioError(f"{path}: cannot be read as audio ({reason}); {READ_FORMATS}") from error
 
 
 def _opened(path: Path) -> Any:

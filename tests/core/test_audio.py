@@ -111,7 +111,10 @@ def test_bytes_and_samples_are_read_as_their_file_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (b"no audio", "^the audio given as bytes: cannot be read as audio"),
+        (
+            b"no audio",
+            r"^the audio given as bytes: cannot be read as audio \(Format not recognised",
+        ),
         (Samples(np.zeros(0), 16_000), "^the audio given as samples: no samples"),
         (Samples(np.array([0.0, np.nan]), 16_000), "^the audio given as samples: sample 1 is nan"),
         (Samples(np.zeros((1, 2, 3)), 16_000), r"shape \(1, 2, 3\) at 16000 Hz"),
