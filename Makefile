@@ -12,11 +12,11 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
 
-# A process for each core: most tests keep one busy. The tests of a file stay together, with what they share.
+# A process for each core: most tests keep one busy. What takes long to make is made once and shared by all.
 # A process that dies is named with its test and ends the run, as does the time limit, in seconds.
 TEST_SECONDS ?= 1800
 test: $(READY)
-	$(RUN)/python -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0 \
+	$(RUN)/python -m pytest --numprocesses auto --dist worksteal --max-worker-restart 0 \
 		--run-seconds $(TEST_SECONDS)
 
 # Minutes instead of seconds: the true-size models.
