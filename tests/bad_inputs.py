@@ -87,6 +87,9 @@ def make_workspace(root: Path) -> Workspace:
 
 
 def run(arguments: list[object]) -> subprocess.CompletedProcess[str]:
+    if arguments[0] == "transcribe" and "--provider" not in arguments:
+        # What it takes of itself may be missing on an Intel processor, and then a line says so.
+        arguments = [*arguments, "--provider", "cpu"]
     return subprocess.run([*_COMMAND, *map(str, arguments)], text=True, capture_output=True)
 
 

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("xdist", reason="the run has one process: pip install pytest-xdist")
 TESTS = Path(__file__).parent
 MAKEFILE = TESTS.parent / "Makefile"
 

@@ -24,7 +24,9 @@ EXTRAS = (
 )  # fmt: skip
 # Somewhat fewer than pass, so that a test may go.
 LEAST_PASSED = {"core": 150, "calibrators": 270, "engines": 190, "benchmarks": 120, "pipeline": 30}
-_FOR_WANT = re.compile(rf"pip install 'speechquant\[\w+\]'|No module named '({'|'.join(EXTRAS)})\b")
+_FOR_WANT = re.compile(
+    rf"pip install 'speechquant\[[\w-]+\]'|No module named '({'|'.join(EXTRAS)})\b"
+)
 _passed: Counter[str] = Counter()
 # A fixture fails once, and its error is raised again for each test that shares it.
 _for_want: list[BaseException] = []
