@@ -35,7 +35,7 @@ def hidden_files(folder: Path) -> list[Path]:
 def test_one_clear_line(
     case: Case, workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(argument) for argument in case.arguments(workspace)]
+    arguments = case.command_line(workspace)
     capfd.readouterr()
     code = run(arguments)
     captured = capfd.readouterr()
