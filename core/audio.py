@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -43,6 +44,10 @@ class AudioPart:
     path: Path
     offset_seconds: float
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.offset_seconds, self.seconds or 0.0))):
+            raise AudioError(f"{self}: no part of a file; give seconds that are finite")
 
     def __str__(self) -> str:
         if self.seconds is None:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from speechquant.core.files import storage_errors
+from speechquant.core.plain import parsed
 
 Entered = TypeVar("Entered", bound="Journal")
 
@@ -63,7 +64,7 @@ def _whole_lines(path: Path) -> list[str]:
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
         try:
-            json.loads(line)
+            parsed(line)
         except ValueError:
             break
         found.append(line)

@@ -141,3 +141,11 @@ def test_a_part_is_named_where_it_cannot_be_used(tmp_path: Path) -> None:
     soundfile.write(path, np.full(32_000, np.nan), 16_000, "FLOAT")
     with pytest.raises(AudioError, match=r"a\.wav from 0\.5 s for 1 s: sample 0 is nan"):
         read_audio(AudioPart(path, 0.5, 1.0), 16_000)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_seconds_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    with pytest.raises(AudioError, match="no part of a file"):
+        AudioPart(tmp_path / "a.wav", value)
+    with pytest.raises(AudioError, match="no part of a file"):
+        AudioPart(tmp_path / "a.wav", 0.0, value)
