@@ -24,8 +24,8 @@ FORMAT = "speechquant.statistics/1"
 EMA_BATCHES = 16
 EMA_MOMENTUM = 0.9
 
-# What NumPy raises, by the kind of damage.
-_UNREADABLE = (
+# What NumPy raises for an .npz file, by the kind of damage.
+UNREADABLE_ARCHIVE = (
     OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile
 )  # fmt: skip
 _MEND = "delete it and calibrate again"
@@ -159,7 +159,7 @@ class ActivationStatistics:
                 return cls._from_arrays(dict(arrays))
         except FileNotFoundError as error:
             raise CalibrationError(f"{path}: no such statistics; calibrate again") from error
-        except _UNREADABLE as error:
+        except UNREADABLE_ARCHIVE as error:
             raise CalibrationError(f"{path}: not statistics ({error}); {_MEND}") from error
 
     @classmethod

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from speechquant.calibrators.methods import (
+    BALANCED,
+    EMA,
+    FROM_STATISTICS,
     METHODS,
-    STABLEQUANT,
     MethodOptions,
     averaged_extent,
     require_live,
@@ -78,7 +80,7 @@ def test_max_takes_the_largest_of_all(seen: ActivationStatistics) -> None:
     assert rows["x"].scale == 3.5 / 127
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != STABLEQUANT])
+@pytest.mark.parametrize("method", FROM_STATISTICS)
 @pytest.mark.parametrize("bits", [2, 8, 16])
 def test_every_method_gives_scales(method: str, bits: int) -> None:
     rng = np.random.default_rng(0)
@@ -90,7 +92,7 @@ def test_every_method_gives_scales(method: str, bits: int) -> None:
         assert row.scale == pytest.approx(row.amax / (2 ** (bits - 1) - 1))
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != STABLEQUANT])
+@pytest.mark.parametrize("method", FROM_STATISTICS)
 def test_a_tensor_of_zeros_is_named(method: str) -> None:
     seen = statistics_of({"x": [0.0, -0.0], "y": [1.0]})
     options = MethodOptions(method)
@@ -108,14 +110,14 @@ def test_nothing_seen_has_no_extent() -> None:
 
 
 def test_options_that_make_no_sense() -> None:
-    with pytest.raises(OptionError, match="no method 'magic'; choose stablequant, ema, max"):
+    with pytest.raises(OptionError, match="no method 'magic'; choose balanced, stablequant, ema, max"):
         MethodOptions("magic")
     for percentile in (0.0, -1.0, 100.5, float("nan")):
         with pytest.raises(OptionError, match="give more than 0 and at most 100"):
             MethodOptions("percentile", percentile=percentile)
     for method in METHODS:
         options = MethodOptions(method)
-        if method == "ema":
+        if method in (BALANCED, EMA):
             assert not replace(options, symmetric=False).symmetric
             continue
         with pytest.raises(OptionError, match=f"{method} has no asymmetric form"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep
-from speechquant.core.scales import read_scales
+from speechquant.core.scales import SCALES_FILE, read_scales
 from speechquant.engines import DecodingOptions
 from speechquant.engines.transcripts import Transcript
 from speechquant.pipeline.command import run
@@ -127,8 +127,22 @@ def test_calibrate_and_quantize(
     assert run([str(argument) for argument in [*given, "--force", "--keep-float", "none"]]) == 1
     assert "--keep-float would change nothing of it" in capsys.readouterr().err
     searched = ["quantize", *asked[:3], tmp_path / "s", "--search", "fast", "--limit", "2"]
+    searched += ["--method", "stablequant"]
     assert "stablequant" in output(searched, capsys)
     assert (tmp_path / "s" / "search.jsonl").is_file()
+
+
+def test_quantize_balances_channels_where_no_method_is_named(
+    whisper_bundle: Bundle, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "data.jsonl"
+    manifest.write_text("\n".join(json.dumps({"audio_filepath": path.name}) for path in files))
+    asked: list[object] = ["quantize", whisper_bundle.folder, "--data", manifest]
+    assert "W8A8; balanced; 24 activations\n" in output([*asked, tmp_path / "u8"], capsys)
+    assert not read_scales(tmp_path / "u8" / SCALES_FILE).symmetric
+    output([*asked, tmp_path / "s8", "--qdq-format", "s8"], capsys)
+    assert read_scales(tmp_path / "s8" / SCALES_FILE).symmetric  # TensorRT takes no other
+    assert run([*map(str, asked), str(tmp_path / "s8"), "--method", "balanced"]) == 1
 
 
 def test_bench(

@@ -1,0 +1,116 @@
+"""Balancing a whole bundle: the float function stays, and enormous channels cost no levels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from shared_artifacts import SharedArtifacts
+
+from speechquant.calibrators.methods import BALANCED, MethodOptions
+from speechquant.core.bundles import QUANTIZATION_FILE, Bundle, load_bundle, new_bundle
+from speechquant.core.errors import OptionError
+from speechquant.core.manifests import LabelledClip
+from speechquant.core.seq2seq import ENCODER, Seq2SeqSpec
+from speechquant.engines.graph_files import copy_other_files, save_graph_files
+from speechquant.engines.graphs.channel_division import ChannelChange, balance_channels
+from speechquant.recipes.balance import balance
+from speechquant.recipes.calibrate import CalibrationRequest, calibrate
+from speechquant.recipes.data import ClipList
+from speechquant.recipes.quantize import QuantizeOptions, quantize
+
+RATE_HZ = 16_000
+LARGE = "layers.0.feed_forward.fc2.input"  # of the encoder
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> ClipList:
+    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    paths = [folder / f"{index}.wav" for index in range(3)]
+    for path in paths:
+        soundfile.write(path, 0.1 * rng.standard_normal(RATE_HZ), RATE_HZ)
+    return ClipList(tuple(LabelledClip(path, None) for path in paths))
+
+
+@pytest.fixture(scope="module")
+def spoiled(whisper_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny Whisper with two enormous channels, and the same function."""
+    out = tmp_path_factory.mktemp("spoiled") / "bundle"
+    graphs = {}
+    for graph in whisper_bundle.graphs.values():
+        model = ir.load(graph.model_path)
+        if graph.name == ENCODER:
+            size = model.graph.initializers["layers.0.feed_forward.fc2.weight"].shape[0]
+            divisors = np.ones(int(size), np.float32)
+            divisors[[3, 7]] = 1 / 256
+            balance_channels(model, graph.spec, {LARGE: ChannelChange(divisors)})
+        graphs[graph.model_path.name] = ir.external_data.load_to_model(model)
+    with new_bundle(out, whisper_bundle.spec, whisper_bundle.made_from) as folder:
+        save_graph_files(graphs, folder)
+        copy_other_files(whisper_bundle, folder)
+    return load_bundle(out)
+
+
+def request_for(bundle: Bundle, clips: ClipList, method: str = BALANCED) -> CalibrationRequest:
+    options = MethodOptions(method, symmetric=True)
+    return CalibrationRequest(bundle, clips, method=options, keep_float=(), threads=1)
+
+
+def hidden(bundle: Bundle) -> NDArray[np.float32]:
+    mels = bundle.spec_as(Seq2SeqSpec).features.mel_bins
+    # Within what the clips' features are, so that nothing is clipped.
+    features = np.random.default_rng(2).uniform(-0.3, 0.3, (1, mels, 200)).astype(np.float32)
+    path = bundle.graphs[ENCODER].model_path
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["hidden"], {"features": features})[0])
+
+
+def error(bundle: Bundle, reference: Bundle) -> float:
+    expected = hidden(reference)
+    return float(np.linalg.norm(hidden(bundle) - expected) / np.linalg.norm(expected))
+
+
+def test_balancing_keeps_the_float_function(
+    spoiled: Bundle, clips: ClipList, tmp_path: Path
+) -> None:
+    balanced = balance(request_for(spoiled, clips), tmp_path)
+    assert balanced.balances[LARGE].is_needed
+    assert balanced.bundle.model_sha256 != spoiled.model_sha256
+    np.testing.assert_allclose(hidden(balanced.bundle), hidden(spoiled), rtol=1e-5, atol=1e-5)
+
+
+def test_enormous_channels_cost_balanced_little_and_max_much(
+    whisper_bundle: Bundle, spoiled: Bundle, clips: ClipList, tmp_path: Path
+) -> None:
+    errors = {}
+    for method in (BALANCED, "max"):
+        made = quantize(request_for(spoiled, clips, method), QuantizeOptions(tmp_path / method))
+        errors[method] = error(made.bundle, whisper_bundle)
+    assert errors[BALANCED] < errors["max"] / 2
+
+
+def test_the_bundle_says_what_was_balanced(
+    spoiled: Bundle, clips: ClipList, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    made = quantize(request_for(spoiled, clips), QuantizeOptions(out))
+    report = json.loads((out / QUANTIZATION_FILE).read_text())
+    row = report["balance"][LARGE]
+    assert row["largest_divisor"] >= 16 or row["kept_channels"]
+    assert row["error"] < row["error_before"]
+    assert made.bundle.made_from["parent"]["made_from"]["balanced_from"] == spoiled.model_sha256
+
+
+def test_a_table_alone_is_refused(spoiled: Bundle, clips: ClipList, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="changes the graph"):
+        calibrate(request_for(spoiled, clips), tmp_path)
+
+
+def test_the_shared_bundle_is_not_altered(shared: SharedArtifacts, whisper_bundle: Bundle) -> None:
+    assert whisper_bundle.folder not in shared.altered()
