@@ -46,10 +46,28 @@ def mel_filters(mel_bins: int, fft_samples: int, sample_rate_hz: int) -> NDArray
 
 def log_mel(wave: Waveform, spec: LogMelSpec, sample_rate_hz: int) -> Features:
     """Return the features of a waveform, [mel bins, frames], cut off below its loudest part."""
-    edge = spec.fft_samples // 2
-    padded = np.pad(wave, edge, mode="reflect")
+    return _finished(_levels(wave, len(wave) // spec.hop_samples, spec, sample_rate_hz))
+
+
+def chunk_features(wave: Waveform, spec: LogMelSpec, sample_rate_hz: int) -> Features:
+    """Return the features of a clip's first chunk, silence added up to the chunk's end."""
+    chunk = wave[: spec.chunk_samples]
+    padded = np.pad(chunk, (0, spec.chunk_samples - len(chunk)))
+    frames = spec.chunk_samples // spec.hop_samples
+    # A frame reaches half a window to both sides. What hears silence alone needs no spectrum.
+    heard = min(frames, -(-(len(chunk) + spec.fft_samples // 2) // spec.hop_samples) + 1)
+    levels = np.full((frames, spec.mel_bins), np.log10(_POWER_FLOOR), np.float32)
+    levels[:heard] = _levels(padded, heard, spec, sample_rate_hz)
+    return _finished(levels)
+
+
+def _levels(
+    wave: Waveform, count: int, spec: LogMelSpec, sample_rate_hz: int
+) -> NDArray[np.float32]:
+    """Return the logarithms of the first `count` frames' powers, [frames, mel bins]."""
+    padded = np.pad(wave, spec.fft_samples // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, spec.fft_samples)
-    frames = frames[:: spec.hop_samples][: len(wave) // spec.hop_samples]
+    frames = frames[:: spec.hop_samples][:count]
     # Periodic, as it is for spectra: one more sample would close the period.
     window = np.hanning(spec.fft_samples + 1)[:-1]
     filters = mel_filters(spec.mel_bins, spec.fft_samples, sample_rate_hz)
@@ -59,11 +77,9 @@ def log_mel(wave: Waveform, spec: LogMelSpec, sample_rate_hz: int) -> Features:
         spectra = np.fft.rfft(frames[block] * window)
         powers = (spectra.real**2 + spectra.imag**2) @ filters
         levels[block] = np.log10(np.maximum(powers, _POWER_FLOOR))
-    np.maximum(levels, levels.max() - _RANGE_DECADES, out=levels)
-    return np.ascontiguousarray((levels.T + 4.0) / 4.0, np.float32)
+    return levels
 
 
-def chunk_features(wave: Waveform, spec: LogMelSpec, sample_rate_hz: int) -> Features:
-    """Return the features of a clip's first chunk, silence added up to the chunk's end."""
-    chunk = wave[: spec.chunk_samples]
-    return log_mel(np.pad(chunk, (0, spec.chunk_samples - len(chunk))), spec, sample_rate_hz)
+def _finished(levels: NDArray[np.float32]) -> Features:
+    cut = np.maximum(levels, levels.max() - _RANGE_DECADES)
+    return np.ascontiguousarray((cut.T + 4.0) / 4.0, np.float32)

@@ -110,7 +110,9 @@ def test_nothing_seen_has_no_extent() -> None:
 
 
 def test_options_that_make_no_sense() -> None:
-    with pytest.raises(OptionError, match="no method 'magic'; choose balanced, stablequant, ema, max"):
+    with pytest.raises(
+        OptionError, match="no method 'magic'; choose balanced, stablequant, ema, max"
+    ):
         MethodOptions("magic")
     for percentile in (0.0, -1.0, 100.5, float("nan")):
         with pytest.raises(OptionError, match="give more than 0 and at most 100"):

@@ -41,3 +41,13 @@ def test_a_long_clip_equals_transformers_and_is_made_in_blocks() -> None:
 def test_silence_is_finite() -> None:
     spec = LogMelSpec(80, 400, 160, 2 * RATE_HZ)
     assert np.all(chunk_features(np.zeros(100, np.float32), spec, RATE_HZ) == -1.5)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 159, 400, 20_000, 7 * RATE_HZ + 900, 8 * RATE_HZ - 1])
+def test_frames_of_added_silence_are_what_a_spectrum_would_give(samples: int) -> None:
+    spec = LogMelSpec(80, 400, 160, 8 * RATE_HZ)
+    wave = np.random.default_rng(2).normal(0, 0.1, samples).astype(np.float32)
+    padded = np.pad(wave, (0, spec.chunk_samples - samples))
+    np.testing.assert_array_equal(
+        chunk_features(wave, spec, RATE_HZ), log_mel(padded, spec, RATE_HZ)
+    )
