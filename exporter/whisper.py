@@ -89,6 +89,7 @@ def cache_names(layers: int) -> tuple[list[str], list[str]]:
 
 
 def _graphs_and_spec(checkpoint: WhisperCheckpoint) -> tuple[dict[str, ir.Model], Seq2SeqSpec]:
+    from speechquant.exporter.tied_embedding import share_embedding
     from speechquant.exporter.whisper_graphs import DecoderParts
 
     config = checkpoint.model.config
@@ -98,6 +99,8 @@ def _graphs_and_spec(checkpoint: WhisperCheckpoint) -> tuple[dict[str, ir.Model]
         PREFILL: _prefill_graph(checkpoint, decoder),
         STEP: _step_graph(checkpoint, decoder),
     }
+    for name in (PREFILL, STEP):
+        share_embedding(graphs[name])
     spec = Seq2SeqSpec(
         architecture=WHISPER,
         task=TASK,

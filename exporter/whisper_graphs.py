@@ -132,7 +132,8 @@ class DecoderParts(nn.Module):
         tokens, size = model.proj_out.weight.shape
         self.head = nn.Linear(size, tokens, bias=False)
         # A copy: where the head is the embedding's own tensor, the graph would turn it around at
-        # every step, and it could not be quantized, since only constant weights are.
+        # every step, and it could not be quantized, since only constant weights are. Once traced,
+        # `share_embedding` has the embedding read the head.
         self.head.weight.data = model.proj_out.weight.data.clone()
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import onnx
 
 _ROUNDED, _LIMITS = "speechquant.rounded", "speechquant.limits"
+# Of a matrix that is multiplied by and looked up in, what is looked up where that differs.
+_LOOKED_UP = ".looked_up"
 _SCALE, _LOWEST, _HIGHEST = range(3)
 
 
@@ -127,6 +129,22 @@ def insert_switches(
     return changed
 
 
+def _give_lookups_their_tables(
+    model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Have what is looked up in a tied head's matrix read a table of its own where there is one."""
+    import onnx
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        name = f"{node.input[0]}{_LOOKED_UP}" if node.op_type == "Gather" else ""
+        if name in weights:
+            table = onnx.TensorProto()
+            table.CopyFrom(stored[node.input[0]])
+            table.name = node.input[0] = name
+            model.graph.initializer.append(table)
+
+
 class SimulatedSession(ChangedGraph):
     """A session that rounds what its table names; `use(None)` leaves the model in float."""
 
@@ -139,6 +157,7 @@ class SimulatedSession(ChangedGraph):
         attention: bool = False,
     ) -> None:
         model = insert_switches(load_graph(bundle, "a search"), bundle, attention=attention)
+        _give_lookups_their_tables(model, weights or {})
         self._places = _places(bundle, attention)
         super().__init__(model, bundle, threads, weights)
         self.use(None)
@@ -170,7 +189,7 @@ def rounded_weights(
     bundle: GraphSource, table: ScaleTable, levels: Mapping[str, Levels]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the weights as a quantized bundle's graph sees them; `levels` as it takes them."""
-    rounded = rounded_embeddings(bundle, table.bits.weights) if table.tensors else {}
+    rounded: dict[str, NDArray[np.float32]] = {}
     for weight in constant_weights(bundle, table.float_layers):
         quantized = quantize_weight(
             weight.values,
@@ -180,4 +199,12 @@ def rounded_weights(
             name=weight.name,
         )
         rounded[weight.name] = quantized.dequantized
+    if not table.tensors:
+        return rounded
+    looked_up = rounded_embeddings(bundle, table.bits.weights, table.float_layers)
+    for name, values in looked_up.items():
+        if name not in rounded:
+            rounded[name] = values
+        elif not np.array_equal(rounded[name], values):
+            rounded[f"{name}{_LOOKED_UP}"] = values
     return rounded

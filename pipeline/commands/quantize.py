@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -97,6 +98,10 @@ def quantize(
         print_json({"bundle": str(out), "size_bytes": made.bundle.size_bytes, **made.report})
     else:
         show_quantized(made, asked_for)
+        print(
+            f"next: speechquant build {shlex.quote(str(out))} ENGINE --backend onnxruntime "
+            "(an engine opens faster and in less memory)"
+        )
 
 
 def show_quantized(made: Quantized, asked_for: QuantizeOptions) -> None:

@@ -207,6 +207,8 @@ def test_a_budget_that_no_layer_fits_is_said(
     captured = capsys.readouterr()
     assert "warning: no layer can be quantized within the budget" in captured.err
     assert "+0.00 points" in captured.out
+    last = captured.out.splitlines()[-1]
+    assert last.startswith(f"next: speechquant build {tmp_path / 'out'} ENGINE --backend onnxru")
 
 
 def test_somebodys_files_in_the_work_folder_stay(

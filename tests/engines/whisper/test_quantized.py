@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import soundfile
 from numpy.typing import NDArray
@@ -16,15 +18,32 @@ from numpy.typing import NDArray
 from speechquant.calibrators.guard import leave_in_float
 from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
-from speechquant.core.bundles import Bundle
+from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.errors import BundleError
 from speechquant.core.manifests import LabelledClip
+from speechquant.core.onnx_files import save_graphs_together
 from speechquant.core.scales import Bits, ScaleTable
 from speechquant.core.scoring import Job, Trial
-from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION, PREFILL, STEP
+from speechquant.core.seq2seq import (
+    CROSS,
+    DECODER_DATA,
+    ENCODER,
+    GRAPHS,
+    LAST_PROJECTION,
+    PREFILL,
+    STEP,
+)
+from speechquant.core.specs import graph_file
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.graphs.qdq import QdqFormat
+from speechquant.engines.graphs.writer import (
+    GraphWriter,
+    add_constant,
+    constant_of,
+    remove_unused,
+    replace_value,
+)
 from speechquant.engines.probes import open_probe
 from speechquant.engines.quantize import QdqOptions
 from speechquant.engines.scorers import new_scorer
@@ -157,18 +176,20 @@ def outputs_of(session: Seq2SeqSession, seed: int = 5) -> list[NDArray[np.float3
     return [hidden, run.prompt_logits, *(run.advance([60 + step, 70]) for step in range(3))]
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "kept"),
+    [(8, True, ()), (8, False, ()), (4, True, ()), (4, False, ()), (8, True, ("head",))],
+)
 def test_the_graphs_do_what_the_simulation_does(
     whisper_bundle: Bundle,
     seen: ActivationStatistics,
     tmp_path: Path,
     bits: int,
     symmetric: bool,
+    kept: tuple[str, ...],
 ) -> None:
-    table = table_of(
-        whisper_bundle, seen, MethodOptions("ema", Bits(bits, bits), symmetric=symmetric)
-    )
+    options = MethodOptions("ema", Bits(bits, bits), symmetric=symmetric)
+    table = table_of(whisper_bundle, seen, options, kept=kept)
     bundle = quantize_bundle(whisper_bundle, tmp_path / "out", table)
     sessions = [
         on_cpu(bundle),
@@ -288,14 +309,74 @@ def test_a_quantized_bundle_is_not_quantized_again(
         quantize_bundle(quantized, tmp_path / "out", table)
 
 
-def test_the_embedding_is_integers_and_stored_once(quantized: Bundle) -> None:
+def decoder_graph(bundle: Bundle, name: str) -> onnx.GraphProto:
+    return onnx.load(str(bundle.graphs[name].model_path), load_external_data=False).graph
+
+
+def test_the_embedding_and_the_head_are_the_same_integers(quantized: Bundle) -> None:
     places = []
     for name in (PREFILL, STEP):
-        graph = onnx.load(str(quantized.graphs[name].model_path), load_external_data=False).graph
+        graph = decoder_graph(quantized, name)
         stored = {tensor.name: tensor for tensor in graph.initializer}
-        assert "decoder.embed_tokens.weight" not in stored
-        levels = stored["decoder.embed_tokens.weight_quantized"]
+        assert not [tensor for tensor in stored if "embed_tokens" in tensor]
+        readers = [n.op_type for n in graph.node if "decoder.head.weight_quantized" in n.input]
+        assert sorted(readers) == ["DequantizeLinear", "Gather"]
+        levels = stored["decoder.head.weight_quantized"]
         assert levels.data_type == onnx.TensorProto.INT8
         places.append({entry.key: entry.value for entry in levels.external_data})
     assert places[0] == places[1]
     assert places[0]["location"] == "decoder.onnx.data"
+
+
+def untied(bundle: Bundle, target: Path) -> Bundle:
+    """The same model with a table of its own for the embedding, as an untied checkpoint has it."""
+    graphs = {name: ir.load(bundle.graphs[name].model_path) for name in (PREFILL, STEP)}
+    for model in graphs.values():
+        (lookup,) = [
+            node for node in model.graph
+            if node.op_type == "Gather" and node.inputs[1] in model.graph.inputs
+        ]  # fmt: skip
+        ((transpose, _),) = lookup.outputs[0].uses()
+        assert transpose.op_type == "Transpose"
+        table = constant_of(lookup.inputs[0])
+        assert table is not None
+        writer = GraphWriter(model, transpose)
+        rows = add_constant(model, "table", np.ascontiguousarray(table.T))
+        found = writer.add("Gather", rows, lookup.inputs[1], axis=0)
+        replace_value(model, transpose.outputs[0], found)
+        remove_unused(model)
+    with new_bundle(target, bundle.spec, dict(bundle.made_from)) as folder:
+        for name in set(bundle.files) - {"decoder.onnx.data"}:
+            shutil.copyfile(bundle.folder / name, folder / name)
+        save_graphs_together(
+            {folder / graph_file(name): model for name, model in graphs.items()},
+            folder / DECODER_DATA,
+        )
+    return load_bundle(target)
+
+
+@pytest.mark.parametrize(("bits", "kept"), [(8, ()), (4, ()), (8, ("head",))])
+def test_numbers_are_those_of_a_copy_for_each(
+    whisper_bundle: Bundle,
+    seen: ActivationStatistics,
+    tmp_path: Path,
+    bits: int,
+    kept: tuple[str, ...],
+) -> None:
+    table = table_of(whisper_bundle, seen, MethodOptions("max", Bits(bits, 8)), kept=kept)
+    apart = untied(whisper_bundle, tmp_path / "untied")
+    other = replace(table, model_sha256=apart.model_sha256)
+    found = quantize_bundle(whisper_bundle, tmp_path / "found", table)
+    expected = quantize_bundle(apart, tmp_path / "expected", other)
+    sizes = [(bundle.folder / DECODER_DATA).stat().st_size for bundle in (found, expected)]
+    levels = whisper_bundle.spec.generation.end
+    if bits == 8:
+        assert sizes[1] - sizes[0] > 32 * levels  # a byte for each number of a token
+    same = [
+        np.array_equal(mine, theirs)
+        for mine, theirs in zip(
+            outputs_of(on_cpu(found)), outputs_of(on_cpu(expected)), strict=True
+        )
+    ]
+    # Where the head's floats are stored, the embedding reads them instead of levels of its own.
+    assert same == ([True, *4 * [False]] if kept else 5 * [True])
