@@ -12,36 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechquant.zoo.whisper_model import HEAD_FILE, WEIGHTS_FILE, block_of, is_output_projection
+from speechquant.zoo.whisper_model import HEAD_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     import torch
 
 
 def mean_weights(given: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return the mean of every weight of the last of them.
-
-    A block of the encoder that an earlier one lacks counts there as one that adds nothing.
-    """
+    """Return the mean of every weight, in the last one's type."""
     found = {}
     for key, last in given[-1].items():
-        having = [weights[key].float() for weights in given if key in weights]
-        if any(weight.shape != last.shape for weight in having):
+        if any(key not in weights or weights[key].shape != last.shape for weights in given):
             raise ValueError(f"{key} has not the same shape in all: are they of one training?")
-        if len(having) < len(given) and not _may_lack(given, key):
-            raise ValueError(f"{key} is not in all: are they of one training, the last the newest?")
-        parts = len(given) if is_output_projection(key) else len(having)
-        found[key] = (sum(having[1:], having[0]) / parts).to(last.dtype)
-    if dropped := set().union(*given) - found.keys():
-        raise ValueError(f"the last has no {min(dropped)}: give the one of most blocks last")
+        total = sum((weights[key].float() for weights in given[1:]), given[0][key].float())
+        found[key] = (total / len(given)).to(last.dtype)
+    if more := set().union(*given) - found.keys():
+        raise ValueError(f"the last has no {min(more)}: are they of one training?")
     return found
-
-
-def _may_lack(given: Sequence[dict[str, torch.Tensor]], key: str) -> bool:
-    """Whether those without this weight have nothing of its block."""
-    block = block_of(key)
-    without = [weights for weights in given if key not in weights]
-    return bool(block) and all(block not in map(block_of, weights) for weights in without)
 
 
 def write_average(checkpoints: Sequence[Path], folder: Path) -> None:
@@ -62,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, prog="python -m speechquant.zoo.average_whisper"
     )
-    parser.add_argument("checkpoints", type=Path, nargs="+", help="the last with the most blocks")
+    parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="folder of the mean")
     options = parser.parse_args()
     if options.out.exists():

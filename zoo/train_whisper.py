@@ -35,8 +35,6 @@ from speechquant.zoo.whisper_model import (
     POSITIONS_PER_SECOND,
     WEIGHTS_FILE,
     Tokens,
-    block_of,
-    is_output_projection,
     new_tokens,
     new_whisper,
     prompt_and_target,
@@ -323,24 +321,10 @@ class Run(TrainingRun):
         given = {key: value.float() for key, value in load_file(checkpoint / WEIGHTS_FILE).items()}
         # The output projection is the embedding, and is stored once.
         given.setdefault("proj_out.weight", given["model.decoder.embed_tokens.weight"])
-        self.model.load_state_dict({**self._new_blocks(given), **given})
+        self.model.load_state_dict(given)
         head = load_file(checkpoint / HEAD_FILE)
         self.head.load_state_dict({key: value.float() for key, value in head.items()})
         log.info("%d tensors taken from %s", len(given), checkpoint)
-
-    def _new_blocks(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the encoder's blocks that a checkpoint of fewer lacks, so that it says the same.
-
-        Such a block adds nothing to what it is given, until it has learned to.
-        """
-        import torch
-
-        known = {block_of(key) for key in given}
-        return {
-            key: torch.zeros_like(value) if is_output_projection(key) else value
-            for key, value in self.model.state_dict().items()
-            if block_of(key) not in known
-        }
 
     def _begin_with_hubert(self) -> None:
         from safetensors.torch import load_file

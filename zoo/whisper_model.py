@@ -26,7 +26,7 @@ _SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|nospeech|>", "<|notimes
 # The encoder's blocks have the shape of zoo:hubert's, so that a training may begin with them.
 _SHAPE: dict[str, Any] = {
     "d_model": 256,
-    "encoder_layers": 6,
+    "encoder_layers": 4,
     "decoder_layers": 2,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
@@ -126,17 +126,6 @@ def new_whisper(tokens: Tokens, **shape: Any) -> PreTrainedModel:
         decoder_start_token_id=tokens.start,
     )
     return WhisperForConditionalGeneration(config)
-
-
-def block_of(key: str) -> str:
-    """Return the encoder's block that a weight is of, or nothing."""
-    start = "model.encoder.layers."
-    return start + key.removeprefix(start).split(".")[0] if key.startswith(start) else ""
-
-
-def is_output_projection(key: str) -> bool:
-    """Whether a weight makes what a block of the encoder adds to what it is given."""
-    return ".self_attn.out_proj." in key or ".fc2." in key
 
 
 def save_whisper(model: PreTrainedModel, tokens: Tokens, folder: Path) -> None:

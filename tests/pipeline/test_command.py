@@ -154,12 +154,12 @@ def test_unreadable_files_are_named(
 def test_zoo_list(capsys: pytest.CaptureFixture[str]) -> None:
     models = json.loads(output(["zoo", "list", "--json"], capsys))["models"]
     assert [model["name"] for model in models] == ["zoo:wav2vec2", "zoo:hubert", "zoo:whisper"]
-    assert all(0 < model["size_bytes"] <= 16e6 for model in models)
-    assert [model["blocks"] for model in models] == [4, 4, 6]
+    assert all(0 < model["size_bytes"] <= 13e6 for model in models)
+    assert [model["blocks"] for model in models] == [4, 4, 4]
     assert [model.get("decoder_blocks") for model in models] == [None, None, 2]
     shown = output(["zoo", "list"], capsys)
     assert "zoo:hubert" in shown
-    assert "6 + 2" in shown
+    assert "4 + 2" in shown
 
 
 def test_zoo_corpus(

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from transformers import WhisperFeatureExtractor
 
 from speechquant.engines import DecodingOptions, open_recognizer
@@ -17,7 +16,6 @@ from speechquant.exporter.whisper import export_whisper
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Sample
 from speechquant.zoo import train_whisper as training
-from speechquant.zoo.models import VOCABULARY
 from speechquant.zoo.train_whisper import (
     Example,
     Run,
@@ -340,26 +338,6 @@ def test_another_run_begins_with_a_checkpoint_and_its_head(tokens: Tokens, tmp_p
         assert all(torch.equal(before[key].half().float(), after[key]) for key in before)
 
 
-def test_a_checkpoint_of_fewer_blocks_says_the_same_with_new_ones(
-    tokens: Tokens, tmp_path: Path
-) -> None:
-    small = new_whisper(tokens, encoder_layers=2)
-    save_whisper(small, tokens, tmp_path / "small")
-    head = {"weight": torch.zeros(len(VOCABULARY), 256), "bias": torch.zeros(len(VOCABULARY))}
-    save_file(head, tmp_path / "small" / "ctc-head.safetensors")
-    grown = Run(tmp_path / "run", SETTINGS, tokens, warm=True, warm_start=tmp_path / "small").model
-    assert len(grown.model.encoder.layers) > 2
-    features = torch.randn(1, 80, 100)
-    with torch.inference_mode():
-        small.half().float()  # as it is saved
-        torch.testing.assert_close(encode(grown, features), encode(small, features))
-    output = encode(grown, features)
-    (output * torch.randn_like(output)).sum().backward()
-    for layer in grown.model.encoder.layers:
-        for learns in (layer.fc2, layer.self_attn.out_proj):
-            assert learns.weight.grad.abs().max() > 1e-3
-
-
 def test_what_is_saved_can_be_exported_and_heard(tokens: Tokens, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_whisper(new_whisper(tokens), tokens, tmp_path / "checkpoint")
@@ -371,8 +349,8 @@ def test_what_is_saved_can_be_exported_and_heard(tokens: Tokens, tmp_path: Path)
         tokens.timestamp(0),
     )
     assert bundle.spec.features.chunk_samples == CHUNK_SECONDS * RATE_HZ
-    assert bundle.size_bytes < 36e6
-    assert (tmp_path / "checkpoint" / "model.safetensors").stat().st_size < 16e6
+    assert bundle.size_bytes < 28e6
+    assert (tmp_path / "checkpoint" / "model.safetensors").stat().st_size < 13e6
     wave = np.random.default_rng(0).normal(0, 0.1, 20 * RATE_HZ).astype(np.float32)
     greedy = DecodingOptions(temperatures=(0.0,))
     with open_recognizer(bundle, threads=1, decoding=greedy) as recognizer:

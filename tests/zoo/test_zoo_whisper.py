@@ -39,7 +39,7 @@ def clips() -> list[LabelledClip]:
 
 
 def test_the_checkpoint_fits_the_package() -> None:
-    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) <= 16e6
+    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) <= 13e6
     config = json.loads((CHECKPOINT / "config.json").read_text())
     assert config["max_source_positions"] == 400  # 8 s
     settings = json.loads((CHECKPOINT / "training-settings.json").read_text())
@@ -57,7 +57,8 @@ def test_texts_are_those_of_transformers(bundle: Bundle) -> None:
 def test_it_hears(bundle: Bundle) -> None:
     with open_recognizer(bundle) as recognizer:
         result = evaluate(recognizer, clips()[:SCORED_CLIPS])
-    assert result.words.rate < 0.12
+    # 27 of 850 words, 3.2 %; another processor may round a few of them otherwise.
+    assert result.words.errors <= 27 + 6
 
 
 def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Bundle) -> None:
@@ -75,7 +76,8 @@ def test_clips_strung_together_are_heard_as_well(bundle: Bundle) -> None:
     with open_recognizer(bundle) as recognizer:
         alone = clip_by_clip(lot, recognizer.transcribe)
         found = joined_errors(lot, alone, recognizer.transcribe([lot.wave]))
-    assert found.joined < found.alone + 0.05
+    # 3.4 % against 4.1 %; a word is 0.16 points of this lot.
+    assert found.joined < found.alone + 0.005
     assert found.lost_clips == 0
 
 
