@@ -19,6 +19,7 @@ from speechquant.core.errors import CalibrationError, OptionError
 from speechquant.core.scales import Bits, Scale, ScaleTable
 
 STABLEQUANT, EMA = "stablequant", "ema"
+BALANCED = "balanced"  # changes the graph too: calibrators/balance.py
 DEFAULT_PERCENTILE = 99.99
 
 
@@ -26,7 +27,7 @@ DEFAULT_PERCENTILE = 99.99
 class MethodOptions:
     """A method, its width and what else it takes; raises OptionError where that makes no sense.
 
-    `percentile` belongs to the method of that name; `symmetric=False` to ema.
+    `percentile` belongs to the method of that name; `symmetric=False` to ema and balanced.
     """
 
     method: str = STABLEQUANT
@@ -39,8 +40,10 @@ class MethodOptions:
             raise OptionError(f"no method {self.method!r}; choose {', '.join(METHODS)}")
         if not 0 < self.percentile <= 100:
             raise OptionError(f"percentile {self.percentile}: give more than 0 and at most 100")
-        if not self.symmetric and self.method != EMA:
-            raise OptionError(f"{self.method} has no asymmetric form; choose --method {EMA}")
+        if not self.symmetric and self.method not in (BALANCED, EMA):
+            raise OptionError(
+                f"{self.method} has no asymmetric form; choose --method {BALANCED} or {EMA}"
+            )
 
 
 def averaged_extent(seen: TensorStatistics) -> Extent:
@@ -58,7 +61,7 @@ _AMAX_OF: dict[str, Callable[[TensorStatistics, MethodOptions], float]] = {
     "entropy": lambda seen, options: entropy_amax(seen.histogram, options.bits.activations),
     "mse": lambda seen, options: mse_amax(seen.histogram, options.bits.activations),
 }
-METHODS = (STABLEQUANT, *_AMAX_OF)
+METHODS = (BALANCED, STABLEQUANT, *_AMAX_OF)
 
 
 def require_live(statistics: ActivationStatistics, layers: Mapping[str, str]) -> None:
@@ -77,7 +80,7 @@ def table_from_statistics(
     model_sha256: str,
     options: MethodOptions,
 ) -> ScaleTable:
-    """Return the table of any method but StableQuant, which needs a search.
+    """Return the table of a method that needs no search and leaves the graph as it is.
 
     `layers` maps each tensor to be quantized to its layer. Raises CalibrationError for a tensor
     that only ever saw zeros.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -13,12 +12,11 @@ from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle, new_bundl
 from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_existing, refuse_unwritable
 from speechquant.core.graphs import GraphSource
-from speechquant.core.onnx_files import require_packages, save_graph, save_graphs_together
+from speechquant.core.onnx_files import require_packages
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales_document
-from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
-from speechquant.core.specs import graph_file, is_graph_file
 from speechquant.core.weights import Levels
+from speechquant.engines.graph_files import copy_other_files, put_file, save_graph_files
 from speechquant.engines.graphs.embeddings import quantize_embeddings
 from speechquant.engines.graphs.qdq import (
     QdqFormat,
@@ -79,25 +77,16 @@ def quantize_bundle(
     made_from = _made_from(source, table, qdq_format, rounded_weights)
     spec = replace(source.spec, precision=table.bits.name.lower())
     with new_bundle(out, spec, made_from, force=force) as folder:
-        _save(graphs, folder)
-        _copy_files(source, folder)
+        save_graph_files(graphs, folder)
+        copy_other_files(source, folder)
         (folder / SCALES_FILE).write_text(scales_document(table), encoding="utf-8")
         for name, content in extra_files.items():
-            _put(content, folder / name)
+            put_file(content, folder / name)
     return load_bundle(out)
 
 
 def _loaded(bundle: Bundle | str | Path) -> Bundle:
     return load_bundle(Path(bundle)) if isinstance(bundle, str | Path) else bundle
-
-
-def _save(graphs: Mapping[str, ir.Model], folder: Path) -> None:
-    decoders = {graph_file(name) for name in (PREFILL, STEP)} & graphs.keys()
-    for name in graphs.keys() - decoders:
-        save_graph(graphs[name], folder / name)
-    if decoders:
-        models = {folder / name: graphs[name] for name in sorted(decoders)}
-        save_graphs_together(models, folder / DECODER_DATA)
 
 
 def _refuse_wrong_bundle(bundle: Bundle, out: Path) -> None:
@@ -153,17 +142,3 @@ def _made_from(
         "weight_rounding": "given" if rounded else "nearest",
         "tools": {name: version(name) for name in _TOOLS},
     }
-
-
-def _copy_files(bundle: Bundle, folder: Path) -> None:
-    for name in bundle.files:
-        if not is_graph_file(name):
-            _put(bundle.folder / name, folder / name)
-
-
-def _put(content: bytes | Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, Path):
-        shutil.copyfile(content, path)
-    else:
-        path.write_bytes(content)

@@ -18,16 +18,22 @@ from speechquant.calibrators.calibrate import (
     statistics_key,
 )
 from speechquant.calibrators.collection import collect
-from speechquant.calibrators.methods import STABLEQUANT, MethodOptions, table_from_statistics
+from speechquant.calibrators.methods import (
+    BALANCED,
+    STABLEQUANT,
+    MethodOptions,
+    table_from_statistics,
+)
 from speechquant.calibrators.search_log import SEARCH_FILE, RecordedScorer
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CTC
 from speechquant.core.errors import ManifestError, OptionError
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import CalibrationData, ScaleTable
-from speechquant.core.seq2seq import Seq2SeqSpec
+from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.text import normalizer
 from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
@@ -40,6 +46,13 @@ log = logging.getLogger(__name__)
 
 NEAREST, ADAROUND = "nearest", "adaround"
 ROUNDINGS = (NEAREST, ADAROUND)
+# What a model is quantized by where no method is named.
+DEFAULT_METHODS = {CTC: STABLEQUANT, TASK: BALANCED}
+
+
+def default_method(bundle: Bundle) -> str:
+    """Return the method for the bundle's family."""
+    return DEFAULT_METHODS[bundle.spec.task]
 
 
 @dataclass(frozen=True)
@@ -135,8 +148,10 @@ class CalibrationRequest:
 
     @property
     def float_layers(self) -> tuple[str, ...]:
-        """The layers that are left in float."""
-        return self.bundle.spec.float_layers if self.keep_float is None else self.keep_float
+        """The layers that are left in float; balanced leaves none as a rule."""
+        if self.keep_float is not None:
+            return self.keep_float
+        return () if self.method.method == BALANCED else self.bundle.spec.float_layers
 
     @property
     def layers(self) -> dict[str, str]:
@@ -162,12 +177,17 @@ def calibrate(
 ) -> Calibration:
     """Collect, round the weights if asked to, search if the method does, and return the table.
 
-    `work` is a folder for what a killed run leaves to the next one.
+    `work` is a folder for what a killed run leaves to the next one. Raises OptionError for the
+    method that changes the graph too.
     """
+    if request.method.method == BALANCED:
+        raise OptionError(
+            f"{BALANCED} changes the graph as well as the scales, so a table alone is not enough; "
+            'run "speechquant quantize", or choose another --method'
+        )
     request.require_data()
     statistics = statistics_of(request, work, progress)
-    seconds = measured_seconds(request.bundle, request.clips)
-    data = CalibrationData(data_key(request.clip_keys), len(request.clips), round(seconds, 2))
+    data = data_of(request)
     levels = levels_of(request, work, progress)
     search = None
     if request.method.method == STABLEQUANT:
@@ -176,6 +196,12 @@ def calibrate(
     else:
         table = table_of(request, statistics)
     return Calibration(replace(table, data=data), statistics, search, levels)
+
+
+def data_of(request: CalibrationRequest) -> CalibrationData:
+    """Return what a table says of its calibration data."""
+    seconds = measured_seconds(request.bundle, request.clips)
+    return CalibrationData(data_key(request.clip_keys), len(request.clips), round(seconds, 2))
 
 
 def statistics_of(

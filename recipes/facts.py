@@ -9,6 +9,7 @@ from speechquant.calibrators.guard import GuardResult
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.scales import ScaleTable
 from speechquant.engines.runners import CPU
+from speechquant.recipes.balance import BalancedModel
 from speechquant.recipes.guard import Outcome
 
 
@@ -44,6 +45,22 @@ def search_facts(search: SearchResult | None) -> dict[str, Any]:
             "float_errors": search.float_errors,
             "evaluations": search.asked,
             "exhaustive_evaluations": search.exhaustive_evaluations,
+        }
+    }
+
+
+def balance_facts(balanced: BalancedModel) -> dict[str, Any]:
+    """Return what balancing did to each activation."""
+    return {
+        "balance": {
+            name: {
+                "divided_channels": int((found.divisors > 1).sum()),
+                "kept_channels": list(found.kept),
+                "largest_divisor": int(found.divisors.max()),
+                "error_before": found.error_before,
+                "error": found.error,
+            }
+            for name, found in balanced.balances.items()
         }
     }
 

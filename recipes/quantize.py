@@ -12,7 +12,7 @@ from typing import Any
 
 from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.collection import STATISTICS_FILE
-from speechquant.calibrators.methods import MethodOptions
+from speechquant.calibrators.methods import BALANCED, MethodOptions
 from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.core.bundles import DESCRIPTION, QUANTIZATION_FILE, Bundle, require_float
 from speechquant.core.errors import OptionError
@@ -23,13 +23,20 @@ from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.qdq import QdqFormat, refuse_unfit_format
 from speechquant.engines.quantize import QdqOptions, quantize_bundle
+from speechquant.recipes.balance import balance, on_balanced
 from speechquant.recipes.calibrate import (
     NEAREST,
     Calibration,
     CalibrationRequest,
     calibrate,
 )
-from speechquant.recipes.facts import guard_facts, outcome_facts, search_facts, table_facts
+from speechquant.recipes.facts import (
+    balance_facts,
+    guard_facts,
+    outcome_facts,
+    search_facts,
+    table_facts,
+)
 from speechquant.recipes.guard import Guard, Outcome
 from speechquant.recipes.work import DRAFT_FOLDER, alone_in, remove_work, work_folder
 
@@ -91,10 +98,7 @@ def quantize(
         is_scored = options.max_wer_drop is not None or request.has_texts
         if is_scored:
             _ = request.dev_clips  # complained of before any work, where they have no texts
-        if options.scales is None:
-            made = calibrate(request, work, progress)
-        else:
-            made = _given(request, options.scales)
+        request, made, notes = _calibrated(request, options, work, progress)
         refuse_unfit_format(made.table, options.qdq_format)
         writer = _Writer(request, made, work, options.qdq_format)
         guard = Guard(request, work, writer.write_draft, options.max_wer_drop, progress)
@@ -108,6 +112,7 @@ def quantize(
         report = {
             **table_facts(table),
             **search_facts(made.search),
+            **notes,
             **outcome_facts(outcome),
             **guard_facts(guarded, options.max_wer_drop),
         }
@@ -137,7 +142,7 @@ def _refuse_beside_scales(request: CalibrationRequest) -> None:
     asked_for = {
         "--method, --bits, --percentile or --asymmetric": request.method != MethodOptions(),
         "--search or --gamma": request.search != SearchOptions(),
-        "--keep-float": request.float_layers != request.bundle.spec.float_layers,
+        "--keep-float": request.keep_float is not None,
         "--quantize-attention": request.attention,
         "--weights": request.weight_rounding != NEAREST,
     }
@@ -147,6 +152,19 @@ def _refuse_beside_scales(request: CalibrationRequest) -> None:
                 f"--scales is a table that is made already, {names} would change nothing of it; "
                 "leave one of the two out"
             )
+
+
+def _calibrated(
+    request: CalibrationRequest, options: QuantizeOptions, work: Path, progress: Progress
+) -> tuple[CalibrationRequest, Calibration, dict[str, Any]]:
+    """Return the request for the bundle to quantize, its calibration, and what to report of it."""
+    if options.scales is not None:
+        return request, _given(request, options.scales), {}
+    if request.method.method != BALANCED:
+        return request, calibrate(request, work, progress), {}
+    balanced = balance(request, work, progress)
+    made = Calibration(balanced.table, None, None, {})
+    return on_balanced(request, balanced), made, balance_facts(balanced)
 
 
 def _given(request: CalibrationRequest, scales: Path) -> Calibration:

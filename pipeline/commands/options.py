@@ -11,12 +11,15 @@ import typer
 
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import METHODS
+from speechquant.core.ctc import CTC
 from speechquant.core.scales import Bits
+from speechquant.core.seq2seq import TASK
 from speechquant.core.text import NORMALIZERS
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.registry import provider_names
 from speechquant.engines.runners import AUTO
 from speechquant.pipeline.sources import numbers_of
+from speechquant.recipes.calibrate import DEFAULT_METHODS
 
 BUNDLE_PROVIDERS = provider_names()
 
@@ -88,6 +91,13 @@ def decoding_options(
 # --- of a calibration -----------------------------------------------------------------------------
 
 Method = Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.", show_default=True)]
+MethodOrDefault = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{', '.join(METHODS)}.",
+        show_default=f"{DEFAULT_METHODS[TASK]} for Whisper, {DEFAULT_METHODS[CTC]} for CTC models",
+    ),
+]
 BitsOfBoth = Annotated[int, typer.Option("--bits", help="Bits of activations and weights, 2..16.")]
 WeightBits = Annotated[int | None, typer.Option(help="Bits of the weights, where they differ.")]
 Dev = Annotated[

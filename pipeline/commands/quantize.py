@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from speechquant.calibrators.calibrate import SearchOptions
-from speechquant.calibrators.methods import DEFAULT_PERCENTILE, STABLEQUANT, MethodOptions
+from speechquant.calibrators.methods import BALANCED, DEFAULT_PERCENTILE, MethodOptions
 from speechquant.calibrators.stablequant import GAMMA_POINTS
 from speechquant.core.bundles import load_bundle
 from speechquant.engines.decoding_options import GREEDY
@@ -19,7 +19,12 @@ from speechquant.pipeline.commands import options
 from speechquant.pipeline.commands.options import bits_of, kept_in_float
 from speechquant.pipeline.console import megabytes, print_json, print_table, progress
 from speechquant.pipeline.sources import named_data
-from speechquant.recipes.calibrate import NEAREST, ROUNDINGS, CalibrationRequest
+from speechquant.recipes.calibrate import (
+    NEAREST,
+    ROUNDINGS,
+    CalibrationRequest,
+    default_method,
+)
 from speechquant.recipes.facts import table_summary
 from speechquant.recipes.guard import Outcome
 from speechquant.recipes.quantize import Quantized, QuantizeOptions
@@ -37,7 +42,7 @@ def quantize(
     scales: Annotated[
         Path | None, typer.Option(help="A table that `calibrate` made.", readable=False)
     ] = None,
-    method: options.Method = STABLEQUANT,
+    method: options.MethodOrDefault = None,
     bits: options.BitsOfBoth = 8,
     weight_bits: options.WeightBits = None,
     percentile: options.Percentile = DEFAULT_PERCENTILE,
@@ -68,13 +73,15 @@ def quantize(
     json: options.Json = False,
 ) -> None:
     """Make a W8A8 bundle (or another width) from a float one; a killed run goes on where it was."""
+    source = load_bundle(bundle)
+    method = method or default_method(source)
+    # TensorRT takes no zero point but 0; the CPU's kernels take any, and so twice the levels.
+    symmetric = not asymmetric and (method != BALANCED or qdq_format == QdqFormat.S8.value)
     request = CalibrationRequest(
-        bundle=load_bundle(bundle),
+        bundle=source,
         data=named_data(data, limit),
         dev=named_data(dev, limit),
-        method=MethodOptions(
-            method, bits_of(bits, weight_bits), percentile, symmetric=not asymmetric
-        ),
+        method=MethodOptions(method, bits_of(bits, weight_bits), percentile, symmetric=symmetric),
         search=SearchOptions(search, gamma),
         keep_float=kept_in_float(keep_float),
         attention=quantize_attention,

@@ -1,0 +1,83 @@
+"""A float bundle whose channels are divided, which computes what the one it is made from does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.bundles import Bundle, load_bundle, new_bundle, require_float
+from speechquant.core.onnx_files import require_packages
+from speechquant.engines.graph_files import copy_other_files, save_graph_files
+from speechquant.engines.graphs.channel_division import (
+    ChannelChange,
+    balance_channels,
+    divisible_products,
+)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class ReadWeights:
+    """What reads an activation: the axis of its channels, and the weights of its products.
+
+    The weights, [inputs, outputs], are those beside which its channels can be divided; without any
+    they cannot. A norm in front divides for nothing, but keeps no channel in float.
+    """
+
+    channel_axis: int
+    weights: tuple[Floats, ...]
+    follows_norm: bool = False
+
+
+def weights_by_activation(
+    bundle: Bundle, float_layers: Collection[str] = ()
+) -> dict[str, ReadWeights]:
+    """Return what reads each activation that is to be quantized, by the activation's name."""
+    require_packages("balancing")
+    import onnx_ir as ir
+
+    found: dict[str, ReadWeights] = {}
+    for graph in bundle.graphs.values():
+        model = ir.load(graph.model_path)
+        divisible = divisible_products(model, graph.spec)
+        axes = {
+            node.inputs[0].name: 1 if node.op_type == "Conv" else -1
+            for node in model.graph
+            if node.inputs and node.inputs[0] is not None
+            and node.op_type in ("Conv", "MatMul", "Gemm")
+        }  # fmt: skip
+        for name, layer in graph.spec.layers.items():
+            if layer not in float_layers and name not in found:
+                products = divisible.get(name)
+                if products is None:
+                    found[name] = ReadWeights(axes[name], ())
+                    continue
+                follows_norm = products.norm is not None
+                found[name] = ReadWeights(axes[name], tuple(products.weights), follows_norm)
+    return found
+
+
+def balanced_bundle(bundle: Bundle, out: Path, changes: Mapping[str, ChannelChange]) -> Bundle:
+    """Write the float bundle with its channels changed, over one that is there.
+
+    Raises BundleError and MissingPackageError.
+    """
+    require_float(bundle)
+    require_packages("balancing")
+    import onnx_ir as ir
+
+    graphs: dict[str, ir.Model] = {}
+    for graph in bundle.graphs.values():
+        model = ir.load(graph.model_path)
+        balance_channels(model, graph.spec, changes)
+        graphs[graph.model_path.name] = ir.external_data.load_to_model(model)
+    made_from = {**bundle.made_from, "balanced_from": bundle.model_sha256}
+    with new_bundle(out, bundle.spec, made_from, force=True) as folder:
+        save_graph_files(graphs, folder)
+        copy_other_files(bundle, folder)
+    return load_bundle(out)
