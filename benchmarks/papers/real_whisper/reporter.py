@@ -1,0 +1,68 @@
+"""How far a run is, on stderr: which row of how many, and the time that is left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from speechquant.core.progress import OnStep
+
+_SECONDS_BETWEEN = 20.0  # so that a log of hours stays short
+
+
+@dataclass
+class Reporter:
+    """Counts the audio that the missing rows still have to hear, at the speed of those before.
+
+    `rows` are the missing ones, `audio_seconds` what all of them hear.
+    """
+
+    rows: int
+    audio_seconds: float
+    heard_seconds: float = 0.0
+    row: int = 0
+    what: str = ""
+    _started: float = field(default_factory=time.monotonic)
+    _said: float = 0.0
+
+    def begin(self, what: str) -> None:
+        """Say which row begins."""
+        self.row += 1
+        self.what = what
+        self._say(f"begins; {self._left()}")
+
+    def skip(self, seconds: float) -> None:
+        """Leave out audio that was heard before, or that a row which cannot run will not hear."""
+        self.audio_seconds -= seconds
+
+    def heard(self, seconds: float, done: int, total: int) -> None:
+        """Count a clip of the row."""
+        self.heard_seconds += seconds
+        if done == total or time.monotonic() - self._said > _SECONDS_BETWEEN:
+            self._say(f"{done} of {total} clips; {self._left()}")
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[OnStep]:
+        """Say what a model's making is at."""
+        self._say(what)
+
+        def on_step(done: float, total: int) -> None:
+            if time.monotonic() - self._said > _SECONDS_BETWEEN:
+                self._say(f"{what}: {done:.0f} of {total}")
+
+        yield on_step
+
+    def _left(self) -> str:
+        if not self.heard_seconds:
+            return "time left unknown"
+        pace = (time.monotonic() - self._started) / self.heard_seconds
+        minutes = (self.audio_seconds - self.heard_seconds) * pace / 60
+        return f"about {minutes // 60:.0f} h {minutes % 60:.0f} min left"
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        sys.stderr.write(f"row {self.row} of {self.rows}: {self.what}: {text}\n")
+        sys.stderr.flush()
