@@ -7,7 +7,8 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
-	regression-check real-whisper test-tensorrt8 test-pythons clean
+	regression-check real-whisper real-whisper-speed \
+	test-tensorrt8 test-pythons clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -140,6 +141,10 @@ REAL_WHISPER = $(RUN)/python -m speechquant.benchmarks.papers.real_whisper $(CHE
 
 real-whisper: $(VENV)/.peers
 	$(REAL_WHISPER)
+
+# With the same sets, on a machine that does nothing else; adds to the same page.
+real-whisper-speed: $(VENV)/.peers
+	$(REAL_WHISPER) --speed
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds > docs/results/engines-sm86.md

@@ -13,12 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_machine
-from speechquant.benchmarks.papers.real_whisper.measure import measure_rows, missing
 from speechquant.benchmarks.papers.real_whisper.models import Models
-from speechquant.benchmarks.papers.real_whisper.page import word_page
+from speechquant.benchmarks.papers.real_whisper.page import page_of
+from speechquant.benchmarks.papers.real_whisper.plan import Plan
 from speechquant.benchmarks.papers.real_whisper.records import Records, key_of
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
-from speechquant.benchmarks.papers.real_whisper.rows import DEV, TEST, all_rows
+from speechquant.benchmarks.papers.real_whisper.rows import DEV, TEST
 from speechquant.benchmarks.papers.real_whisper.run import (
     RUN,
     Run,
@@ -27,7 +27,7 @@ from speechquant.benchmarks.papers.real_whisper.run import (
     thinned,
 )
 from speechquant.core.files import new_file
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.manifests import read_data_set
 from speechquant.exporter.checkpoint_files import folder_of
 
 _PEERS = ("openvino", "ctranslate2", "faster-whisper")
@@ -45,6 +45,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("build/real-whisper"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--speed", action="store_true", help="measure speed, and nothing else")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of speed")
     parser.add_argument("--only", help="measure the rows alone whose name has this in it")
     parser.add_argument("--render-only", action="store_true", help="write the page from records")
     options = parser.parse_args()
@@ -65,7 +67,7 @@ def main() -> None:
     if run is None:
         raise SystemExit(f"{records.folder}: nothing was measured there; leave --render-only out")
     with new_file(options.out / "real-whisper.md", force=True) as partial:
-        partial.write_text("\n".join(word_page(run, records)), encoding="utf-8")
+        partial.write_text("\n".join(page_of(run, records, options.out)), encoding="utf-8")
 
 
 def _measure(options: argparse.Namespace, records: Records) -> None:
@@ -85,11 +87,7 @@ def _measure(options: argparse.Namespace, records: Records) -> None:
         calibration=facts_of_set(options.calibration, calibration),
     )
     records.write(RUN, run)
-    rows = [
-        row for row in missing(list(all_rows(run)), records)
-        if options.only is None or options.only in row.row.name
-    ]  # fmt: skip
-    reporter = Reporter(len(rows), sum(row.clips.seconds for row in rows))
+    reporter = Reporter()
     models = {
         facts[source].key: Models(
             name=facts[source].name,
@@ -101,8 +99,12 @@ def _measure(options: argparse.Namespace, records: Records) -> None:
         )
         for source, folder in folders.items()
     }
-    clips: dict[str, list[LabelledClip]] = {TEST: test, DEV: dev}
-    measure_rows(rows, models, clips, records, reporter)
+    plan = Plan(run, models, records, reporter)
+    if options.speed:
+        plan.measure_speeds(test, options.repeats)
+    else:
+        plan.measure_words({TEST: test, DEV: dev}, options.only or "")
+        plan.measure_layers()
 
 
 def _machine() -> str:

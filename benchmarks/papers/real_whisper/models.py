@@ -24,11 +24,14 @@ from speechquant.benchmarks.papers.real_whisper.rows import (
     Row,
 )
 from speechquant.calibrators.methods import BALANCED, MethodOptions
-from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle
+from speechquant.core.bundles import DESCRIPTION, ENGINE_DESCRIPTION, Bundle, load_bundle
+from speechquant.core.engine_folders import Engine, load_engine
 from speechquant.core.files import new_folder
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.seq2seq import TOKENIZER_FILE, Seq2SeqSpec
+from speechquant.engines.build import build_engine
+from speechquant.engines.build_options import BuildOptions
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.exporter.whisper import export_whisper
 from speechquant.recipes.calibrate import CalibrationRequest
@@ -69,6 +72,14 @@ class Models:
         if (folder / DESCRIPTION).is_file():
             return load_bundle(folder)
         return self._balanced(BALANCE, folder)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The balanced bundle as it is built for the CPU."""
+        folder = self.work / "engine"
+        if (folder / ENGINE_DESCRIPTION).is_file():
+            return load_engine(folder)
+        return build_engine(self.balanced, folder, BuildOptions("onnxruntime"))
 
     @cached_property
     def language(self) -> str | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from speechquant.benchmarks.papers.markdown import cell, heading_rows, markdown_row
-from speechquant.benchmarks.papers.real_whisper.records import Records, WordRecord
+from speechquant.benchmarks.papers.real_whisper.layers_page import layer_lines
+from speechquant.benchmarks.papers.real_whisper.records import ABSENT, Records, WordRecord
 from speechquant.benchmarks.papers.real_whisper.rows import (
     BOTH,
     DEV,
@@ -21,10 +23,10 @@ from speechquant.benchmarks.papers.real_whisper.rows import (
     planned,
 )
 from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, Run, SetFacts
+from speechquant.benchmarks.papers.real_whisper.speed_page import speed_lines
 from speechquant.core.wer import difference_interval
 from speechquant.recipes.experiment import Scored
 
-ABSENT = "absent"
 _BYTES_PER_MB = 1e6
 _HOUR_SECONDS = 3600
 
@@ -49,9 +51,22 @@ class Section:
         return None if record is None or record.reason is not None else record
 
 
-def word_page(run: Run, records: Records) -> list[str]:
-    """Return the lines of the page as far as they are about words."""
-    lines = ["# Real Whisper checkpoints at W8A8", "", *_opening(run), ""]
+def page_of(run: Run, records: Records, folder: Path) -> list[str]:
+    """Return the lines of the page; its pictures are drawn below `folder`, where it is to lie."""
+    return [
+        "# Real Whisper checkpoints at W8A8",
+        "",
+        *_opening(run),
+        "",
+        *word_lines(run, records),
+        *speed_lines(run, records),
+        *layer_lines(run, records, folder),
+    ]
+
+
+def word_lines(run: Run, records: Records) -> list[str]:
+    """Return the tables of words, of all checkpoints."""
+    lines = []
     for checkpoint in run.checkpoints:
         lines += [f"## Words: {checkpoint.name} on {run.test.name}", ""]
         lines += [*words_table(Section(run, checkpoint, TEST, records)), ""]

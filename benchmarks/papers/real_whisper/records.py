@@ -13,6 +13,7 @@ from speechquant.core.files import new_file, read_text
 from speechquant.core.plain import parsed, record_of
 from speechquant.core.wer import EditCounts, ErrorRate
 
+ABSENT = "absent"  # what the page says where there is no record
 Record = TypeVar("Record")
 
 

@@ -20,13 +20,19 @@ class Reporter:
     `rows` are the missing ones, `audio_seconds` what all of them hear.
     """
 
-    rows: int
-    audio_seconds: float
+    rows: int = 0
+    audio_seconds: float = 0.0
     heard_seconds: float = 0.0
     row: int = 0
     what: str = ""
     _started: float = field(default_factory=time.monotonic)
     _said: float = 0.0
+
+    def expect(self, rows: int, audio_seconds: float = 0.0) -> None:
+        """Begin to count so many rows, which hear so much audio."""
+        self.rows, self.row = rows, 0
+        self.audio_seconds, self.heard_seconds = audio_seconds, 0.0
+        self._started = time.monotonic()
 
     def begin(self, what: str) -> None:
         """Say which row begins."""
@@ -56,7 +62,7 @@ class Reporter:
         yield on_step
 
     def _left(self) -> str:
-        if not self.heard_seconds:
+        if self.heard_seconds <= 0:
             return "time left unknown"
         pace = (time.monotonic() - self._started) / self.heard_seconds
         minutes = (self.audio_seconds - self.heard_seconds) * pace / 60

@@ -10,9 +10,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from speechquant.benchmarks.papers.real_whisper import measure
+from speechquant.benchmarks.papers.real_whisper.layers import measure_layers
 from speechquant.benchmarks.papers.real_whisper.measure import measure_rows, missing
 from speechquant.benchmarks.papers.real_whisper.models import Models
-from speechquant.benchmarks.papers.real_whisper.page import word_page
+from speechquant.benchmarks.papers.real_whisper.page import page_of
 from speechquant.benchmarks.papers.real_whisper.records import Records, WordRecord
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
 from speechquant.benchmarks.papers.real_whisper.rows import (
@@ -34,6 +35,7 @@ from speechquant.benchmarks.papers.real_whisper.run import (
 from speechquant.benchmarks.papers.real_whisper.turns import CandidateError
 from speechquant.core.bundles import Bundle
 from speechquant.core.manifests import LabelledClip
+from speechquant.engines.probes import open_probe
 
 CHECKPOINT = CheckpointFacts("whisper-nano", "c" * 16)
 
@@ -121,7 +123,9 @@ def test_what_cannot_run_is_tried_again_the_next_time(
     rows = [planned(run, CHECKPOINT, TEST, row) for row in (PEER_INT8, FLOAT)]
     measured(rows, Scripted(), clips, records)
     assert missing(rows, records) == rows[:1]
-    assert "faster-whisper, int8 did not run: no such package" in "\n".join(word_page(run, records))
+    assert "faster-whisper, int8 did not run: no such package" in "\n".join(
+        page_of(run, records, tmp_path)
+    )
     said = capsys.readouterr().err
     assert "row 1 of 2: whisper-nano, test, faster-whisper, int8: not run: no such package" in said
     assert "row 2 of 2: whisper-nano, test, float: 1 of 1 clips" in said
@@ -143,7 +147,16 @@ def test_two_rows_from_a_checkpoint_to_the_page(
     facts = json.loads((models.balanced.folder / "quantization.json").read_text())
     assert facts["method"] == "balanced" and facts["balance"]
     assert not (tmp_path / "models" / "balanced.work").exists()
-    page = "\n".join(word_page(run, records))
+    layers = measure_layers(models)
+    assert {one.name: one.error for one in layers.activations} == {
+        name: found["error"] for name, found in facts["balance"].items()
+    }
+    with open_probe(whisper_bundle) as probe:
+        seen = [probe.activations_of(clip) for clip in clips]
+    for one in layers.activations:
+        peaks = np.max([np.abs(values[one.name]).max(axis=(0, 1)) for values in seen], axis=0)
+        assert (one.peak, one.median_peak) == pytest.approx((peaks.max(), np.median(peaks)))
+    page = "\n".join(page_of(run, records, tmp_path))
     assert f"\n| `balanced` | {100 * record.words.rate:.2f} | +" in page.replace("| -", "| +")
 
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from real_whisper_facts import CHECKPOINT, RUN, rows_of
 
 from speechquant.benchmarks.papers.real_whisper.page import (
     ABSENT,
     Section,
     no_worse_share,
-    word_page,
+    page_of,
     words_table,
 )
 from speechquant.benchmarks.papers.real_whisper.records import Records, WordRecord
@@ -29,7 +30,6 @@ from speechquant.benchmarks.papers.real_whisper.rows import (
     planned,
 )
 from speechquant.benchmarks.papers.real_whisper.run import (
-    CheckpointFacts,
     Run,
     SetFacts,
     facts_of_set,
@@ -38,16 +38,6 @@ from speechquant.benchmarks.papers.real_whisper.run import (
 from speechquant.core.errors import ReportError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.wer import EditCounts
-
-CHECKPOINT = CheckpointFacts("whisper-nano", "c" * 16)
-RUN = Run(
-    machine="a machine",
-    threads=2,
-    checkpoints=(CHECKPOINT,),
-    test=SetFacts("test", "t" * 16, 4, 40.0, ("7", "8")),
-    dev=SetFacts("dev", "d" * 16, 4, 30.0, ("5",)),
-    calibration=SetFacts("cal", "e" * 16, 2, 20.0, ("1", "2")),
-)
 
 
 def record(*errors: int, size_bytes: int = 1000, seconds: float = 4.0) -> WordRecord:
@@ -64,11 +54,6 @@ def written(folder: Path, section: str = TEST, **by_name: WordRecord) -> Records
         assert place.record in rows
         records.write(place.record, one)
     return records
-
-
-def rows_of(lines: list[str]) -> dict[str, list[str]]:
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
-    return {name: rest for name, *rest in cells}
 
 
 def test_a_row_is_compared_with_the_float_row_of_its_own_kind(tmp_path: Path) -> None:
@@ -105,7 +90,7 @@ def test_what_has_no_record_is_absent_and_what_could_not_run_says_why(tmp_path: 
 
 
 def test_the_page_of_no_records(tmp_path: Path) -> None:
-    page = "\n".join(word_page(RUN, Records(tmp_path)))
+    page = "\n".join(page_of(RUN, Records(tmp_path), tmp_path))
     assert "## Words: whisper-nano on test" in page
     assert "| test | test | 4 | 0.01 | 2: 7, 8 |" in page
     assert "No test speaker was calibrated on" in page
@@ -116,7 +101,7 @@ def test_the_dev_tables(tmp_path: Path) -> None:
     for scope in SCOPES:
         place = planned(RUN, CHECKPOINT, DEV, dev_row("mse", scope))
         records.write(place.record, record(*[SCOPES.index(scope)] * 4))
-    page = word_page(RUN, records)
+    page = page_of(RUN, records, tmp_path)
     row = next(line for line in page if line.startswith("| `mse`"))
     assert [cell.split()[0] for cell in row.split("|")[2:-1]] == ["0.00", "10.00", "20.00"]
     assert any(line.startswith(f"| `max` | {ABSENT}") for line in page)
@@ -187,7 +172,9 @@ def test_speakers_are_told_by_names_as_in_librispeech(
 def test_test_speakers_in_another_set_are_named(tmp_path: Path) -> None:
     run = Run(**{**vars(RUN), "calibration": SetFacts("cal", "e", 2, 20.0, ("1", "8"))})
     assert run.heard_before == ("8",)
-    assert any("in another set too: 8." in line for line in word_page(run, Records(tmp_path)))
+    assert any(
+        "in another set too: 8." in line for line in page_of(run, Records(tmp_path), tmp_path)
+    )
 
 
 def test_clips_are_thinned_over_the_whole_set() -> None:
