@@ -57,8 +57,9 @@ def _measured(
         heard = list(_heard(candidate, clips, journal, planned.record, reporter))
     except (SpeechquantError, CandidateError, CalledProcessError) as error:
         reason = one_line(error)
-        with reporter.progress(f"not run: {reason}"):
-            return WordRecord(reason=reason)
+        reporter.say(f"not run: {reason}")
+        reporter.skip(planned.clips.seconds)
+        return WordRecord(reason=reason)
     normalize = normalizer(NORMALIZER)
     references = [normalize(text_of(clip)) for clip in clips]
     texts = tuple(one["text"] for one in heard)

@@ -21,6 +21,7 @@ from speechquant.benchmarks.papers.real_whisper.speed import (
     measure_speed,
     speed_record_name,
 )
+from speechquant.core.errors import SpeechquantError, one_line
 from speechquant.core.manifests import LabelledClip
 
 
@@ -50,8 +51,11 @@ class Plan:
         self.reporter.expect(len(left))
         for key, name in left.items():
             self.reporter.begin(f"{self.models[key].name}, layers")
-            with self.reporter.progress("collecting the ranges of channels") as on_step:
-                self.records.write(name, measure_layers(self.models[key], on_step))
+            try:
+                with self.reporter.progress("collecting the ranges of channels") as on_step:
+                    self.records.write(name, measure_layers(self.models[key], on_step))
+            except SpeechquantError as error:
+                self.reporter.say(f"not measured: {one_line(error)}")
 
     def measure_speeds(self, clips: Sequence[LabelledClip], repeats: int) -> None:
         """Measure the speed of every checkpoint that has none of so many rounds."""

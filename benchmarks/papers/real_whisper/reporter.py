@@ -38,7 +38,7 @@ class Reporter:
         """Say which row begins."""
         self.row += 1
         self.what = what
-        self._say(f"begins; {self._left()}")
+        self.say(f"begins; {self._left()}")
 
     def skip(self, seconds: float) -> None:
         """Leave out audio that was heard before, or that a row which cannot run will not hear."""
@@ -48,16 +48,16 @@ class Reporter:
         """Count a clip of the row."""
         self.heard_seconds += seconds
         if done == total or time.monotonic() - self._said > _SECONDS_BETWEEN:
-            self._say(f"{done} of {total} clips; {self._left()}")
+            self.say(f"{done} of {total} clips; {self._left()}")
 
     @contextmanager
     def progress(self, what: str) -> Iterator[OnStep]:
         """Say what a model's making is at."""
-        self._say(what)
+        self.say(what)
 
         def on_step(done: float, total: int) -> None:
             if time.monotonic() - self._said > _SECONDS_BETWEEN:
-                self._say(f"{what}: {done:.0f} of {total}")
+                self.say(f"{what}: {done:.0f} of {total}")
 
         yield on_step
 
@@ -68,7 +68,8 @@ class Reporter:
         minutes = (self.audio_seconds - self.heard_seconds) * pace / 60
         return f"about {minutes // 60:.0f} h {minutes % 60:.0f} min left"
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Say something of the row."""
         self._said = time.monotonic()
         sys.stderr.write(f"row {self.row} of {self.rows}: {self.what}: {text}\n")
         sys.stderr.flush()
