@@ -45,7 +45,7 @@ def figure_of_balance(model: str, errors: Sequence[ActivationErrors]) -> Figure:
     from matplotlib.patches import Patch
 
     require_some(errors, "activations")
-    figure = new_figure(max(7.0, min(16.0, 2 + _INCHES_FOR_EACH * len(errors))), 3.8)
+    figure = new_figure(max(7.0, min(16.0, 2 + _INCHES_FOR_EACH * len(errors))), 4.6)
     axes = figure.subplots()
     places = range(len(errors))
     for shift, values, colour in (
@@ -62,7 +62,7 @@ def figure_of_balance(model: str, errors: Sequence[ActivationErrors]) -> Figure:
     axes.set_xticks(starts, [errors[place].layer for place in starts], rotation=90)
     axes.tick_params(labelsize=TEXT_POINTS)
     axes.set_xlim(-0.8, len(errors) - 0.2)
-    axes.set_ylabel("relative squared error of the products", fontsize=TEXT_POINTS)
+    axes.set_ylabel("relative error of the products", fontsize=TEXT_POINTS)
     axes.grid(axis="y", color="#D8D8D8", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -35,7 +35,7 @@ def _tables(run: Run, record: SpeedRecord) -> list[str]:
         f"Each candidate is a process of its own that holds its model, with {run.threads} threads. "
         f"Candidates take turns clip by clip, with a pause before each call. The load before was "
         f"{record.load}. Seconds are the sums over the clips of a length of medians of "
-        f"{record.repeats} rounds; brackets say how many times as fast as {BASELINE}. "
+        f"{record.repeats} interleaved rounds; brackets say how many times as fast as {BASELINE}. "
         f"Where {run.test.name} has no clip of a length, two of its clips are joined.",
         "",
         *length_table(record),
