@@ -7,7 +7,8 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
-	regression-check test-tensorrt8 test-pythons clean
+	regression-check real-whisper real-whisper-speed \
+	test-tensorrt8 test-pythons clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -130,6 +131,20 @@ known-and-new: $(READY)
 # WORK as above.
 whisper-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.whisper_tables --workers 2 $(WORK)
+
+# Hours. CHECKPOINTS are folders or hub ids; TEST, DEV and CALIBRATION manifests or folders of LibriSpeech:
+# make real-whisper CHECKPOINTS=openai/whisper-large-v3 TEST=LibriSpeech/test-clean DEV=LibriSpeech/dev-clean \
+#     CALIBRATION=LibriSpeech/train-clean-100
+# OPTIONS='--limit 4' for a try. What was measured is in build/real-whisper, so that a killed run goes on.
+REAL_WHISPER = $(RUN)/python -m speechquant.benchmarks.papers.real_whisper $(CHECKPOINTS) \
+	--test $(TEST) --dev $(DEV) --calibration $(CALIBRATION) $(OPTIONS)
+
+real-whisper: $(VENV)/.peers
+	$(REAL_WHISPER)
+
+# With the same sets, on a machine that does nothing else; adds to the same page.
+real-whisper-speed: $(VENV)/.peers
+	$(REAL_WHISPER) --speed
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds > docs/results/engines-sm86.md
