@@ -18,10 +18,9 @@ from speechquant.engines.balance import ReadWeights, balanced_bundle, weights_by
 from speechquant.engines.graphs.channel_division import ChannelChange
 from speechquant.engines.probes import open_probe
 from speechquant.recipes.calibrate import CalibrationRequest, data_of
+from speechquant.recipes.work import BALANCED_FOLDER
 
 log = logging.getLogger(__name__)
-
-BALANCED_FOLDER = "balanced"  # of a work folder
 
 
 @dataclass(frozen=True)

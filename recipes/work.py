@@ -11,9 +11,9 @@ from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.core.bundles import DESCRIPTION
 from speechquant.core.files import only_process
 
-DRAFT_FOLDER = "draft"
-# All that a run puts into its work folder beside the draft, and what a killed one leaves of that.
-_WORK_FILES = (SEARCH_FILE, "statistics*.npz", "adaround-*.npz", ".*.partial-*")
+DRAFT_FOLDER, BALANCED_FOLDER = "draft", "balanced"  # bundles
+# All that a run puts into its work folder beside the bundles, and what a killed one leaves of that.
+_WORK_FILES = (SEARCH_FILE, "statistics*.npz", "channels-*.npz", "adaround-*.npz", ".*.partial-*")
 
 
 def work_folder(out: Path) -> Path:
@@ -34,8 +34,9 @@ def alone_in(work: Path) -> Iterator[None]:
 
 def remove_work(work: Path) -> None:
     """Remove what runs kept in a work folder, and the folder unless somebody's files are in it."""
-    if (work / DRAFT_FOLDER / DESCRIPTION).is_file():
-        shutil.rmtree(work / DRAFT_FOLDER, ignore_errors=True)
+    for folder in (work / DRAFT_FOLDER, work / BALANCED_FOLDER):
+        if (folder / DESCRIPTION).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         for path in [path for pattern in _WORK_FILES for path in work.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -65,8 +65,9 @@ class ChunkProbe:
         The encoder's output, hidden, is always among what it shows.
         """
         wave = self._recognizer.read(clip.audio)
-        features, tokens = self._recognizer.first_chunk(wave)
+        features, read = self._recognizer.features_of_first_chunk(wave)
         encoder = self._encoder.run({"features": features})
+        tokens = self._recognizer.tokens_after(read, features, encoder[_HIDDEN])
         given = np.array([tokens], np.int64)
         return encoder, self._decoder.run({"tokens": given, _HIDDEN: encoder[_HIDDEN]})
 

@@ -179,8 +179,14 @@ class WhisperRecognizer:
     def first_chunk(self, wave: Waveform) -> tuple[NDArray[np.float32], list[int]]:
         """Return the features [1, mel bins, frames] of the first chunk, its prompt and tokens."""
         features, clip = self.features_of_first_chunk(wave)
-        (decoded,) = self._decode([clip], features)
-        return features, [*self._prompt(clip), *decoded.tokens]
+        return features, self.tokens_after(clip, features, self.session.encode(features))
+
+    def tokens_after(
+        self, clip: _Clip, features: NDArray[np.float32], hidden: NDArray[np.float32]
+    ) -> list[int]:
+        """Return the prompt of a clip's first chunk, and its tokens; `hidden` is that encoded."""
+        (decoded,) = self._decode([clip], features, hidden)
+        return [*self._prompt(clip), *decoded.tokens]
 
     def _clip(self, wave: Waveform) -> _Clip:
         features = self.spec.features
@@ -212,7 +218,8 @@ class WhisperRecognizer:
         used: dict[int, int] = {}
         if speaking:
             features = np.stack([self._features(clip, frames) for clip, frames in speaking])
-            heard = self._decode([clip for clip, _ in speaking], features)
+            hidden = self.session.encode(features)
+            heard = self._decode([clip for clip, _ in speaking], features, hidden)
             for (clip, frames), decoded in zip(speaking, heard, strict=True):
                 used[id(clip)] = self._keep(clip, frames, decoded)
         for clip, frames in zip(clips, lengths, strict=True):
@@ -242,9 +249,10 @@ class WhisperRecognizer:
         piece = clip.features[:, clip.place : end]
         return np.pad(piece, ((0, 0), (0, self._chunk_frames - piece.shape[1])))
 
-    def _decode(self, clips: Sequence[_Clip], features: NDArray[np.float32]) -> list[Decoded]:
+    def _decode(
+        self, clips: Sequence[_Clip], features: NDArray[np.float32], hidden: NDArray[np.float32]
+    ) -> list[Decoded]:
         """Return what is heard in a chunk of each clip, at the least temperature that will do."""
-        hidden = self.session.encode(features)
         begun = self._set_languages(clips, hidden)
         prompts = np.array([self._prompt(clip) for clip in clips], np.int64)
         rules = TokenRules(self.spec.generation, timestamps=self._has_timestamps(clips[0]))

@@ -104,6 +104,7 @@ def test_the_bundle_says_what_was_balanced(
     row = report["balance"][LARGE]
     assert row["largest_divisor"] >= 16 or row["kept_channels"]
     assert row["error"] < row["error_before"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # the work is gone
     assert made.bundle.made_from["parent"]["made_from"]["balanced_from"] == spoiled.model_sha256
 
 
