@@ -42,6 +42,8 @@ from speechquant.recipes.work import DRAFT_FOLDER, alone_in, remove_work, work_f
 
 log = logging.getLogger(__name__)
 
+BROKEN_POINTS = 1.0  # of WER; a method that fits a model costs a few tenths
+
 
 @dataclass(frozen=True)
 class QuantizeOptions:
@@ -109,6 +111,8 @@ def quantize(
             log.warning(
                 "warning: no layer can be quantized within the budget; OUT is the float model"
             )
+        if outcome is not None:
+            _warn_of_loss(outcome, table.method)
         report = {
             **table_facts(table),
             **search_facts(made.search),
@@ -119,6 +123,18 @@ def quantize(
         bundle = writer.write(table, options.out, report, force=options.force)
         remove_work(work)
     return Quantized(bundle, table, outcome, report)
+
+
+def _warn_of_loss(outcome: Outcome, method: str) -> None:
+    """Warn of a bundle that has certainly lost more than BROKEN_POINTS, before it is written."""
+    low, high = 100 * outcome.drop.low, 100 * outcome.drop.high
+    if low > BROKEN_POINTS:
+        log.warning(
+            "warning: %s costs %.2f points of WER on the development set (95 %% interval %.2f to "
+            "%.2f): the bundle is not fit for use; choose another --method, or give a budget with "
+            "--max-wer-drop",
+            method, outcome.drop_points, low, high,
+        )  # fmt: skip
 
 
 def _refuse_before_any_work(request: CalibrationRequest, options: QuantizeOptions) -> None:

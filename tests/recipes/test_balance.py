@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ from speechquant.core.bundles import QUANTIZATION_FILE, Bundle, load_bundle, new
 from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import ENCODER, Seq2SeqSpec
+from speechquant.core.wer import score_wer
 from speechquant.engines.graph_files import copy_other_files, save_graph_files
 from speechquant.engines.graphs.channel_division import ChannelChange, balance_channels
 from speechquant.recipes.balance import balance
 from speechquant.recipes.calibrate import CalibrationRequest, calibrate
 from speechquant.recipes.data import ClipList
+from speechquant.recipes.evaluate import Evaluation
+from speechquant.recipes.guard import Guard, Outcome
 from speechquant.recipes.quantize import QuantizeOptions, quantize
 
 RATE_HZ = 16_000
@@ -115,3 +119,30 @@ def test_a_table_alone_is_refused(spoiled: Bundle, clips: ClipList, tmp_path: Pa
 
 def test_the_shared_bundle_is_not_altered(shared: SharedArtifacts, whisper_bundle: Bundle) -> None:
     assert whisper_bundle.folder not in shared.altered()
+
+
+def evaluated(texts: list[str]) -> Evaluation:
+    words = score_wer(["one two three four"] * len(texts), texts)
+    return Evaluation(words, words, (), "basic", 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("heard", "is_warned"), [("one", True), ("one two three for", False)])
+def test_a_broken_bundle_is_warned_of(
+    spoiled: Bundle,
+    clips: ClipList,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    heard: str,
+    is_warned: bool,
+) -> None:
+    right = "one two three four"
+    outcome = Outcome(evaluated([right] * 40), evaluated([heard, *[right] * 39]))
+    if is_warned:
+        outcome = Outcome(evaluated([right] * 40), evaluated([heard] * 40))
+    monkeypatch.setattr(Guard, "outcome_of", lambda guard, table: outcome)
+    with_texts = ClipList(tuple(replace(clip, text=right) for clip in clips.listed))
+    request = request_for(spoiled, with_texts, "entropy")
+    quantize(request, QuantizeOptions(tmp_path / "out"))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("entropy costs 75.00 points" in message for message in warnings) == is_warned
