@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint format bad-inputs float-tables stablequant-tables \
+.PHONY: demo test test-slow test-real lint format bad-inputs float-tables stablequant-tables \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check real-whisper real-whisper-speed \
@@ -23,6 +23,11 @@ test: $(READY)
 # Minutes instead of seconds: the true-size models.
 test-slow: $(READY)
 	$(RUN)/python -m pytest -m slow --timeout 1800
+
+# SPEECHQUANT_REAL_WHISPER: folders of checkpoints, colons between them. SPEECHQUANT_REAL_SPEECH: a data set, the first
+# 32 clips of which calibrate and the last 20 are heard.
+test-real: $(READY)
+	$(RUN)/python -m pytest -m real --timeout 1800
 
 lint: $(READY)
 	$(RUN)/ruff check .
