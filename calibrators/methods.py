@@ -16,7 +16,14 @@ from speechquant.calibrators.baselines import (
 from speechquant.calibrators.histogram import Extent
 from speechquant.calibrators.statistics import ActivationStatistics, TensorStatistics
 from speechquant.core.errors import CalibrationError, OptionError
-from speechquant.core.scales import Bits, Scale, ScaleTable
+from speechquant.core.scales import (
+    CHANNEL,
+    TENSOR,
+    Bits,
+    Scale,
+    ScaleTable,
+    refuse_unknown_weight_scales,
+)
 
 STABLEQUANT, EMA = "stablequant", "ema"
 BALANCED = "balanced"  # changes the graph too: calibrators/balance.py
@@ -27,17 +34,25 @@ DEFAULT_PERCENTILE = 99.99
 class MethodOptions:
     """A method, its width and what else it takes; raises OptionError where that makes no sense.
 
-    `percentile` belongs to the method of that name; `symmetric=False` to ema and balanced.
+    `percentile` belongs to the method of that name; `symmetric=False` to ema and balanced; a scale
+    for a whole weight, TENSOR, to those that need statistics alone.
     """
 
     method: str = STABLEQUANT
     bits: Bits = Bits()  # noqa: RUF009 - frozen, so sharing it is safe
     percentile: float = DEFAULT_PERCENTILE
     symmetric: bool = True
+    weight_scales: str = CHANNEL
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise OptionError(f"no method {self.method!r}; choose {', '.join(METHODS)}")
+        refuse_unknown_weight_scales(self.weight_scales)
+        if self.weight_scales == TENSOR and self.method not in FROM_STATISTICS:
+            raise OptionError(
+                f"{self.method} rounds weights by channels; leave --weight-scales {TENSOR} out, or "
+                f"choose --method {' or '.join(FROM_STATISTICS)}"
+            )
         if not 0 < self.percentile <= 100:
             raise OptionError(f"percentile {self.percentile}: give more than 0 and at most 100")
         if not self.symmetric and self.method not in (BALANCED, EMA):
@@ -92,6 +107,7 @@ def table_from_statistics(
         method=options.method,
         bits=options.bits,
         symmetric=options.symmetric,
+        weight_scales=options.weight_scales,
         tensors={
             name: _scale_of(statistics.tensors[name], layer, options)
             for name, layer in layers.items()

@@ -19,6 +19,9 @@ from speechquant.core.plain import parsed, record_of
 FORMAT = "speechquant.scales/1"
 SCALES_FILE = "scales.json"
 MIN_BITS, MAX_BITS = 2, 16
+# What shares a scale of a weight: an output channel, or the whole of it.
+CHANNEL, TENSOR = "channel", "tensor"
+WEIGHT_SCALES = (CHANNEL, TENSOR)
 
 _MEND = 'make it again with "speechquant calibrate"'
 
@@ -76,7 +79,8 @@ class ScaleTable:
     """The scale of every quantized activation of one model, by tensor name.
 
     `clipped_layers` and `percentile` are StableQuant's S and p, None and empty for other methods;
-    the activations and weights of `float_layers` are left as they are.
+    the activations and weights of `float_layers` are left as they are, and of `float_activations`
+    the activations alone. `weight_scales` says whether weights have a scale for each channel.
     """
 
     model_sha256: str
@@ -87,8 +91,18 @@ class ScaleTable:
     percentile: float | None = None
     clipped_layers: tuple[str, ...] = ()
     float_layers: tuple[str, ...] = ()
+    float_activations: tuple[str, ...] = ()
+    weight_scales: str = CHANNEL
     data: CalibrationData | None = None
     notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        refuse_unknown_weight_scales(self.weight_scales)
+
+    @property
+    def has_shared_weight_scales(self) -> bool:
+        """Whether all channels of a weight have one scale."""
+        return self.weight_scales == TENSOR
 
     @property
     def key(self) -> str:
@@ -96,7 +110,15 @@ class ScaleTable:
         rows = {name: (row.scale, row.zero_point) for name, row in sorted(self.tensors.items())}
         document = [self.model_sha256, asdict(self.bits), self.symmetric, rows]
         document.append(sorted(self.float_layers))
+        if self.float_activations or self.weight_scales != CHANNEL:
+            document += [sorted(self.float_activations), self.weight_scales]
         return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
+
+
+def refuse_unknown_weight_scales(name: str) -> None:
+    """Raise OptionError for anything but a name of WEIGHT_SCALES."""
+    if name not in WEIGHT_SCALES:
+        raise OptionError(f"no weight scales {name!r}; choose {', '.join(WEIGHT_SCALES)}")
 
 
 def write_scales(table: ScaleTable, path: Path, *, force: bool = False) -> None:
@@ -165,7 +187,8 @@ def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
         )
     attention = quantizes_attention(table, bundle.spec)
     layers = bundle.spec.activations(attention=attention)
-    needed = [name for name, layer in layers.items() if layer not in table.float_layers]
+    in_float = (*table.float_layers, *table.float_activations)
+    needed = [name for name, layer in layers.items() if layer not in in_float]
     missing = [name for name in needed if name not in table.tensors]
     if missing:
         raise ScaleError(
@@ -174,7 +197,7 @@ def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
             + f" of {bundle.folder}; {_MEND}"
         )
     unknown = [name for name in table.tensors if name not in layers]
-    unknown += [name for name in table.float_layers if name not in bundle.spec.layer_names]
+    unknown += [name for name in in_float if name not in bundle.spec.layer_names]
     if unknown:
         raise ScaleError(f"{where}: {bundle.folder} has no {unknown[0]}; {_MEND}")
     misplaced = [name for name, row in table.tensors.items() if layers[name] != row.layer]

@@ -33,10 +33,14 @@ class ConstantWeight:
     values: NDArray[np.float32]
 
 
-def channel_scales(values: NDArray[np.float32], axis: int, bits: int) -> NDArray[np.float32]:
-    """Return s = max|w| / Q of each channel along `axis`."""
+def channel_scales(
+    values: NDArray[np.float32], axis: int, bits: int, *, shared: bool = False
+) -> NDArray[np.float32]:
+    """Return s = max|w| / Q of each channel along `axis`; `shared`, the largest for all of them."""
     others = tuple(index for index in range(values.ndim) if index != axis)
     largest = np.abs(values).max(axis=others, initial=0)
+    if shared:
+        largest = np.full_like(largest, largest.max(initial=0))
     scales: NDArray[np.float32] = largest / np.float32(largest_level(bits))
     # Of a channel of zeros any scale gives zeros, but 0 would divide by it and TensorRT refuses it.
     return np.where(scales < _SMALLEST_SCALE, np.float32(1), scales)

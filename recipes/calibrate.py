@@ -20,6 +20,7 @@ from speechquant.calibrators.calibrate import (
 from speechquant.calibrators.collection import collect
 from speechquant.calibrators.methods import (
     BALANCED,
+    FROM_STATISTICS,
     STABLEQUANT,
     MethodOptions,
     table_from_statistics,
@@ -60,7 +61,8 @@ class CalibrationRequest:
     """What to calibrate, on what and how; raises OptionError for what makes no sense.
 
     `dev` is what trials are scored on, `data` where it is None. `keep_float` are layers to leave in
-    float; None leaves those that are left as a rule.
+    float; None leaves those that are left as a rule. Of `float_activations` the weights alone are
+    quantized.
     """
 
     bundle: Bundle
@@ -69,6 +71,7 @@ class CalibrationRequest:
     method: MethodOptions = MethodOptions()  # noqa: RUF009 - frozen, so sharing it is safe
     search: SearchOptions = SearchOptions()  # noqa: RUF009
     keep_float: tuple[str, ...] | None = None
+    float_activations: tuple[str, ...] = ()
     attention: bool = False
     weight_rounding: str = NEAREST
     normalizer: str = "basic"
@@ -87,6 +90,11 @@ class CalibrationRequest:
             raise OptionError(
                 f"{self.bundle.folder}: of a Whisper model attention's own products stay float and "
                 "weights are rounded to nearest; leave --quantize-attention and --weights out"
+            )
+        if self.float_activations and self.method.method not in FROM_STATISTICS:
+            raise OptionError(
+                f"{self.method.method} quantizes every activation; leave --float-activations out, "
+                f"or choose --method {' or '.join(FROM_STATISTICS)}"
             )
         _ = self.layers
 
@@ -151,12 +159,16 @@ class CalibrationRequest:
         """The layers that are left in float; balanced leaves none as a rule."""
         if self.keep_float is not None:
             return self.keep_float
-        return () if self.method.method == BALANCED else self.bundle.spec.float_layers
+        if self.method.method == BALANCED:
+            return ()
+        usual = self.bundle.spec.float_layers
+        return tuple(layer for layer in usual if layer not in self.float_activations)
 
     @property
     def layers(self) -> dict[str, str]:
         """The activation tensors to quantize and their layers."""
-        return quantized_layers(self.bundle, self.float_layers, attention=self.attention)
+        in_float = (*self.float_layers, *self.float_activations)
+        return quantized_layers(self.bundle, in_float, attention=self.attention)
 
 
 @dataclass(frozen=True)
@@ -230,7 +242,9 @@ def table_of(request: CalibrationRequest, statistics: ActivationStatistics) -> S
     table = table_from_statistics(
         statistics, request.layers, request.bundle.model_sha256, request.method
     )
-    return replace(table, float_layers=request.float_layers)
+    return replace(
+        table, float_layers=request.float_layers, float_activations=request.float_activations
+    )
 
 
 def levels_of(

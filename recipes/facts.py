@@ -21,6 +21,10 @@ def table_summary(table: ScaleTable) -> str:
         parts.append(f"clipped at p = {table.percentile:.2f} %: {clipped}")
     if table.float_layers:
         parts.append(f"in float: {', '.join(table.float_layers)}")
+    if table.float_activations:
+        parts.append(f"activations in float: {', '.join(table.float_activations)}")
+    if table.has_shared_weight_scales:
+        parts.append("one scale for each weight")
     return "; ".join(parts)
 
 

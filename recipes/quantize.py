@@ -156,9 +156,11 @@ def _refuse_before_any_work(request: CalibrationRequest, options: QuantizeOption
 def _refuse_beside_scales(request: CalibrationRequest) -> None:
     """Raise OptionError for options that a table which is there already would not follow."""
     asked_for = {
-        "--method, --bits, --percentile or --asymmetric": request.method != MethodOptions(),
+        "--method, --bits, --percentile, --asymmetric or --weight-scales": request.method
+        != MethodOptions(),
         "--search or --gamma": request.search != SearchOptions(),
         "--keep-float": request.keep_float is not None,
+        "--float-activations": bool(request.float_activations),
         "--quantize-attention": request.attention,
         "--weights": request.weight_rounding != NEAREST,
     }

@@ -134,13 +134,15 @@ def quantize_weights(
     bits: int,
     *,
     rounded: Mapping[str, Levels] | None = None,
+    shared_scale: bool = False,
     on_step: OnStep | None = None,
 ) -> None:
     """Put integers and a DequantizeLinear in the place of each weight of `nodes`.
 
     The DequantizeLinear's output bears the weight's name. A weight that other nodes read too stays
     for them as `<weight>_float`. `rounded` holds the levels, by weight, that are not to be rounded
-    to nearest. Raises BundleError and OptionError as `quantize_weight` does.
+    to nearest. Raises BundleError and OptionError as `quantize_weight` does, which explains
+    `shared_scale` too.
     """
     names = weight_names(nodes)
     unknown = [name for name in rounded or {} if name not in names]
@@ -151,14 +153,19 @@ def quantize_weights(
         )
     for done, users in enumerate(_readers(nodes, index=1).values(), start=1):
         weight = _input(users[0], 1)
-        _replace_weight(model, users, weight, quantized_weight(users[0], bits, rounded))
+        quantized = quantized_weight(users[0], bits, rounded, shared_scale=shared_scale)
+        _replace_weight(model, users, weight, quantized)
         if on_step is not None:
             on_step(done, len(names))
     _require_opset(model, bits)
 
 
 def quantized_weight(
-    node: ir.Node, bits: int, rounded: Mapping[str, Levels] | None = None
+    node: ir.Node,
+    bits: int,
+    rounded: Mapping[str, Levels] | None = None,
+    *,
+    shared_scale: bool = False,
 ) -> QuantizedWeight:
     """Return the weight of `node` as integers; raises BundleError and OptionError."""
     weight = _input(node, 1)
@@ -167,7 +174,9 @@ def quantized_weight(
         raise BundleError(f"{name}: the graph holds no values for it; export the model again")
     levels = (rounded or {}).get(name)
     values = weight.const_value.numpy()
-    return quantize_weight(values, weight_axis(node), bits, levels=levels, name=name)
+    return quantize_weight(
+        values, weight_axis(node), bits, levels=levels, shared_scale=shared_scale, name=name
+    )
 
 
 def _replace_weight(

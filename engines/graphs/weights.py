@@ -38,11 +38,13 @@ def quantize_weight(
     bits: int,
     *,
     levels: Levels | None = None,
+    shared_scale: bool = False,
     name: str = "weight",
 ) -> QuantizedWeight:
     """Return `weight` with s = max|w| / Q and q = round_half_even(w / s), in float32.
 
-    `levels` takes the place of rounding to nearest, at the same scales. The levels are int8 up to
+    With `shared_scale` all channels have the largest one's scale. `levels` takes the place of
+    rounding to nearest, at the same scales. The levels are int8 up to
     8 bits and int16 above. Raises BundleError, naming the weight, where it is not finite, and
     OptionError for levels that are not of this weight and for bits outside 2..16.
     """
@@ -53,7 +55,7 @@ def quantize_weight(
             f"{name}: holds values that are not finite, so it has no scale; "
             "export the model again from a sound checkpoint"
         )
-    scales = channel_scales(values, axis, bits)
+    scales = channel_scales(values, axis, bits, shared=shared_scale)
     if levels is None:
         # No clamp is needed: the largest magnitude is Q steps by the choice of the scale.
         nearest = np.rint(values / along_channels(scales, axis, values.ndim))

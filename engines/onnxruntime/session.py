@@ -22,6 +22,7 @@ Entered = TypeVar("Entered", bound="OnnxRuntimeSession")
 # Of ONNX Runtime's own passes: an Add and a layer norm in one node run at less than half the speed
 # of the two nodes, because only the plain norm is vectorised (1.31).
 _UNWANTED_OPTIMIZERS = "SkipLayerNormFusion"
+_FLOAT32_PRODUCTS = "1"  # of MatMulNBits' levels of accuracy
 
 
 def session_options(
@@ -32,6 +33,9 @@ def session_options(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone; the others are about how the graph is written
+    # A product of floats and a dequantized weight becomes MatMulNBits, whose default rounds the
+    # floats to 8 bits: activations that are left in float must stay float.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _FLOAT32_PRODUCTS)
     if threads is not None:
         options.intra_op_num_threads = threads
     if profile_to is not None:

@@ -196,6 +196,7 @@ def rounded_weights(
             weight.channel_axis,
             table.bits.weights,
             levels=levels.get(weight.name),
+            shared_scale=table.has_shared_weight_scales,
             name=weight.name,
         )
         rounded[weight.name] = quantized.dequantized

@@ -48,7 +48,8 @@ def labels_of(logits: NDArray[np.float32]) -> str:
 def rounding_key(trial: Trial) -> object:
     """Return what the weights of a trial depend on, None where they stay in float."""
     table = trial.table
-    return (table.bits.weights, table.float_layers) if trial.quantizes_weights else None
+    rounding = (table.bits.weights, table.float_layers, table.weight_scales)
+    return rounding if trial.quantizes_weights else None
 
 
 class KeptWaves:

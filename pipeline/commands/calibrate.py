@@ -11,6 +11,7 @@ from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.methods import DEFAULT_PERCENTILE, STABLEQUANT, MethodOptions
 from speechquant.calibrators.stablequant import GAMMA_POINTS
 from speechquant.core.bundles import load_bundle
+from speechquant.core.scales import CHANNEL
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.commands.options import bits_of, kept_in_float
 from speechquant.pipeline.console import print_json, progress
@@ -33,6 +34,8 @@ def calibrate(
     search: options.Search = "fast",
     gamma: options.Gamma = GAMMA_POINTS,
     keep_float: options.KeepFloat = None,
+    float_activations: options.FloatActivations = None,
+    weight_scales: options.WeightScales = CHANNEL,
     quantize_attention: options.QuantizeAttention = False,
     tensorrt_cache: Annotated[
         Path | None,
@@ -55,10 +58,15 @@ def calibrate(
         data=named_data(data, limit),
         dev=named_data(dev, limit),
         method=MethodOptions(
-            method, bits_of(bits, weight_bits), percentile, symmetric=not asymmetric
+            method,
+            bits_of(bits, weight_bits),
+            percentile,
+            symmetric=not asymmetric,
+            weight_scales=weight_scales,
         ),
         search=SearchOptions(search, gamma),
         keep_float=kept_in_float(keep_float),
+        float_activations=tuple(float_activations or ()),
         attention=quantize_attention,
         normalizer=normalizer,
         workers=workers,

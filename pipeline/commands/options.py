@@ -12,7 +12,7 @@ import typer
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import METHODS
 from speechquant.core.ctc import CTC
-from speechquant.core.scales import Bits
+from speechquant.core.scales import WEIGHT_SCALES, Bits
 from speechquant.core.seq2seq import TASK
 from speechquant.core.text import NORMALIZERS
 from speechquant.engines.decoding_options import DecodingOptions
@@ -132,6 +132,18 @@ KeepFloat = Annotated[
     typer.Option(
         help="Leave this layer in float; may be given again. Of Whisper models two are left where "
         f"nothing is given; {NONE}: leave none."
+    ),
+]
+FloatActivations = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Quantize the weights of this layer but not its activations; may be given again."
+    ),
+]
+WeightScales = Annotated[
+    str,
+    typer.Option(
+        help=f"What shares a scale of a weight: {' or '.join(WEIGHT_SCALES)} (Wagner et al.)."
     ),
 ]
 QuantizeAttention = Annotated[

@@ -12,6 +12,7 @@ from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.methods import BALANCED, DEFAULT_PERCENTILE, MethodOptions
 from speechquant.calibrators.stablequant import GAMMA_POINTS
 from speechquant.core.bundles import load_bundle
+from speechquant.core.scales import CHANNEL
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.families import family_of
 from speechquant.engines.graphs.qdq import QdqFormat
@@ -58,6 +59,8 @@ def quantize(
         ),
     ] = None,
     keep_float: options.KeepFloat = None,
+    float_activations: options.FloatActivations = None,
+    weight_scales: options.WeightScales = CHANNEL,
     quantize_attention: options.QuantizeAttention = False,
     weights: Annotated[
         str, typer.Option("--weights", help=f"Rounding: {' or '.join(ROUNDINGS)}.")
@@ -83,9 +86,16 @@ def quantize(
         bundle=source,
         data=named_data(data, limit),
         dev=named_data(dev, limit),
-        method=MethodOptions(method, bits_of(bits, weight_bits), percentile, symmetric=symmetric),
+        method=MethodOptions(
+            method,
+            bits_of(bits, weight_bits),
+            percentile,
+            symmetric=symmetric,
+            weight_scales=weight_scales,
+        ),
         search=SearchOptions(search, gamma),
         keep_float=kept_in_float(keep_float),
+        float_activations=tuple(float_activations or ()),
         attention=quantize_attention,
         weight_rounding=weights,
         normalizer=normalizer,

@@ -132,6 +132,30 @@ def test_calibrate_and_quantize(
     assert (tmp_path / "s" / "search.jsonl").is_file()
 
 
+def test_what_the_paper_leaves_in_float(
+    whisper_bundle: Bundle, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, scales = tmp_path / "data.jsonl", tmp_path / "scales.json"
+    manifest.write_text("\n".join(json.dumps({"audio_filepath": path.name}) for path in files))
+    asked: list[object] = ["calibrate", whisper_bundle.folder, "--data", manifest, "--asymmetric"]
+    asked += ["--method", "ema", "--weight-scales", "tensor", "--out", scales]
+    for layer in ("encoder.last_projection", "cross"):
+        asked += ["--float-activations", layer]
+    text = output(asked, capsys)
+    assert "activations in float: encoder.last_projection, cross; one scale for each weight" in text
+    table = read_scales(scales)
+    assert (table.float_layers, table.float_activations, table.weight_scales) == (
+        (),
+        ("encoder.last_projection", "cross"),
+        "tensor",
+    )
+    output(["quantize", whisper_bundle.folder, tmp_path / "out", "--scales", scales], capsys)
+    for option in (["--weight-scales", "tensor"], ["--float-activations", "cross"]):
+        refused = ["quantize", whisper_bundle.folder, tmp_path / "no", "--data", manifest, *option]
+        assert run([str(argument) for argument in refused]) == 1
+        assert "choose --method ema or max" in capsys.readouterr().err
+
+
 def test_quantize_balances_channels_where_no_method_is_named(
     whisper_bundle: Bundle, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

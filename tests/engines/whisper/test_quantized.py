@@ -22,7 +22,7 @@ from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.errors import BundleError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.onnx_files import save_graphs_together
-from speechquant.core.scales import Bits, ScaleTable
+from speechquant.core.scales import TENSOR, Bits, ScaleTable
 from speechquant.core.scoring import Job, Trial
 from speechquant.core.seq2seq import (
     CROSS,
@@ -204,6 +204,51 @@ def test_the_graphs_do_what_the_simulation_does(
     # input, and then by less than quantization itself does.
     assert np.all(np.median(shares, axis=0) < 1e-3)
     assert np.max(shares) < 0.5
+
+
+@pytest.fixture(scope="module")
+def papers(
+    whisper_bundle: Bundle, seen: ActivationStatistics, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, ScaleTable]:
+    """As Wagner et al.: one scale a weight, all of them quantized, two layers' activations not."""
+    exempt = (LAST_PROJECTION, CROSS)
+    options = MethodOptions("ema", symmetric=False, weight_scales=TENSOR)
+    table = table_of(whisper_bundle, seen, options, kept=exempt)
+    table = replace(table, float_layers=(), float_activations=exempt)
+    return quantize_bundle(whisper_bundle, tmp_path_factory.mktemp("papers") / "w8a8", table), table
+
+
+def test_activations_of_a_layer_stay_float_while_its_weights_are_integers(
+    papers: tuple[Bundle, ScaleTable],
+) -> None:
+    bundle, _ = papers
+    model = onnx.load(str(bundle.graphs[PREFILL].model_path), load_external_data=False)
+    reads = {name for node in model.graph.node if node.op_type == "MatMul" for name in node.input}
+    assert "hidden" in reads
+    assert "hidden_dequantized" not in reads
+    integers = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    assert any("encoder_attn.k_proj" in name for name in integers)
+
+
+def test_a_scale_for_a_whole_weight(papers: tuple[Bundle, ScaleTable]) -> None:
+    bundle, _ = papers
+    model = onnx.load(str(bundle.graphs[ENCODER].model_path))
+    scales = [t for t in model.graph.initializer if t.name.endswith("proj.weight_scale")]
+    assert scales
+    for tensor in scales:
+        assert len(set(onnx.numpy_helper.to_array(tensor).tolist())) == 1, tensor.name
+
+
+def test_the_papers_graphs_do_what_the_simulation_does(
+    whisper_bundle: Bundle, papers: tuple[Bundle, ScaleTable]
+) -> None:
+    bundle, table = papers
+    sessions = [on_cpu(bundle), Simulation(whisper_bundle, table).session, on_cpu(whisper_bundle)]
+    shares = []
+    for seed in range(5):
+        rows = zip(*(outputs_of(session, seed) for session in sessions), strict=True)
+        shares.append([np.abs(m - s).mean() / np.abs(s - plain).mean() for m, s, plain in rows])
+    assert np.all(np.median(shares, axis=0) < 1e-3)
 
 
 def test_rewriting_for_the_cpu_changes_nothing_but_the_order_of_sums(
