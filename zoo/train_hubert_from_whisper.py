@@ -31,7 +31,7 @@ from speechquant.training.samples import (
 )
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.hubert_stages import STAGES, Models, Settings, Stage
-from speechquant.zoo.whisper_into_hubert import read_teacher
+from speechquant.zoo.whisper_into_hubert import read_hubert, read_teacher, widen_front_end
 
 # Of the speakers of a set that are held out, the last so many are for the final test alone.
 TEST_SPEAKERS = 8
@@ -82,6 +82,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--teacher", type=Path, required=True, help="folder of a Whisper checkpoint"
     )
+    parser.add_argument(
+        "--front-end",
+        type=Path,
+        help="HuBERT checkpoint whose convolutions it begins with, widened",
+    )
     return parser.parse_args()
 
 
@@ -91,11 +96,14 @@ def main() -> None:
 
     options = _options()
     settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    begin(options, settings, teacher=options.teacher.name)
+    front_end = options.front_end.name if options.front_end else None
+    begin(options, settings, teacher=options.teacher.name, front_end=front_end)
     # What is next to nothing takes a processor a hundred times as long as what is something.
     torch.set_flush_denormal(True)
     torch.manual_seed(settings.seed)
     models = Models(read_teacher(options.teacher))
+    if options.front_end:
+        widen_front_end(models.student, read_hubert(options.front_end))
     sets, scored = sets_to_train_and_score(
         options.extra_data, settings.synthetic_share, random.Random(settings.seed)
     )

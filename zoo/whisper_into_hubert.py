@@ -21,6 +21,7 @@ FRAME_SAMPLES = 320
 DELAY_SAMPLES = 200
 # The blocks never saw a state without a position: they begin with the mean of the first 10 s.
 _MEAN_OF_POSITIONS = 500
+_LEAST_VARIANCE = 0.01  # of a channel, in parts of the mean
 # Whisper hears how loud a recording is, a HuBERT of normalised waves does not: the teacher is
 # given all at the loudness of common speech, its root mean square in parts of full scale.
 TEACHER_RMS = 0.07
@@ -70,6 +71,14 @@ def read_teacher(folder: Path) -> Any:
     return model.encoder.eval().requires_grad_(False)
 
 
+def read_hubert(folder: Path) -> Any:
+    """Return the HubertForCTC of a checkpoint, in float32."""
+    import torch
+    from transformers import HubertForCTC
+
+    return HubertForCTC.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 def student_of(teacher: Any) -> Any:
     """Return a HubertForCTC with the blocks and the last norm of `teacher`, the rest untrained."""
     from transformers import HubertConfig, HubertForCTC
@@ -100,6 +109,27 @@ def _copy_block(own: torch.nn.Module, given: torch.nn.Module) -> None:
             part.bias.data.zero_()
         else:
             part.bias.data.copy_(taken.bias)
+
+
+def widen_front_end(student: Any, given: Any) -> None:
+    """Give the student the convolutions of another HuBERT, each channel as often as there is room.
+
+    Copies share what comes after them, so that about the same comes out; they differ by a tenth,
+    or they would stay the same for ever.
+    """
+    import torch
+
+    own = student.hubert.feature_extractor.conv_layers
+    for layer, narrow in zip(own, given.hubert.feature_extractor.conv_layers, strict=True):
+        width, width_before = layer.conv.weight.shape[:2]
+        rows = torch.arange(width) % narrow.conv.weight.shape[0]
+        columns = torch.arange(width_before) % narrow.conv.weight.shape[1]
+        copies = torch.bincount(columns)[columns]
+        kernel = narrow.conv.weight[rows][:, columns] / copies[:, None]
+        layer.conv.weight.data.copy_(kernel * (1 + 0.1 * torch.randn(kernel.shape)))
+        layer.conv.bias.data.copy_(narrow.conv.bias[rows])
+        layer.layer_norm.weight.data.copy_(narrow.layer_norm.weight[rows])
+        layer.layer_norm.bias.data.copy_(narrow.layer_norm.bias[rows])
 
 
 def stem_features(teacher: Any, filters: torch.Tensor, waves: torch.Tensor) -> torch.Tensor:
@@ -183,7 +213,8 @@ def unexplained(
 ) -> torch.Tensor:
     """Return the error of each state, by channel in parts of its target's variance over frames.
 
-    By channel, or the few outlying channels would be all that is learned.
+    By channel, or the few outlying channels would be all that is learned. A channel that hardly
+    moves counts as one with a hundredth of the mean variance.
     """
     import torch
 
@@ -191,5 +222,6 @@ def unexplained(
     for state, target in zip(states, targets, strict=True):
         wanted = target[heard].float()
         error = (state[heard].float() - wanted).square().mean(0)
-        rows.append((error / wanted.var(0).clamp_min(1e-6)).mean())
+        variance = wanted.var(0)
+        rows.append((error / variance.clamp_min(_LEAST_VARIANCE * variance.mean())).mean())
     return torch.stack(rows)

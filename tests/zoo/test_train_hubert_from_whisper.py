@@ -38,6 +38,7 @@ from speechquant.zoo.whisper_into_hubert import (
     student_states,
     teacher_states,
     unexplained,
+    widen_front_end,
 )
 
 RATE_HZ = 16_000
@@ -132,6 +133,32 @@ def test_features_and_states_are_those_of_the_models_own_pass(teacher: Any) -> N
     assert heard.sum(1).tolist() == student._get_feat_extract_output_lengths(lengths).tolist()
 
 
+def test_a_widened_front_end_gives_what_the_narrow_one_gives(
+    teacher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Widths that are multiples: then means and variances over channels stay what they were.
+    narrow = HubertForCTC(replace_widths(teacher, (64, 64, 96, 128, 160, 192, 192))).eval()
+    student = student_of(teacher).eval()
+    waves = noise(1, 4_000)
+    with torch.inference_mode():
+        expected = narrow.hubert.feature_extractor(waves)
+        widen_front_end(student, narrow)
+        noisy = student.hubert.feature_extractor(waves)
+        monkeypatch.setattr(torch, "randn", torch.zeros)
+        widen_front_end(student, narrow)
+        exact = student.hubert.feature_extractor(waves)
+    torch.testing.assert_close(exact[:, :192], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(exact[:, 192:], expected, rtol=0, atol=1e-4)
+    # Copies differ, but not by much.
+    assert 0 < (noisy[:, 192:] - noisy[:, :192]).std() < 0.5 * expected.std()
+
+
+def replace_widths(teacher: Any, widths: tuple[int, ...]) -> Any:
+    config = student_of(teacher).config
+    config.conv_dim = widths
+    return config
+
+
 def test_a_click_is_in_the_same_frame_of_both(teacher: Any) -> None:
     models = Models(teacher)
     waves = noise(1, 16_000).repeat(2, 1)
@@ -182,13 +209,17 @@ def test_states_of_the_teacher_are_its_own_at_its_positions(teacher: Any) -> Non
 
 
 def test_unexplained_is_one_for_the_mean_and_counts_every_channel_alike() -> None:
-    target = torch.randn(2, 500, 2) * torch.tensor([1.0, 1_000.0])
+    target = torch.randn(2, 500, 2) * torch.tensor([1.0, 5.0])
     heard = torch.ones(2, 500, dtype=torch.bool)
     heard[1, 300:] = False
     mean = target[heard].mean(0).expand_as(target)
     half = mean + (target - mean) * torch.tensor([1.0, 0.0])
     rows = unexplained([mean, half, target], [target] * 3, heard)
     assert rows.tolist() == pytest.approx([1.0, 0.5, 0.0], abs=0.01)
+    still = torch.cat([target[..., :1], torch.zeros(2, 500, 1)], -1)
+    off = still + torch.tensor([0.0, 0.1])
+    # 0.01 of error in a channel that never moves, where half of the mean variance is 0.5.
+    assert unexplained([off], [still], heard).item() == pytest.approx(0.01 / 0.005 / 2, rel=0.1)
     broken = target.clone()
     broken[1, 300:] = 1e6
     assert unexplained([broken], [target], heard).item() == 0.0
