@@ -1,0 +1,331 @@
+"""The stages in which a HuBERT is trained from a Whisper, each a run in its own folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.training.augment import degrade
+from speechquant.training.batches import collate
+from speechquant.training.run import (
+    LOG_FILE,
+    SETTINGS_FILE,
+    TrainingRun,
+    fast_products,
+)
+from speechquant.training.samples import (
+    LIVE_CONDITIONS,
+    Sample,
+    at_another_speed,
+)
+from speechquant.training.schedule import RunSettings
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ
+from speechquant.zoo.models import save_model, token_ids
+from speechquant.zoo.train import greedy_text, normalised
+from speechquant.zoo.whisper_into_hubert import (
+    frames_of,
+    front_end_features,
+    is_heard,
+    stem_features,
+    student_of,
+    student_states,
+    teacher_states,
+    unexplained,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+
+_MASKED_FRAMES = 10
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings):
+    """What the stages are made of; `steps` and `peak_learning_rate` are those of the last."""
+
+    steps: int = 7_000
+    warmup_steps: int = 200
+    decay_steps: int = 4_000
+    peak_learning_rate: float = 3e-4
+    batch_seconds: float = 32.0
+    save_every: int = 100
+    score_every: int = 500
+    synthetic_share: float = 0.4
+    blocks_steps: int = 4_000
+    blocks_learning_rate: float = 5e-4
+    front_end_steps: int = 5_000
+    front_end_learning_rate: float = 1e-3
+    # How much the distance to the teacher weighs beside CTC, while the blocks learn and at last.
+    blocks_distance: float = 1.0
+    whole_distance: float = 0.3
+    masked_share: float = 0.05
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Waves of unit variance in rows, [clips, samples], their samples, their texts."""
+
+    waves: torch.Tensor
+    lengths: torch.Tensor
+    texts: tuple[str, ...]
+
+    @property
+    def heard(self) -> torch.Tensor:
+        """Which frames are no padding."""
+        return is_heard(frames_of(self.waves.shape[1]), self.lengths)
+
+
+def batch_of(waves: list[NDArray[np.float32]], texts: Sequence[str]) -> Batch:
+    """Return waves as a batch."""
+    padded, lengths = collate([normalised(wave) for wave in waves])
+    return Batch(padded, lengths, tuple(texts))
+
+
+def _heard_by_chance(sample: Sample, rng: np.random.Generator) -> NDArray[np.float32]:
+    return degrade(at_another_speed(sample, rng), SAMPLE_RATE_HZ, LIVE_CONDITIONS, rng)
+
+
+def ctc_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the mean CTC loss of the clips of a batch."""
+    import torch
+    from torch.nn.functional import ctc_loss as torch_ctc_loss
+
+    labels = [token_ids(text) for text in batch.texts]
+    return torch_ctc_loss(
+        torch.log_softmax(logits.float(), -1).transpose(0, 1),
+        torch.tensor([label for row in labels for label in row]),
+        frames_of(batch.lengths),
+        torch.tensor([len(row) for row in labels]),
+        blank=0,
+        zero_infinity=True,
+    )
+
+
+class Models:
+    """The teacher, and the student that is trained from it."""
+
+    def __init__(self, teacher: Any) -> None:
+        import torch
+        from transformers import WhisperFeatureExtractor
+
+        self.teacher, self.student = teacher, student_of(teacher)
+        bins = teacher.config.num_mel_bins
+        self.filters = torch.from_numpy(WhisperFeatureExtractor(bins).mel_filters).float()
+
+    def stem(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return the features that the teacher's stem gives."""
+        return stem_features(self.teacher, self.filters, waves)
+
+    def logits(self, features: torch.Tensor, heard: torch.Tensor) -> torch.Tensor:
+        """Return the labels' logits that the student makes of features."""
+        logits: torch.Tensor = self.student.lm_head(
+            student_states(self.student, features, heard)[-1]
+        )
+        return logits
+
+
+class Stage(TrainingRun):
+    """A stage of the training, in its own folder."""
+
+    name: ClassVar[str]
+    learns: ClassVar[tuple[str, ...]]  # the parts of the student that are trained, by their names
+
+    def __init__(self, out: Path, settings: Settings, models: Models) -> None:
+        import torch
+
+        self.out, self.models, self.settings = out, models, self.settings_of(settings)
+        for name, parameter in models.student.named_parameters():
+            parameter.requires_grad_(name.startswith(self.learns))
+        folder = out / self.name
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(out / SETTINGS_FILE, folder / SETTINGS_FILE)
+        optimizer = torch.optim.AdamW(
+            [p for p in models.student.parameters() if p.requires_grad],
+            betas=(0.9, 0.98),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        super().__init__(folder, self.settings, {"model": models.student}, optimizer)
+
+    def settings_of(self, settings: Settings) -> Settings:
+        """Return the settings with the steps and the rate of this stage."""
+        return settings
+
+    def features(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return what the student's blocks are given."""
+        return front_end_features(self.models.student, waves)
+
+    def losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Return what is to be lowered, by name: their sum is."""
+        raise NotImplementedError
+
+    def take_step(self, samples: list[Sample]) -> dict[str, float]:
+        """Take one step and return its losses, and its seconds."""
+        started = time.monotonic()
+        # Seeded by the step, so that a resumed run does not hear the first noises again.
+        rng = np.random.default_rng((self.settings.seed, self.step))
+        waves = [_heard_by_chance(sample, rng) for sample in samples]
+        with fast_products():
+            losses = self.losses(batch_of(waves, [sample.text for sample in samples]), rng)
+        self.descend(sum(losses.values()))  # type: ignore[arg-type]
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        return {**values, "seconds": time.monotonic() - started}
+
+    def note(self, **values: Any) -> None:
+        """Append a line to the log, with the hours that this stage still takes."""
+        left = (self.settings.steps - self.step) * values["seconds"] / 3600
+        super().note(stage=self.name, **values, hours_left=round(left, 2))
+
+    def transcribe(self, samples: list[Sample], at_once: int = 8) -> list[str]:
+        """Return the greedy text of each sample."""
+        import torch
+
+        self.models.student.eval()
+        texts = {}
+        order = sorted(range(len(samples)), key=lambda index: len(samples[index].wave))
+        for first in range(0, len(order), at_once):
+            group = order[first : first + at_once]
+            batch = batch_of([samples[index].floats for index in group], [])
+            with torch.inference_mode(), fast_products():
+                labels = self.models.logits(self.features(batch.waves), batch.heard).argmax(-1)
+            for index, row, heard in zip(group, labels, batch.heard, strict=True):
+                texts[index] = greedy_text(row[heard].numpy())
+        self.models.student.train()
+        return [texts[index] for index in range(len(samples))]
+
+    def write_checkpoint(self) -> None:
+        """Write the model in Hugging Face format, and once more as the best one where it is."""
+        self._write(self.out / "checkpoint")
+        lines = (self.folder / LOG_FILE).read_text(encoding="utf-8").splitlines()
+        rates = [_development_rate(json.loads(line)) for line in lines]
+        scored = [rate for rate in rates if rate is not None]
+        if scored and scored[-1] == min(scored):
+            self._write(self.out / "best")
+
+    def _write(self, folder: Path) -> None:
+        save_model("hubert", self.models.student, folder)
+        self.copy_notes(folder)
+
+
+def _development_rate(row: dict[str, Any]) -> float | None:
+    rates = [value for name, value in row.items() if name.startswith("wer_")]
+    return float(np.mean(rates)) if rates else None
+
+
+def masked(
+    features: torch.Tensor, student: Any, share: float, rng: np.random.Generator
+) -> torch.Tensor:
+    """Return the features with spans of frames hidden, to be told from what is around them."""
+    import torch
+
+    starts = rng.random(features.shape[:2]) < share / _MASKED_FRAMES
+    hidden = torch.from_numpy(starts.copy())
+    for shift in range(1, _MASKED_FRAMES):
+        hidden[:, shift:] |= torch.from_numpy(starts[:, :-shift])
+    return torch.where(hidden[..., None], student.hubert.masked_spec_embed, features)
+
+
+class BlocksStage(Stage):
+    """The blocks learn to hear through the teacher's stem, without absolute positions."""
+
+    name = "blocks"
+    learns = ("hubert.encoder", "hubert.masked_spec_embed", "lm_head")
+
+    def settings_of(self, settings: Settings) -> Settings:
+        """Return the settings with the steps and the rate of this stage."""
+        return replace(
+            settings,
+            steps=settings.blocks_steps,
+            peak_learning_rate=settings.blocks_learning_rate,
+        )
+
+    def features(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return the features of the teacher's stem."""
+        return self.models.stem(waves)
+
+    def losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Return the CTC loss and the distance to the teacher."""
+        import torch
+
+        with torch.no_grad():
+            stem = self.models.stem(batch.waves)
+            targets = teacher_states(self.models.teacher, stem, batch.heard)
+        return _ctc_and_distance(self, batch, stem, targets, rng, self.settings.blocks_distance)
+
+    def write_checkpoint(self) -> None:
+        """Write nothing: without its front end the model hears nothing."""
+
+
+def _ctc_and_distance(
+    stage: Stage,
+    batch: Batch,
+    features: torch.Tensor,
+    targets: list[torch.Tensor],
+    rng: np.random.Generator,
+    weight: float,
+) -> dict[str, torch.Tensor]:
+    student = stage.models.student
+    given = masked(features, student, stage.settings.masked_share, rng)
+    states = student_states(student, given, batch.heard)
+    return {
+        "ctc": ctc_loss(student.lm_head(states[-1]), batch),
+        "distance": weight * unexplained(states, targets, batch.heard).mean(),
+    }
+
+
+class FrontEndStage(Stage):
+    """The front end learns to give what the stem gives, and so do the blocks after it."""
+
+    name = "front-end"
+    learns = ("hubert.feature_extractor", "hubert.feature_projection")
+
+    def settings_of(self, settings: Settings) -> Settings:
+        """Return the settings with the steps and the rate of this stage."""
+        return replace(
+            settings,
+            steps=settings.front_end_steps,
+            peak_learning_rate=settings.front_end_learning_rate,
+        )
+
+    def losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Return the distance to the stem, and after every block to what the stem brings about."""
+        import torch
+
+        student, heard = self.models.student, batch.heard
+        student.hubert.encoder.eval()
+        with torch.no_grad():
+            stem = self.models.stem(batch.waves)
+            targets = [stem, *student_states(student, stem, heard)]
+        features = self.features(batch.waves)
+        states = [features, *student_states(student, features, heard)]
+        errors = unexplained(states, targets, heard)
+        return {"stem": errors[0], "after_blocks": errors[1:].mean()}
+
+
+class WholeStage(Stage):
+    """All learns CTC, not far from the teacher."""
+
+    name = "whole"
+    learns = ("",)
+
+    def losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Return the CTC loss and the distance to the teacher."""
+        import torch
+
+        with torch.no_grad():
+            stem = self.models.stem(batch.waves)
+            targets = teacher_states(self.models.teacher, stem, batch.heard)
+        features = self.features(batch.waves)
+        return _ctc_and_distance(self, batch, features, targets, rng, self.settings.whole_distance)
+
+
+STAGES: tuple[type[Stage], ...] = (BlocksStage, FrontEndStage, WholeStage)

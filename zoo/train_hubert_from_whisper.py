@@ -1,0 +1,115 @@
+"""Train a CTC model that begins with the blocks of a Whisper checkpoint.
+
+Three stages, each a run of its own that goes on from its last checkpoint when it is started again:
+
+blocks     A HuBERT with Whisper's blocks hears through Whisper's log-mel stem. Its blocks learn to
+           do without absolute positions, and CTC. A step is cheap: there is no front end in it.
+front-end  Seven convolutions learn to give what the stem gives, the blocks held still.
+whole      All of it learns CTC, and keeps some of the distance to Whisper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from speechquant.core.manifests import read_data_set
+from speechquant.core.wer import score_wer
+from speechquant.training.batches import batches
+from speechquant.training.command_line import begin, run_parser
+from speechquant.training.run import train_to_end
+from speechquant.training.samples import (
+    Extra,
+    Sample,
+    Sets,
+    join_single_words,
+    load_samples,
+    split_speakers,
+)
+from speechquant.zoo.corpus import corpus_manifest
+from speechquant.zoo.hubert_stages import STAGES, Models, Settings, Stage
+from speechquant.zoo.whisper_into_hubert import read_hubert, read_teacher, widen_front_end
+
+# Of the speakers of a set that are held out, the last so many are for the final test alone.
+TEST_SPEAKERS = 8
+_SCORED_CLIPS = 100  # of each set
+
+
+def sets_to_train_and_score(
+    extra: Sequence[Extra], synthetic_share: float, rng: random.Random
+) -> tuple[Sets, dict[str, list[Sample]]]:
+    """Return what is trained on, each set with its share, and the development clips by name.
+
+    The speakers kept for the final test are in neither.
+    """
+    sets = [(synthetic_share, load_samples(read_data_set(corpus_manifest("train"))))]
+    scored = {}
+    for further in extra:
+        clips = read_data_set(further.source)
+        seen, held_out = split_speakers(clips, further.hold_out_speakers)
+        development, _ = split_speakers(held_out, TEST_SPEAKERS)
+        sets.append((further.share, join_single_words(seen, rng)))
+        chosen = random.Random(0).sample(development, min(_SCORED_CLIPS, len(development)))
+        scored[further.source.name] = load_samples(chosen)
+    return sets, scored
+
+
+def train(stage: Stage, sets: Sets, scored: dict[str, list[Sample]]) -> None:
+    """Train one stage to its end."""
+    settings = stage.settings
+    stage.models.student.train()
+    seed = f"{settings.seed}/{stage.name}/{stage.step}"
+    source = batches(sets, settings.batch_seconds, random.Random(seed))
+
+    def score() -> dict[str, float]:
+        return {
+            f"wer_{name}": 100
+            * score_wer([s.text for s in samples], stage.transcribe(samples)).rate
+            for name, samples in scored.items()
+        }
+
+    train_to_end(
+        stage, settings, lambda: stage.take_step(next(source)), score, stage.write_checkpoint
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = run_parser(__doc__, "speechquant.zoo.train_hubert_from_whisper", Settings())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--teacher", type=Path, required=True, help="folder of a Whisper checkpoint"
+    )
+    parser.add_argument(
+        "--front-end",
+        type=Path,
+        help="HuBERT checkpoint whose convolutions it begins with, widened",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command line."""
+    import torch
+
+    options = _options()
+    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    front_end = options.front_end.name if options.front_end else None
+    begin(options, settings, teacher=options.teacher.name, front_end=front_end)
+    # What is next to nothing takes a processor a hundred times as long as what is something.
+    torch.set_flush_denormal(True)
+    torch.manual_seed(settings.seed)
+    models = Models(read_teacher(options.teacher))
+    if options.front_end:
+        widen_front_end(models.student, read_hubert(options.front_end))
+    sets, scored = sets_to_train_and_score(
+        options.extra_data, settings.synthetic_share, random.Random(settings.seed)
+    )
+    for kind in STAGES:
+        train(kind(options.out, settings, models), sets, scored)
+
+
+if __name__ == "__main__":
+    main()
