@@ -55,7 +55,7 @@ def _moved(node: ir.Node, qdq_format: QdqFormat) -> NDArray[Any] | None:
     if qdq_format is QdqFormat.S8 and shifted:
         raise OptionError(
             f"{node.name}: zero point {int(zero_point)} of {given.name} is asymmetric, and "
-            "integers around 0 are wanted; calibrate symmetrically"
+            "integers around 0 are wanted: quantize again with --qdq-format s8, which is symmetric"
         )
     return None if wanted is None else np.array(shifted, wanted)
 
