@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from speechquant.calibrators.baselines import asymmetric_scale, symmetric_scale
 from speechquant.calibrators.channels import ChannelRanges
 from speechquant.calibrators.histogram import Extent
+from speechquant.calibrators.methods import only_zeros
 from speechquant.core.errors import CalibrationError
 from speechquant.core.scales import Bits, Scale, largest_level
 from speechquant.core.weights import channel_scales
@@ -42,7 +43,7 @@ class Quantizer:
         bits = self.bits.activations
         if self.symmetric:
             return Scale(layer, symmetric_scale(extent.amax, bits), extent.amax)
-        covered = Extent(min(extent.minimum, 0.0), max(extent.maximum, 0.0))
+        covered = extent.with_zero
         scale, zero_point = asymmetric_scale(*covered, bits)
         return Scale(layer, scale, covered.amax, zero_point)
 
@@ -177,9 +178,6 @@ def balanced_scales(
         seen = ranges[name]
         extent = divided(seen, found.divisors, found.kept) if found else seen.extent
         if extent.amax == 0:
-            raise CalibrationError(
-                f"{name}: only ever saw zeros in the calibration data, so it has no scale; "
-                f"calibrate on speech, or leave the layer in float with --keep-float {layer}"
-            )
+            raise only_zeros(name, layer)
         scales[name] = quantizer.scale_of(layer, extent)
     return scales

@@ -33,6 +33,11 @@ class Extent(NamedTuple):
         """The largest magnitude."""
         return max(-self.minimum, self.maximum)
 
+    @property
+    def with_zero(self) -> Extent:
+        """The extent of these values and 0, which every quantizer has to hit."""
+        return Extent(min(self.minimum, 0.0), max(self.maximum, 0.0))
+
     def union(self, other: Extent | None) -> Extent:
         """Return the extent of both."""
         if other is None:

@@ -66,7 +66,7 @@ def averaged_extent(seen: TensorStatistics) -> Extent:
     averaged = seen.averaged_extent
     if averaged is None:
         raise CalibrationError("no batch of calibration data was seen; give data with clips in it")
-    return Extent(min(averaged.minimum, 0.0), max(averaged.maximum, 0.0))
+    return averaged.with_zero
 
 
 _AMAX_OF: dict[str, Callable[[TensorStatistics, MethodOptions], float]] = {
@@ -80,14 +80,19 @@ FROM_STATISTICS = tuple(_AMAX_OF)  # the methods that need no more
 METHODS = (BALANCED, STABLEQUANT, *FROM_STATISTICS)
 
 
+def only_zeros(name: str, layer: str) -> CalibrationError:
+    """Return the error of an activation that has no scale because it only ever was 0."""
+    return CalibrationError(
+        f"{name}: only ever saw zeros in the calibration data, so it has no scale; "
+        f"calibrate on speech, or leave the layer in float with --keep-float {layer}"
+    )
+
+
 def require_live(statistics: ActivationStatistics, layers: Mapping[str, str]) -> None:
     """Raise CalibrationError for a tensor of `layers` that only ever saw zeros."""
     for name, layer in layers.items():
         if statistics.tensors[name].histogram.amax == 0.0:
-            raise CalibrationError(
-                f"{name}: only ever saw zeros in the calibration data, so it has no scale; "
-                f"calibrate on speech, or leave the layer in float with --keep-float {layer}"
-            )
+            raise only_zeros(name, layer)
 
 
 def table_from_statistics(

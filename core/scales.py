@@ -100,6 +100,11 @@ class ScaleTable:
         refuse_unknown_weight_scales(self.weight_scales)
 
     @property
+    def layers_read_in_float(self) -> tuple[str, ...]:
+        """The layers whose activations are left as they are, with or without their weights."""
+        return (*self.float_layers, *self.float_activations)
+
+    @property
     def has_shared_weight_scales(self) -> bool:
         """Whether all channels of a weight have one scale."""
         return self.weight_scales == TENSOR
@@ -187,7 +192,7 @@ def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
         )
     attention = quantizes_attention(table, bundle.spec)
     layers = bundle.spec.activations(attention=attention)
-    in_float = (*table.float_layers, *table.float_activations)
+    in_float = table.layers_read_in_float
     needed = [name for name, layer in layers.items() if layer not in in_float]
     missing = [name for name in needed if name not in table.tensors]
     if missing:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle, require_float
-from speechquant.core.onnx_files import require_packages
+from speechquant.core.onnx_files import WEIGHT_OPERATORS, require_packages
 from speechquant.engines.graph_files import copy_other_files, save_graph_files
 from speechquant.engines.graphs.channel_division import (
     ChannelChange,
@@ -49,7 +49,7 @@ def weights_by_activation(
             node.inputs[0].name: 1 if node.op_type == "Conv" else -1
             for node in model.graph
             if node.inputs and node.inputs[0] is not None
-            and node.op_type in ("Conv", "MatMul", "Gemm")
+            and node.op_type in WEIGHT_OPERATORS
         }  # fmt: skip
         for name, layer in graph.spec.layers.items():
             if layer not in float_layers and name not in found:

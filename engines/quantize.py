@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle, new_bundle, require_float
 from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_existing, refuse_unwritable
-from speechquant.core.graphs import GraphSource, LayerMap
+from speechquant.core.graphs import GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales_document
@@ -117,7 +117,7 @@ def _quantized_graph(
 
     model = ir.load(bundle.model_path)
     nodes = quantized_nodes(model, bundle.spec, table.float_layers)
-    read_in_float = {*_read_in_float(nodes, bundle.spec, table)}
+    rounded_inputs = quantized_nodes(model, bundle.spec, table.layers_read_in_float)
     quantize_weights(
         model,
         nodes,
@@ -128,21 +128,10 @@ def _quantized_graph(
     )
     if table.tensors:  # without any it is the float model, and the commands call it that
         quantize_embeddings(model, table.bits.weights)
-    rounded_inputs = [node for node in nodes if node not in read_in_float]
     quantize_activations(model, rounded_inputs, table, qdq_format)
     quantize_attention(model, bundle.spec, table, qdq_format)
     # What stays float may still lie in the float bundle's data file.
     return ir.external_data.load_to_model(model)
-
-
-def _read_in_float(nodes: Sequence[ir.Node], spec: LayerMap, table: ScaleTable) -> list[ir.Node]:
-    """Return the nodes whose weights alone are quantized."""
-    return [
-        node
-        for node in nodes
-        if node.inputs[0] is not None
-        and spec.layers.get(node.inputs[0].name or "") in table.float_activations
-    ]
 
 
 def _made_from(

@@ -28,8 +28,8 @@ from speechquant.training.samples import (
 )
 from speechquant.training.schedule import RunSettings
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
-from speechquant.zoo.models import save_model, token_ids
-from speechquant.zoo.train import greedy_text, normalised
+from speechquant.zoo.models import save_model
+from speechquant.zoo.train import greedy_text, normalised, text_loss
 from speechquant.zoo.whisper_into_hubert import (
     frames_of,
     front_end_features,
@@ -96,18 +96,7 @@ def _heard_by_chance(sample: Sample, rng: np.random.Generator) -> NDArray[np.flo
 
 def ctc_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the mean CTC loss of the clips of a batch."""
-    import torch
-    from torch.nn.functional import ctc_loss as torch_ctc_loss
-
-    labels = [token_ids(text) for text in batch.texts]
-    return torch_ctc_loss(
-        torch.log_softmax(logits.float(), -1).transpose(0, 1),
-        torch.tensor([label for row in labels for label in row]),
-        frames_of(batch.lengths),
-        torch.tensor([len(row) for row in labels]),
-        blank=0,
-        zero_infinity=True,
-    )
+    return text_loss(logits, frames_of(batch.lengths), batch.texts)
 
 
 class Models:

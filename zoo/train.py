@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,14 +75,19 @@ def ctc_loss(
     name: str, model: PreTrainedModel, batch: list[Sample], rng: np.random.Generator
 ) -> torch.Tensor:
     """Return the mean CTC loss of a batch, the convolutions and matmuls in bfloat16."""
-    import torch
-    from torch.nn.functional import ctc_loss as torch_ctc_loss
-
     waves, lengths = collate([_heard(sample, rng) for sample in batch])
-    labels = [token_ids(sample.text) for sample in batch]
     with fast_products():
         logits = model(waves, attention_mask=attention_mask(name, waves, lengths)).logits
     frames = model._get_feat_extract_output_lengths(lengths)  # type: ignore[operator]
+    return text_loss(logits, frames, [sample.text for sample in batch])
+
+
+def text_loss(logits: torch.Tensor, frames: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
+    """Return the mean CTC loss of texts, given the logits of clips of so many frames."""
+    import torch
+    from torch.nn.functional import ctc_loss as torch_ctc_loss
+
+    labels = [token_ids(text) for text in texts]
     return torch_ctc_loss(
         torch.log_softmax(logits.float(), -1).transpose(0, 1),
         torch.tensor([label for row in labels for label in row]),

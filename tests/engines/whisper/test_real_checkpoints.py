@@ -81,20 +81,22 @@ def test_float_texts_are_those_of_transformers(
     assert texts_of(in_float, heard_clips) == expected
 
 
-@pytest.mark.parametrize("provider", ["cpu", "openvino"])
-def test_w8a8_loses_hardly_a_word(
-    in_float: Bundle,
-    speech: list[LabelledClip],
-    heard_clips: list[LabelledClip],
-    provider: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+@pytest.fixture(scope="module")
+def quantized(
+    in_float: Bundle, speech: list[LabelledClip], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
     calibration = ClipList(tuple(speech[:CALIBRATION_CLIPS]))
     method = MethodOptions(BALANCED, symmetric=False)
     request = CalibrationRequest(in_float, calibration, method=method, normalizer="whisper")
     out = tmp_path_factory.mktemp("quantized") / "w8a8"
-    made = quantize(request, QuantizeOptions(out))
+    return quantize(request, QuantizeOptions(out)).bundle
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_w8a8_loses_hardly_a_word(
+    in_float: Bundle, quantized: Bundle, heard_clips: list[LabelledClip], provider: str
+) -> None:
     before = errors_in(texts_of(in_float, heard_clips), heard_clips)
-    after = errors_in(texts_of(made.bundle, heard_clips, provider), heard_clips)
+    after = errors_in(texts_of(quantized, heard_clips, provider), heard_clips)
     # Of some 400 words, so a point is four of them.
     assert after.rate < before.rate + 0.01
