@@ -147,7 +147,7 @@ REAL_WHISPER = $(RUN)/python -m speechquant.benchmarks.papers.real_whisper $(CHE
 real-whisper: $(VENV)/.peers
 	$(REAL_WHISPER)
 
-# With the same sets, on a machine that does nothing else; adds to the same page.
+# With the same sets, on a machine that does nothing else; writes a page of its own.
 real-whisper-speed: $(VENV)/.peers
 	$(REAL_WHISPER) --speed
 

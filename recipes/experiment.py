@@ -79,10 +79,24 @@ class Experiment:
         symmetric: bool = True,
     ) -> ScaleTable:
         """Return the table of a method that needs no search, weights as wide as activations."""
+        options = MethodOptions(method, Bits(bits, bits), symmetric=symmetric)
+        return self.table_with(options, float_layers)
+
+    def table_with(
+        self,
+        method: MethodOptions,
+        float_layers: Sequence[str] = (),
+        float_activations: Sequence[str] = (),
+    ) -> ScaleTable:
+        """Return the table of a method that needs no search.
+
+        Of `float_activations` the weights alone are quantized.
+        """
         request = replace(
             self._request(),
-            method=MethodOptions(method, Bits(bits, bits), symmetric=symmetric),
+            method=method,
             keep_float=tuple(float_layers),
+            float_activations=tuple(float_activations),
         )
         return table_of(request, self.statistics)
 

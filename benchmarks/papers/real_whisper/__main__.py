@@ -1,14 +1,15 @@
 """Real Whisper checkpoints on real speech: `python -m speechquant.benchmarks.papers.real_whisper`.
 
 Float, `balanced` and `ema` here, beside faster-whisper and transformers, on TEST; all methods on
-DEV. What is measured is kept in --work, so that a killed run goes on. After a change of the code,
-give a new folder. Writes Markdown to --out.
+DEV. With --speed, how fast they are, on a page of its own. What is measured is kept in --work, so
+that a killed run goes on. After a change of the code, give a new folder. Writes Markdown to --out.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
 from speechquant.benchmarks.papers.real_whisper.rows import DEV, TEST
 from speechquant.benchmarks.papers.real_whisper.run import (
     RUN,
+    SPEED_RUN,
     Run,
     facts_of_checkpoint,
     facts_of_set,
     thinned,
 )
+from speechquant.benchmarks.papers.real_whisper.speed_page import speed_page_of
 from speechquant.core.files import new_file
 from speechquant.core.manifests import read_data_set
 from speechquant.exporter.checkpoint_files import folder_of
@@ -63,11 +66,18 @@ def main() -> None:
     records = Records(options.work / "records")
     if not options.render_only:
         _measure(options, records)
-    run = records.read(Run, RUN)
-    if run is None:
+    words, speed = records.read(Run, RUN), records.read(Run, SPEED_RUN)
+    if words is None and speed is None:
         raise SystemExit(f"{records.folder}: nothing was measured there; leave --render-only out")
-    with new_file(options.out / "real-whisper.md", force=True) as partial:
-        partial.write_text("\n".join(page_of(run, records, options.out)), encoding="utf-8")
+    if words is not None:
+        _write(options.out / "real-whisper.md", page_of(words, records, options.out))
+    if speed is not None:
+        _write(options.out / "real-whisper-speed.md", speed_page_of(speed, records))
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    with new_file(path, force=True) as partial:
+        partial.write_text("\n".join(lines), encoding="utf-8")
 
 
 def _measure(options: argparse.Namespace, records: Records) -> None:
@@ -86,7 +96,7 @@ def _measure(options: argparse.Namespace, records: Records) -> None:
         dev=facts_of_set(options.dev, dev),
         calibration=facts_of_set(options.calibration, calibration),
     )
-    records.write(RUN, run)
+    records.write(SPEED_RUN if options.speed else RUN, run)
     reporter = Reporter()
     models = {
         facts[source].key: Models(

@@ -40,7 +40,6 @@ from speechquant.recipes.experiment import Experiment
 from speechquant.recipes.quantize import QuantizeOptions, quantize
 from speechquant.recipes.work import work_folder
 
-_BITS = 8
 _PREPROCESSOR = "preprocessor_config.json"
 _CONVERTED = "model.bin"  # of CTranslate2
 _LANGUAGE = "en"
@@ -119,9 +118,10 @@ class Models:
             return self._balanced(asked, draft)
         layers = asked.float_layers(self.float_bundle.spec.layer_names)
         experiment = Experiment(self.float_bundle, self.calibration, (), self.work)
-        table = experiment.table(
-            asked.method, _BITS, float_layers=layers, symmetric=asked.symmetric
+        method = MethodOptions(
+            asked.method, symmetric=asked.symmetric, weight_scales=asked.weight_scales
         )
+        table = experiment.table_with(method, layers, asked.float_activations)
         return quantize_bundle(self.float_bundle, draft, table, force=True)
 
     def _balanced(self, asked: Quantization, out: Path) -> Bundle:

@@ -1,4 +1,4 @@
-"""The page, from records alone: a row that has none is shown as absent."""
+"""The page on words, from records alone: a row that has none is shown as absent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from speechquant.benchmarks.papers.real_whisper.rows import (
     planned,
 )
 from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, Run, SetFacts
-from speechquant.benchmarks.papers.real_whisper.speed_page import speed_lines
 from speechquant.core.wer import difference_interval
 from speechquant.recipes.experiment import Scored
 
@@ -59,7 +58,6 @@ def page_of(run: Run, records: Records, folder: Path) -> list[str]:
         *_opening(run),
         "",
         *word_lines(run, records),
-        *speed_lines(run, records),
         *layer_lines(run, records, folder),
     ]
 
@@ -159,17 +157,22 @@ def _dev_cell(section: Section, first: WordRecord | None, row: Row) -> str:
     return cell(Scored(record.words, drop, record.size_bytes))
 
 
+def threads_text(run: Run) -> str:
+    """Return how many threads each candidate has, as a sentence says it."""
+    return "1 thread" if run.threads == 1 else f"{run.threads} threads"
+
+
 def _opening(run: Run) -> list[str]:
     return [
-        f"Made by `make real-whisper` on {run.machine}. Everything runs in {run.threads} threads, "
+        f"Made by `make real-whisper` on {run.machine}. Everything runs in {threads_text(run)}, "
         "one clip at a time, greedily, and a multilingual checkpoint is told that the language is "
         "English. Texts are compared as Whisper's English normalizer writes them. Brackets hold "
         "the paired-bootstrap 95 % interval of the difference over clips; a clip is no worse "
         "where it has no more errors than in float.",
         "",
         "Rows ran one after another, on a machine that may have had other work meanwhile. "
-        "Compare speeds in the section on speed alone, where candidates take turns. The size of "
-        "a row is that of its folder.",
+        "Compare speeds in [real-whisper-speed.md](real-whisper-speed.md), where candidates take "
+        "turns. The size of a row is that of its folder.",
         "",
         *heading_rows("set", "name", "clips", "hours", "speakers"),
         *(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from speechquant.benchmarks.papers.real_whisper.records import key_of
 from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, Run, SetFacts
 from speechquant.calibrators.methods import BALANCED, EMA
+from speechquant.core.scales import CHANNEL, TENSOR
 from speechquant.core.seq2seq import CROSS, ENCODER, LAST_PROJECTION
 from speechquant.engines.runners import CPU, OPENVINO
 
@@ -22,12 +23,27 @@ DEV_METHODS = ("max", EMA, "mse", "percentile", "entropy", BALANCED)
 
 @dataclass(frozen=True)
 class Quantization:
-    """A method, the part of the model that it is for, and whether the paper's layers are exempt."""
+    """A method, the part of the model that it is for, and whether the paper's layers are exempt.
+
+    `as_paper` exempts the activations of the paper's layers alone, and gives a whole weight one
+    scale.
+    """
 
     method: str
     symmetric: bool = True
     scope: str = BOTH
     exempt: bool = False
+    as_paper: bool = False
+
+    @property
+    def float_activations(self) -> tuple[str, ...]:
+        """The layers of which the weights alone are quantized."""
+        return EXEMPT if self.as_paper else ()
+
+    @property
+    def weight_scales(self) -> str:
+        """What shares a scale among weights."""
+        return TENSOR if self.as_paper else CHANNEL
 
     def float_layers(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return which of the layers of a model stay in float."""
@@ -64,8 +80,7 @@ class PlannedRow:
 
 
 BALANCE = Quantization(BALANCED, symmetric=False)
-EMA_SYMMETRIC = Quantization(EMA, exempt=True)
-EMA_ASYMMETRIC = Quantization(EMA, symmetric=False, exempt=True)
+EMA_OF_THE_PAPER = Quantization(EMA, symmetric=False, as_paper=True)
 FLOAT = Row("float", CPU, "float")
 BALANCED_ROW = Row("`balanced`", CPU, FLOAT.name, BALANCE)
 PEER_FLOAT = Row("faster-whisper, float32", FASTER_WHISPER, "faster-whisper, float32")
@@ -74,8 +89,7 @@ TEST_ROWS = (
     FLOAT,
     BALANCED_ROW,
     Row("`balanced` on OpenVINO", OPENVINO, FLOAT.name, BALANCE),
-    Row("`ema`, two layers in float", CPU, FLOAT.name, EMA_SYMMETRIC),
-    Row("`ema`, asymmetric, two layers in float", CPU, FLOAT.name, EMA_ASYMMETRIC),
+    Row("`ema` as in its paper", CPU, FLOAT.name, EMA_OF_THE_PAPER),
     PEER_FLOAT,
     PEER_INT8,
     Row("transformers in torch, float32", TRANSFORMERS, "transformers in torch, float32"),

@@ -12,7 +12,7 @@ from speechquant.core.audio import AudioPart, audio_seconds
 from speechquant.core.files import sha256_of
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 
-RUN = "run"  # the name of its record
+RUN, SPEED_RUN = "run", "speed-run"  # the names of the records of runs
 _LIBRISPEECH_NAME = re.compile(r"(\d+)-\d+-\d+")
 
 

@@ -1,4 +1,4 @@
-"""The section on speed, from records alone."""
+"""The page on speed, from records alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import mean, median
 
 from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row
+from speechquant.benchmarks.papers.real_whisper.page import threads_text
 from speechquant.benchmarks.papers.real_whisper.records import ABSENT, Records
 from speechquant.benchmarks.papers.real_whisper.run import Run
 from speechquant.benchmarks.papers.real_whisper.speed import (
@@ -15,6 +16,18 @@ from speechquant.benchmarks.papers.real_whisper.speed import (
     Timed,
     speed_record_name,
 )
+
+
+def speed_page_of(run: Run, records: Records) -> list[str]:
+    """Return the lines of the page."""
+    return [
+        "# The speed of real Whisper checkpoints",
+        "",
+        f"Made by `make real-whisper-speed` on {run.machine}. The candidates are those of "
+        "[real-whisper.md](real-whisper.md), and hear its test clips greedily, without timestamps.",
+        "",
+        *speed_lines(run, records),
+    ]
 
 
 def speed_lines(run: Run, records: Records) -> list[str]:
@@ -27,12 +40,12 @@ def speed_lines(run: Run, records: Records) -> list[str]:
             [f"{ABSENT}: `make real-whisper-speed`"] if record is None else _tables(run, record)
         )
         lines.append("")
-    return lines
+    return lines[:-1]
 
 
 def _tables(run: Run, record: SpeedRecord) -> list[str]:
     lines = [
-        f"Each candidate is a process of its own that holds its model, with {run.threads} threads. "
+        f"Each candidate is a process of its own that holds its model, with {threads_text(run)}. "
         f"Candidates take turns clip by clip, with a pause before each call. The load before was "
         f"{record.load}. Seconds are the sums over the clips of a length of medians of "
         f"{record.repeats} interleaved rounds; brackets say how many times as fast as {BASELINE}. "

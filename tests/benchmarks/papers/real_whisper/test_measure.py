@@ -18,7 +18,7 @@ from speechquant.benchmarks.papers.real_whisper.records import Records, WordReco
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
 from speechquant.benchmarks.papers.real_whisper.rows import (
     BALANCED_ROW,
-    EMA_SYMMETRIC,
+    EMA_OF_THE_PAPER,
     FLOAT,
     PEER_INT8,
     TEST,
@@ -165,6 +165,8 @@ def test_a_method_without_search_is_written_as_quantize_would(
 ) -> None:
     models = Models("nano", tiny_whisper, saved(tmp_path, noise, 1), tmp_path / "models", threads=1)
     models.__dict__["float_bundle"] = whisper_bundle
-    table = json.loads((models.quantized(EMA_SYMMETRIC).folder / "scales.json").read_text())
+    table = json.loads((models.quantized(EMA_OF_THE_PAPER).folder / "scales.json").read_text())
     assert table["method"] == "ema"
-    assert table["float_layers"] == ["encoder.last_projection", "cross"]
+    assert table["float_layers"] == []
+    assert table["weight_scales"] == "tensor"
+    assert table["float_activations"] == ["encoder.last_projection", "cross"]

@@ -17,7 +17,7 @@ from speechquant.benchmarks.papers.real_whisper.speed import (
     clips_by_length,
     speed_record_name,
 )
-from speechquant.benchmarks.papers.real_whisper.speed_page import length_table, speed_lines
+from speechquant.benchmarks.papers.real_whisper.speed_page import length_table, speed_page_of
 from speechquant.benchmarks.papers.real_whisper.turns import CandidateError
 from speechquant.core.manifests import LabelledClip
 
@@ -41,11 +41,11 @@ def test_times_are_sums_of_medians_beside_the_baselines() -> None:
     assert rows["all"] == ["3", "7.00 s (2.00)", "14.00 s (1.00)"]
 
 
-def test_the_section_on_speed(tmp_path: Path) -> None:
+def test_the_page_on_speed(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    assert any(line.startswith("absent") for line in speed_lines(RUN, records))
+    assert any(line.startswith("absent") for line in speed_page_of(RUN, records))
     records.write(speed_record_name(RUN, CHECKPOINT), RECORD)
-    text = "\n".join(speed_lines(RUN, records))
+    text = "\n".join(speed_page_of(RUN, records))
     assert "`balanced` on OpenVINO did not run: no such provider" in text
     assert "80.0 s of audio" in text
     assert "absent" not in text
