@@ -45,6 +45,9 @@ from speechquant.recipes.data import DataSource, measured_seconds
 
 log = logging.getLogger(__name__)
 
+# Below either of them, other clips of the same kind go beyond the ranges that were seen.
+_FEW_CLIPS, _FEW_SECONDS = 8, 20.0
+
 NEAREST, ADAROUND = "nearest", "adaround"
 ROUNDINGS = (NEAREST, ADAROUND)
 # What a model is quantized by where no method is named.
@@ -212,8 +215,15 @@ def calibrate(
 
 def data_of(request: CalibrationRequest) -> CalibrationData:
     """Return what a table says of its calibration data."""
+    clips = len(request.clips)
     seconds = measured_seconds(request.bundle, request.clips)
-    return CalibrationData(data_key(request.clip_keys), len(request.clips), round(seconds, 2))
+    if clips < _FEW_CLIPS or seconds < _FEW_SECONDS:
+        log.warning(
+            "warning: calibrating on %d clip%s, %.1f s in all; give a few dozen whole utterances "
+            "for scales that hold",
+            clips, "" if clips == 1 else "s", seconds,
+        )  # fmt: skip
+    return CalibrationData(data_key(request.clip_keys), clips, round(seconds, 2))
 
 
 def statistics_of(
@@ -226,8 +236,6 @@ def statistics_of(
         open_probe(bundle, request.threads, attention=request.attention) as probe,
         progress("collecting statistics") as on_step,
     ):
-        if len(clips) == 1:
-            log.warning("warning: calibrating on one clip; give a few dozen for scales that hold")
         log.info(
             "collecting statistics of %d tensors over %d clips",
             len(bundle.spec.activations(attention=request.attention)),

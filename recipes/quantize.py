@@ -43,6 +43,7 @@ from speechquant.recipes.work import DRAFT_FOLDER, alone_in, remove_work, work_f
 log = logging.getLogger(__name__)
 
 BROKEN_POINTS = 1.0  # of WER; a method that fits a model costs a few tenths
+FOREIGN_RATE = 0.6  # of errors; a model that hears its own language makes fewer
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def quantize(
                 "warning: no layer can be quantized within the budget; OUT is the float model"
             )
         if outcome is not None:
-            _warn_of_loss(outcome, table.method)
+            _warn_of_words(outcome, table.method)
         report = {
             **table_facts(table),
             **search_facts(made.search),
@@ -125,8 +126,14 @@ def quantize(
     return Quantized(bundle, table, outcome, report)
 
 
-def _warn_of_loss(outcome: Outcome, method: str) -> None:
-    """Warn of a bundle that has certainly lost more than BROKEN_POINTS, before it is written."""
+def _warn_of_words(outcome: Outcome, method: str) -> None:
+    """Warn, before the bundle is written, of texts that prove nothing and of a certain loss."""
+    if outcome.before.words.rate > FOREIGN_RATE:
+        log.warning(
+            "warning: the float bundle itself has a WER of %.0f %% on the development set, so the "
+            "difference proves nothing; give whole clips in the model's language with their texts",
+            100 * outcome.before.words.rate,
+        )
     low, high = 100 * outcome.drop.low, 100 * outcome.drop.high
     if low > BROKEN_POINTS:
         log.warning(
