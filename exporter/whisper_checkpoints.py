@@ -184,6 +184,13 @@ def _generation_of(
         )
     no_timestamps = known.get("no_timestamps_token_id", tokens.get("<|notimestamps|>"))
     languages, tasks = _languages_and_tasks(config, settings, tokens)
+    named_tokens = {
+        "<|startoftranscript|>": start,
+        "<|endoftext|>": end,
+        "<|notimestamps|>": no_timestamps,
+        **{f"<|{name}|>": number for name, number in {**languages, **tasks}.items()},
+    }
+    _refuse_other_tokens(named_tokens, tokens, source)
     # The older way to name both: tokens by their place in the prompt, the language's being 1.
     forced = dict(named("forced_decoder_ids") or ())
     return GenerationSpec(
@@ -200,6 +207,18 @@ def _generation_of(
         task=_own_task(known, forced, tasks),
         max_new_tokens=_most_new_tokens(known),
     )
+
+
+def _refuse_other_tokens(
+    named: Mapping[str, int | None], tokens: Mapping[str, int], source: str
+) -> None:
+    """Raise CheckpointError where the settings and the tokenizer number a token differently."""
+    for token, number in named.items():
+        if token in tokens and number != tokens[token]:
+            raise CheckpointError(
+                f"{source}: its generation settings say that {token} is token {number}, its "
+                f"{TOKENIZER_FILE} that it is {tokens[token]}; copy both from one checkpoint"
+            )
 
 
 def _suppressed(config: Any, settings: Mapping[str, Any] | None, name: str) -> tuple[int, ...]:

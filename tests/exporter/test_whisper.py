@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,3 +240,19 @@ def test_true_size(tmp_path: Path) -> None:
     assert max(row.max_difference / max(1.0, row.largest) for row in parity) < 1e-5
     assert len(bundle.spec.generation.languages) == 99
     assert bundle.spec.generation.first_timestamp == 50_364
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("decoder_start_token_id", "<|startoftranscript|>"),
+        ("eos_token_id", "<|endoftext|>"),
+        ("no_timestamps_token_id", "<|notimestamps|>"),
+    ],
+)
+def test_settings_that_name_other_tokens_than_the_tokenizer(
+    tiny_whisper: Path, tmp_path: Path, name: str, token: str
+) -> None:
+    given = changed(tiny_whisper, tmp_path / "given", "generation_config.json", **{name: 7})
+    with pytest.raises(CheckpointError, match=rf"{re.escape(token)} is token 7, its tokenizer"):
+        load_whisper(str(given))
