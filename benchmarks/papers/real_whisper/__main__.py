@@ -72,7 +72,9 @@ def main() -> None:
     if words is not None:
         _write(options.out / "real-whisper.md", page_of(words, records, options.out))
     if speed is not None:
-        _write(options.out / "real-whisper-speed.md", speed_page_of(speed, records))
+        _write(
+            options.out / "real-whisper-speed.md", speed_page_of(speed, words, records, options.out)
+        )
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:

@@ -83,12 +83,13 @@ BALANCE = Quantization(BALANCED, symmetric=False)
 EMA_OF_THE_PAPER = Quantization(EMA, symmetric=False, as_paper=True)
 FLOAT = Row("float", CPU, "float")
 BALANCED_ROW = Row("`balanced`", CPU, FLOAT.name, BALANCE)
+BALANCED_OPENVINO_ROW = Row("`balanced` on OpenVINO", OPENVINO, FLOAT.name, BALANCE)
 PEER_FLOAT = Row("faster-whisper, float32", FASTER_WHISPER, "faster-whisper, float32")
 PEER_INT8 = Row("faster-whisper, int8", FASTER_WHISPER, PEER_FLOAT.name, kind="int8")
 TEST_ROWS = (
     FLOAT,
     BALANCED_ROW,
-    Row("`balanced` on OpenVINO", OPENVINO, FLOAT.name, BALANCE),
+    BALANCED_OPENVINO_ROW,
     Row("`ema` as in its paper", CPU, FLOAT.name, EMA_OF_THE_PAPER),
     PEER_FLOAT,
     PEER_INT8,

@@ -21,7 +21,14 @@ from speechquant.benchmarks.papers.real_whisper.candidates import (
 )
 from speechquant.benchmarks.papers.real_whisper.models import Models
 from speechquant.benchmarks.papers.real_whisper.records import key_of
-from speechquant.benchmarks.papers.real_whisper.rows import slug
+from speechquant.benchmarks.papers.real_whisper.rows import (
+    BALANCED_OPENVINO_ROW,
+    BALANCED_ROW,
+    FLOAT,
+    PEER_FLOAT,
+    PEER_INT8,
+    slug,
+)
 from speechquant.benchmarks.papers.real_whisper.run import (
     CheckpointFacts,
     Run,
@@ -32,11 +39,22 @@ from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.errors import SpeechquantError, one_line
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
-from speechquant.engines.runners import OPENVINO
+from speechquant.engines.runners import CPU, OPENVINO
 
 LENGTHS_SECONDS = (2, 5, 10, 15, 20, 30)
 TOGETHER = 8
-BASELINE = "faster-whisper, int8"
+ENGINE, ON_OPENVINO, IN_FLOAT = (
+    "`balanced`, built engine", "`balanced` on OpenVINO", "float, ONNX Runtime",
+)  # fmt: skip
+BASELINE, BASELINE_FLOAT = "faster-whisper, int8", "faster-whisper, float32"
+# The row of words that tells what each candidate hears: an engine hears what its bundle does.
+WORDS_OF = {
+    ENGINE: BALANCED_ROW.name,
+    ON_OPENVINO: BALANCED_OPENVINO_ROW.name,
+    IN_FLOAT: FLOAT.name,
+    BASELINE: PEER_INT8.name,
+    BASELINE_FLOAT: PEER_FLOAT.name,
+}
 _CLIPS_OF_A_LENGTH = 2
 _MOST_OFF, _LEAST_OFF_SECONDS = 0.1, 0.5  # a share of the length
 _CHUNK_SECONDS = 30.0
@@ -134,12 +152,11 @@ def _alone(models: Models) -> dict[str, MakeCandidate]:
         return FasterWhisper(models.ctranslate2(kind), threads, models.language, kind)
 
     return {
-        "`balanced`, built engine": lambda: Ours(models.engine.folder, threads, models.language),
-        "`balanced` on OpenVINO": lambda: Ours(
-            models.balanced.folder, threads, models.language, OPENVINO
-        ),
+        ENGINE: lambda: Ours(models.engine.folder, threads, models.language),
+        ON_OPENVINO: lambda: Ours(models.balanced.folder, threads, models.language, OPENVINO),
+        IN_FLOAT: lambda: Ours(models.float_bundle.folder, threads, models.language, CPU),
         BASELINE: lambda: peer("int8"),
-        "faster-whisper, float32": lambda: peer("float32"),
+        BASELINE_FLOAT: lambda: peer("float32"),
     }
 
 
@@ -150,8 +167,7 @@ def _together(models: Models) -> dict[str, MakeCandidate]:
         folder = models.ctranslate2("int8")
         return FasterWhisper(folder, models.threads, models.language, "int8", TOGETHER)
 
-    ours = {name: make for name, make in alone.items() if name.startswith("`balanced`")}
-    return {**ours, BASELINE: batched}
+    return {ENGINE: alone[ENGINE], ON_OPENVINO: alone[ON_OPENVINO], BASELINE: batched}
 
 
 def _timed(

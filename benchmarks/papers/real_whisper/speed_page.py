@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean, median
 
 from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row
+from speechquant.benchmarks.papers.real_whisper.headline import headline_lines
 from speechquant.benchmarks.papers.real_whisper.page import threads_text
 from speechquant.benchmarks.papers.real_whisper.records import ABSENT, Records
 from speechquant.benchmarks.papers.real_whisper.run import Run
@@ -18,14 +20,15 @@ from speechquant.benchmarks.papers.real_whisper.speed import (
 )
 
 
-def speed_page_of(run: Run, records: Records) -> list[str]:
-    """Return the lines of the page."""
+def speed_page_of(run: Run, words: Run | None, records: Records, folder: Path) -> list[str]:
+    """Return the lines of the page, which is to lie in `folder`; `words` is the run of words."""
     return [
         "# The speed of real Whisper checkpoints",
         "",
         f"Made by `make real-whisper-speed` on {run.machine}. The candidates are those of "
         "[real-whisper.md](real-whisper.md), and hear its test clips greedily, without timestamps.",
         "",
+        *headline_lines(words, run, records, folder),
         *speed_lines(run, records),
     ]
 

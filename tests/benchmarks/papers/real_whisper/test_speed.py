@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from real_whisper_facts import CHECKPOINT, RUN, rows_of
 
 from speechquant.benchmarks.papers.real_whisper import speed
-from speechquant.benchmarks.papers.real_whisper.records import Records
+from speechquant.benchmarks.papers.real_whisper.headline import headline_lines, points_of
+from speechquant.benchmarks.papers.real_whisper.records import Records, WordRecord
+from speechquant.benchmarks.papers.real_whisper.rows import PEER_INT8, TEST, planned
 from speechquant.benchmarks.papers.real_whisper.speed import (
     BASELINE,
     SpeedRecord,
@@ -20,6 +22,7 @@ from speechquant.benchmarks.papers.real_whisper.speed import (
 from speechquant.benchmarks.papers.real_whisper.speed_page import length_table, speed_page_of
 from speechquant.benchmarks.papers.real_whisper.turns import CandidateError
 from speechquant.core.manifests import LabelledClip
+from speechquant.core.wer import EditCounts
 
 OURS = "`balanced`, built engine"
 ALONE = Timed(
@@ -43,12 +46,27 @@ def test_times_are_sums_of_medians_beside_the_baselines() -> None:
 
 def test_the_page_on_speed(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    assert any(line.startswith("absent") for line in speed_page_of(RUN, records))
+    assert any(line.startswith("absent") for line in speed_page_of(RUN, None, records, tmp_path))
     records.write(speed_record_name(RUN, CHECKPOINT), RECORD)
-    text = "\n".join(speed_page_of(RUN, records))
+    text = "\n".join(speed_page_of(RUN, None, records, tmp_path))
     assert "`balanced` on OpenVINO did not run: no such provider" in text
     assert "80.0 s of audio" in text
     assert "absent" not in text
+
+
+def test_the_picture_shows_what_has_words_and_speed(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.write(speed_record_name(RUN, CHECKPOINT), RECORD)
+    assert headline_lines(RUN, RUN, records, tmp_path) == []
+    words = WordRecord(clips=(EditCounts(1, 0, 0, 10),), texts=("a",))
+    place = planned(RUN, CHECKPOINT, TEST, PEER_INT8).record
+    records.write(place, words)
+    (point,) = points_of(RUN, RUN, records)
+    # The medians of the baseline, 14 s in all, over 34 s of audio.
+    assert (point.candidate, point.wer) == (BASELINE, 0.1)
+    assert point.real_time_factor == pytest.approx(14 / sum(ALONE.audio_seconds))
+    (picture, _) = headline_lines(RUN, RUN, records, tmp_path)
+    assert (tmp_path / picture.split("(")[1].rstrip(")")).is_file()
 
 
 def named(**seconds: float) -> list[LabelledClip]:
