@@ -14,7 +14,7 @@ from speechquant.calibrators.methods import MethodOptions, require_live
 from speechquant.calibrators.stablequant import GAMMA_POINTS, SearchResult, search_exhaustively
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, choice_among
 from speechquant.core.progress import OnStep
 from speechquant.core.scoring import Scorer
 
@@ -32,7 +32,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
-            raise OptionError(f"no search {self.search!r}; choose {', '.join(SEARCHES)}")
+            raise OptionError(f"no search {self.search!r}; {choice_among(self.search, SEARCHES)}")
         if not 0 <= self.gamma_points < math.inf:
             raise OptionError(f"gamma is {self.gamma_points}; give 0 or more percentage points")
 
@@ -53,7 +53,7 @@ def quantized_layers(
     unknown = [layer for layer in keep_float if layer not in known]
     if unknown:
         raise OptionError(
-            f"{bundle.folder} has no layer {unknown[0]!r}; choose among {', '.join(known)}"
+            f"{bundle.folder} has no layer {unknown[0]!r}; {choice_among(unknown[0], known)}"
         )
     activations = bundle.spec.activations(attention=attention)
     kept = {name: layer for name, layer in activations.items() if layer not in keep_float}

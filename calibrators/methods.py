@@ -15,7 +15,7 @@ from speechquant.calibrators.baselines import (
 )
 from speechquant.calibrators.histogram import Extent
 from speechquant.calibrators.statistics import ActivationStatistics, TensorStatistics
-from speechquant.core.errors import CalibrationError, OptionError
+from speechquant.core.errors import CalibrationError, OptionError, choice_among
 from speechquant.core.scales import (
     CHANNEL,
     TENSOR,
@@ -46,7 +46,7 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise OptionError(f"no method {self.method!r}; choose {', '.join(METHODS)}")
+            raise OptionError(f"no method {self.method!r}; {choice_among(self.method, METHODS)}")
         refuse_unknown_weight_scales(self.weight_scales)
         if self.weight_scales == TENSOR and self.method not in FROM_STATISTICS:
             raise OptionError(

@@ -19,6 +19,9 @@ SpeechquantError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class SpeechquantError(Exception):
     """Any error that the command turns into one line and exit code 1."""
@@ -83,3 +86,10 @@ class MissingPackageError(SpeechquantError, ImportError):
 def one_line(error: BaseException) -> str:
     """Return the message of an error without line breaks, as a library may write it."""
     return " ".join(str(error).split())
+
+
+def choice_among(given: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a name that there is not: the nearest one, and all."""
+    names = list(known)
+    near = get_close_matches(given, names, n=1)
+    return (f"did you mean {near[0]}? " if near else "") + f"choose {', '.join(names)}"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.errors import OptionError, ScaleError
+from speechquant.core.errors import OptionError, ScaleError, choice_among
 from speechquant.core.files import new_file, read_text
 from speechquant.core.graphs import LayerMap
 from speechquant.core.plain import parsed, record_of
@@ -123,7 +123,7 @@ class ScaleTable:
 def refuse_unknown_weight_scales(name: str) -> None:
     """Raise OptionError for anything but a name of WEIGHT_SCALES."""
     if name not in WEIGHT_SCALES:
-        raise OptionError(f"no weight scales {name!r}; choose {', '.join(WEIGHT_SCALES)}")
+        raise OptionError(f"no weight scales {name!r}; {choice_among(name, WEIGHT_SCALES)}")
 
 
 def write_scales(table: ScaleTable, path: Path, *, force: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 
-from speechquant.core.errors import MissingPackageError, OptionError
+from speechquant.core.errors import MissingPackageError, OptionError, choice_among
 
 Normalizer = Callable[[str], str]
 
@@ -52,5 +52,5 @@ NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
 def normalizer(name: str) -> Normalizer:
     """Return the normalizer `name`; raises OptionError for a name that is not in NORMALIZERS."""
     if name not in NORMALIZERS:
-        raise OptionError(f"no normalizer {name!r}; choose {', '.join(NORMALIZERS)}")
+        raise OptionError(f"no normalizer {name!r}; {choice_among(name, NORMALIZERS)}")
     return NORMALIZERS[name]()

@@ -20,7 +20,7 @@ from speechquant.core.engine_folders import (
     make_engine,
     source_of,
 )
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, choice_among
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
@@ -61,7 +61,7 @@ def _format_of(name: str) -> EngineFormat:
     known = engine_backends()
     engines = known[name].engines if name in known else None
     if engines is None:
-        raise OptionError(f"no backend {name!r}; choose one of {', '.join(known)}")
+        raise OptionError(f"no backend {name!r}; {choice_among(name, known)}")
     return engines
 
 

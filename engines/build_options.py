@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechquant.core.engine_folders import Limits
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, choice_among
 from speechquant.core.graphs import GraphSource
 from speechquant.core.specs import Spec, TensorSpec
 from speechquant.engines.runners import Tensors
@@ -38,7 +38,7 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.float_type is not None and self.float_type not in FLOAT_TYPES:
             raise OptionError(
-                f"float type is {self.float_type!r}; choose one of {', '.join(FLOAT_TYPES)}"
+                f"float type is {self.float_type!r}; " + choice_among(self.float_type, FLOAT_TYPES)
             )
         for name, limits in (("lengths", self.samples), ("batch", self.batch)):
             if limits is not None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.engine_folders import Engine, is_engine, load_engine
-from speechquant.core.errors import EngineError, MissingPackageError, OptionError
+from speechquant.core.errors import EngineError, MissingPackageError, OptionError, choice_among
 from speechquant.engines.backends import Backend, EngineFormat
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.openvino.backend import OPENVINO_PACKAGE
@@ -81,8 +81,8 @@ def _refuse_unknown(provider: str | None, threads: int | None) -> None:
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")
     known = (AUTO, *provider_names())
-    if provider not in (None, *known):
-        raise OptionError(f"no provider {provider!r}; choose one of {', '.join(known)}")
+    if provider is not None and provider not in known:
+        raise OptionError(f"no provider {provider!r}; {choice_among(provider, known)}")
 
 
 def load_source(source: Bundle | Engine | str | Path) -> Bundle | Engine:

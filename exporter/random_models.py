@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from speechquant.core.errors import CheckpointError
+from speechquant.core.errors import CheckpointError, choice_among
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,8 +52,10 @@ def random_model(name: str) -> PreTrainedModel:
 
     if name not in CONFIGURATIONS:
         raise CheckpointError(
-            f"{PREFIX}{name}: no such configuration; choose "
-            f"{', '.join(PREFIX + known for known in (*CONFIGURATIONS, *WHISPER_SHAPES))}"
+            f"{PREFIX}{name}: no such configuration; "
+            + choice_among(
+                PREFIX + name, (PREFIX + known for known in (*CONFIGURATIONS, *WHISPER_SHAPES))
+            )
         )
     architecture, options = CONFIGURATIONS[name]
     model_class = getattr(transformers, architecture)

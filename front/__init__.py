@@ -10,9 +10,13 @@ evaluate    a recognizer on a data set to error rates
 bench       candidates to a report of latency, errors and size
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from speechquant.core.lazy import lazy_names
+
+# Unless this is set before its import, ONNX Runtime queues usage events in the user's cache.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from speechquant.benchmarks.bench.run import run_bench as bench

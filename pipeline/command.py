@@ -70,9 +70,9 @@ def run(arguments: list[str]) -> int:
         except SpeechquantError as error:
             if debug:
                 raise
-            return _fail(_INTERRUPTED if _SIGNALS else one_line(error))
-    except Interrupted:
-        return _fail(_INTERRUPTED)
+            return _fail(_interruption(error) if _SIGNALS else one_line(error))
+    except Interrupted as error:
+        return _fail(_interruption(error))
     except BrokenPipeError:
         # Whoever read the output has gone; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,7 +80,14 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        return _fail(_INTERRUPTED if _SIGNALS else _line_about(error))
+        return _fail(_interruption(error) if _SIGNALS else _line_about(error))
+
+
+def _interruption(error: BaseException) -> str:
+    kept_in = getattr(error, "kept_in", None)
+    if kept_in is None:
+        return _INTERRUPTED
+    return f"{_INTERRUPTED}; the same command goes on from {kept_in}"
 
 
 def _line_about(error: Exception) -> str:

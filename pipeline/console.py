@@ -12,13 +12,13 @@ from typing import Any
 from speechquant.core.progress import OnStep
 
 
-def show_logs() -> None:
-    """Send the steps that the library logs to stderr."""
+def show_logs(level: int) -> None:
+    """Send what the library logs from `level` on to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("speechquant")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
 
 
 def print_json(document: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.core.errors import CheckpointError, ManifestError, OptionError
+from speechquant.core.errors import CheckpointError, ManifestError, OptionError, choice_among
 from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.core.progress import OnStep
 from speechquant.pipeline.console import progress
@@ -21,8 +21,8 @@ def checkpoint_of(model: str) -> str:
 
     name = model.removeprefix(ZOO_PREFIX)
     if name not in MODEL_NAMES:
-        known = ", ".join(ZOO_PREFIX + known for known in MODEL_NAMES)
-        raise CheckpointError(f"{model}: no such model in the zoo; choose {known}")
+        known = [ZOO_PREFIX + known for known in MODEL_NAMES]
+        raise CheckpointError(f"{model}: no such model in the zoo; {choice_among(model, known)}")
     return str(TRAINED_MODELS / name)
 
 
@@ -36,8 +36,10 @@ def data_set_of(
 
     split = data.removeprefix(ZOO_PREFIX)
     if split not in SPLITS:
-        known = ", ".join(ZOO_PREFIX + known for known in SPLITS)
-        raise ManifestError(f"{data}: no such part of the zoo's corpus; choose {known}")
+        known = [ZOO_PREFIX + known for known in SPLITS]
+        raise ManifestError(
+            f"{data}: no such part of the zoo's corpus; {choice_among(data, known)}"
+        )
     return read_data_set(zoo_manifest(split, on_step), require_text=require_text)
 
 

@@ -30,7 +30,7 @@ from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CTC
-from speechquant.core.errors import ManifestError, OptionError
+from speechquant.core.errors import ManifestError, OptionError, choice_among
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import CalibrationData, ScaleTable
@@ -84,7 +84,8 @@ class CalibrationRequest:
     def __post_init__(self) -> None:
         if self.weight_rounding not in ROUNDINGS:
             raise OptionError(
-                f"no rounding {self.weight_rounding!r} of weights; choose {', '.join(ROUNDINGS)}"
+                f"no rounding {self.weight_rounding!r} of weights; "
+                + choice_among(self.weight_rounding, ROUNDINGS)
             )
         normalizer(self.normalizer)
         if isinstance(self.bundle.spec, Seq2SeqSpec) and (

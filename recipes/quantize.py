@@ -15,7 +15,7 @@ from speechquant.calibrators.collection import STATISTICS_FILE
 from speechquant.calibrators.methods import BALANCED, MethodOptions
 from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.core.bundles import DESCRIPTION, QUANTIZATION_FILE, Bundle, require_float
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, choice_among
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, read_scales, require_fit
@@ -67,7 +67,9 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         names = [qdq_format.value for qdq_format in QdqFormat]
         if self.format_name not in names:
-            raise OptionError(f"no Q/DQ format {self.format_name!r}; choose {', '.join(names)}")
+            raise OptionError(
+                f"no Q/DQ format {self.format_name!r}; " + choice_among(self.format_name, names)
+            )
         if self.max_wer_drop is not None and not 0 <= self.max_wer_drop < math.inf:
             raise OptionError(
                 f"--max-wer-drop is {self.max_wer_drop}; give 0 or more percentage points"

@@ -26,10 +26,16 @@ def work_folder(out: Path) -> Path:
 def alone_in(work: Path) -> Iterator[None]:
     """Keep other runs out of a work folder: the first to end would remove what they have done.
 
-    Raises StorageError where another one is in it. An empty folder does not stay.
+    Raises StorageError where another one is in it. An empty folder does not stay. What ends the run
+    before its end is told, as `kept_in`, where the work so far lies.
     """
-    with only_process(work, wait=False):
-        yield
+    try:
+        with only_process(work, wait=False):
+            yield
+    except BaseException as error:
+        if work.is_dir():
+            error.kept_in = work  # type: ignore[attr-defined]
+        raise
 
 
 def remove_work(work: Path) -> None:

@@ -15,7 +15,7 @@ from speechquant.benchmarks.search import Search, read_search
 from speechquant.core.artifact_folders import digest_of
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle, load_bundle
 from speechquant.core.engine_folders import Engine, engine_bytes
-from speechquant.core.errors import EngineError, OptionError
+from speechquant.core.errors import EngineError, OptionError, choice_among
 from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.specs import is_graph_file
 from speechquant.engines.ctc.recognizer import CtcRecognizer
@@ -122,8 +122,9 @@ def candidates_of(
     """
     for provider in providers:
         if provider not in provider_names():
-            known = ", ".join(provider_names())
-            raise OptionError(f"no provider {provider!r} to bench; choose of {known}")
+            raise OptionError(
+                f"no provider {provider!r} to bench; {choice_among(provider, provider_names())}"
+            )
     if not folders:
         raise OptionError("nothing to bench; give a bundle or an engine")
     sources = [load_source(folder) for folder in dict.fromkeys(path.resolve() for path in folders)]

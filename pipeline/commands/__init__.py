@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -51,17 +52,40 @@ class Commands(TyperGroup):
         return name, None if name is None else command_named(name), rest
 
 
+def _show_version(asked_for: bool) -> None:
+    if asked_for:
+        from speechquant.version import __version__
+
+        print(f"speechquant {__version__}")
+        raise typer.Exit
+
+
+def options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show warnings and errors, not the steps.")
+    ] = False,
+) -> None:
+    """Speech foundation models from a checkpoint to an INT8 engine that can be trusted."""
+    show_logs(logging.WARNING if quiet else logging.INFO)
+
+
 def run_app(arguments: list[str]) -> int:
     """Run a command line and return its exit code; errors of the commands pass through."""
-    show_logs()
-    app = Commands(
+    app = typer.Typer(
         name="speechquant",
-        help="Speech foundation models from a checkpoint to an INT8 engine that can be trusted.",
+        cls=Commands,
         no_args_is_help=True,
         epilog="Add --debug anywhere to see the traceback of an error.",
     )
+    app.callback()(options_of_all)
     try:
-        app.main(args=arguments)
+        get_command(app).main(args=arguments, prog_name="speechquant")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     return 0

@@ -13,7 +13,7 @@ from speechquant.benchmarks.pictures.outliers import draw_attention, draw_outlie
 from speechquant.benchmarks.pictures.style import new_figure
 from speechquant.calibrators.outliers import ModuleOutliers, OutlierStatistics
 from speechquant.core.bundles import load_bundle, require_float
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, choice_among
 from speechquant.core.files import refuse_unwritable
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.module_probe import AttentionValues, ModuleProbe
@@ -89,7 +89,7 @@ def _chosen_attention(known: Sequence[str], asked_for: str | None) -> str:
     if asked_for is None:  # the last that attends to its own input, as in the paper
         return [module for module in known if "encoder_attn" not in module][-1]
     if asked_for not in known:
-        raise OptionError(f"{asked_for!r}: no such attention; choose among {', '.join(known)}")
+        raise OptionError(f"{asked_for!r}: no such attention; {choice_among(asked_for, known)}")
     return asked_for
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -362,3 +363,25 @@ def test_an_interrupt_that_a_library_makes_another_error_of(
     monkeypatch.setattr(commands, "run_app", loads_a_library)
     assert run(["demo"]) == 1
     assert capsys.readouterr().err == "error: interrupted; nothing half-written was left behind\n"
+
+
+def test_the_version_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"speechquant {version('speechquant')}\n"
+    assert run(["transcrib", "x"]) == 2
+    assert "Did you mean 'transcribe'?" in capsys.readouterr().err
+
+
+def test_quiet_leaves_out_the_steps(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a.wav"}\n')
+    command = ["calibrate", str(tiny_bundle.folder), "--data", str(tmp_path / "m.jsonl")]
+    command += ["--method", "max", "--force", "--out", str(tmp_path / "scales.json")]
+    assert run(command) == 0
+    assert "collecting statistics" in capsys.readouterr().err
+    assert run(["--quiet", *command]) == 0
+    said = capsys.readouterr().err
+    assert "collecting statistics" not in said
+    assert "warning: calibrating on 1 clip" in said

@@ -260,7 +260,10 @@ def test_interrupted_with_several_processes(
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert error_lines(stderr)[-1] == "error: interrupted; nothing half-written was left behind"
+    assert error_lines(stderr)[-1] == (
+        "error: interrupted; nothing half-written was left behind; the same command goes on from "
+        f"{tmp_path / 'out.work'}"
+    )
     assert files_in(tmp_path) == {"out.work"}
 
 

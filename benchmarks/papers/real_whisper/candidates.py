@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechquant.core.audio import Waveform
+from speechquant.core.errors import EngineError
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.families import open_recognizer
 
@@ -38,11 +39,16 @@ class Ours:
     provider: str | None = None
 
     def open(self) -> Transcribe:
-        """Return its greedy transcription."""
+        """Return its greedy transcription; raises EngineError where another provider would run."""
         decoding = replace(GREEDY, language=self.language)
         recognizer = open_recognizer(
             self.folder, provider=self.provider, threads=self.threads, decoding=decoding
         )
+        if self.provider is not None and recognizer.provider != self.provider:
+            raise EngineError(
+                f"{self.provider} cannot run it on this machine; another processor may have what "
+                "it needs"
+            )
         return recognizer.transcribe
 
 
