@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-real lint format bad-inputs float-tables stablequant-tables \
+.PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check real-whisper real-whisper-speed \
@@ -28,6 +28,10 @@ test-slow: $(READY)
 # 32 clips of which calibrate and the last 20 are heard.
 test-real: $(READY)
 	$(RUN)/python -m pytest -m real --timeout 1800
+
+# The site, in build/site; a broken link is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(RUN)/python -m mkdocs build --quiet
 
 lint: $(READY)
 	$(RUN)/ruff check .
@@ -192,7 +196,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
 	PYTHONWARNINGS=ignore $(RUN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[export,quantize,openvino,tensorrt-rtx,report,zoo,dev]'
+		--editable '.[export,quantize,openvino,tensorrt-rtx,report,zoo,docs,dev]'
 	touch $@
 
 clean:

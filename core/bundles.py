@@ -95,8 +95,9 @@ def new_bundle(
         yield folder
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """Return the bundle in `folder`, every file checked against its hash; raises BundleError."""
+def load_bundle(source: str | Path) -> Bundle:
+    """Return the bundle in a folder, every file checked against its hash; raises BundleError."""
+    folder = Path(source)
     if is_file(folder / ENGINE_DESCRIPTION):
         raise BundleError(f"{folder}: is an engine; give the bundle that it was built from")
     document = read_description(folder, BUNDLE_KIND)

@@ -137,8 +137,9 @@ def scales_document(table: ScaleTable) -> str:
     return json.dumps({"format": FORMAT, **asdict(table)}, indent=1) + "\n"
 
 
-def read_scales(path: Path) -> ScaleTable:
-    """Return the table in `path`; raises ScaleError where it cannot be used."""
+def read_scales(source: str | Path) -> ScaleTable:
+    """Return the table in a file; raises ScaleError where it cannot be used."""
+    path = Path(source)
     if not os.path.lexists(path):
         raise ScaleError(f"{path}: no such scale table; {_MEND}")
     text = read_text(path, ScaleError, _MEND)

@@ -28,7 +28,7 @@ class DataSource(Protocol):
 class DataSet:
     """A JSONL manifest or a folder in LibriSpeech layout; `limit` keeps the first clips alone."""
 
-    path: Path
+    path: str | Path
     limit: int | None = None
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class DataSet:
 
     def clips(self, *, require_text: bool) -> list[LabelledClip]:
         """Read the clips."""
-        return read_data_set(self.path, require_text=require_text)[: self.limit]
+        return read_data_set(Path(self.path), require_text=require_text)[: self.limit]
 
 
 @dataclass(frozen=True)

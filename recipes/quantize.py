@@ -53,11 +53,16 @@ class QuantizeOptions:
     Raises OptionError for an unknown Q/DQ format and for a drop below zero.
     """
 
-    out: Path
-    scales: Path | None = None
+    out: str | Path
+    scales: str | Path | None = None
     format_name: str = QdqFormat.U8.value
     max_wer_drop: float | None = None
     force: bool = False
+
+    @property
+    def target(self) -> Path:
+        """The folder of the bundle to write."""
+        return Path(self.out)
 
     @property
     def qdq_format(self) -> QdqFormat:
@@ -98,7 +103,7 @@ def quantize(
     ScaleError, CalibrationError, OutputExistsError, StorageError and MissingPackageError.
     """
     _refuse_before_any_work(request, options)
-    work = work_folder(options.out)
+    work = work_folder(options.target)
     with alone_in(work):
         is_scored = options.max_wer_drop is not None or request.has_texts
         if is_scored:
@@ -123,7 +128,7 @@ def quantize(
             **outcome_facts(outcome),
             **guard_facts(guarded, options.max_wer_drop),
         }
-        bundle = writer.write(table, options.out, report, force=options.force)
+        bundle = writer.write(table, options.target, report, force=options.force)
         remove_work(work)
     return Quantized(bundle, table, outcome, report)
 
@@ -148,13 +153,13 @@ def _warn_of_words(outcome: Outcome, method: str) -> None:
 
 def _refuse_before_any_work(request: CalibrationRequest, options: QuantizeOptions) -> None:
     require_float(request.bundle)
-    if options.out.resolve() == request.bundle.folder.resolve():
+    if options.target.resolve() == request.bundle.folder.resolve():
         raise OptionError(
             f"{options.out}: is the float bundle itself, which every other table needs; "
             "choose another name"
         )
-    refuse_existing(options.out, DESCRIPTION, force=options.force)
-    refuse_unwritable(options.out)
+    refuse_existing(options.target, DESCRIPTION, force=options.force)
+    refuse_unwritable(options.target)
     if options.scales is not None:
         _refuse_beside_scales(request)
         return
@@ -194,7 +199,7 @@ def _calibrated(
     return on_balanced(request, balanced), made, balance_facts(balanced)
 
 
-def _given(request: CalibrationRequest, scales: Path) -> Calibration:
+def _given(request: CalibrationRequest, scales: str | Path) -> Calibration:
     table = read_scales(scales)
     require_fit(table, request.bundle, str(scales))
     return Calibration(table, None, None, {})
