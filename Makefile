@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check real-whisper real-whisper-speed \
-	test-tensorrt8 test-pythons clean
+	test-tensorrt8 test-pythons release-check coverage clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -198,6 +198,16 @@ $(READY): pyproject.toml constraints.txt
 	PYTHONWARNINGS=ignore $(RUN)/python -m pip install --quiet --constraint constraints.txt \
 		--editable '.[export,quantize,openvino,tensorrt-rtx,report,zoo,docs,dev]'
 	touch $@
+
+# What a release must pass: twine, and the wheel alone in clean environments.
+release-check: $(READY)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt build twine
+	$(RUN)/python tests/release.py $(PYTHONS)
+
+# Left out: what runs on a GPU alone, and the trainings.
+coverage: $(READY)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt pytest-cov
+	$(RUN)/python -m pytest --numprocesses auto --dist worksteal --cov=speechquant --cov-report=term:skip-covered
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,7 @@
 """The names to type first: `import speechquant as sq`, then `sq.transcribe(folder, ["a.flac"])`.
 
 load        a bundle or an engine, of whichever family, from its folder
+load_bundle a bundle alone, which is what can be calibrated and quantized
 transcribe  audio files to texts
 export      a checkpoint to a bundle
 calibrate   a bundle and audio to a scale table: CalibrationRequest, DataSet, MethodOptions
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from speechquant.benchmarks.bench.run import run_bench as bench
     from speechquant.calibrators.calibrate import SearchOptions
     from speechquant.calibrators.methods import MethodOptions
+    from speechquant.core.bundles import load_bundle
     from speechquant.engines.build import build_engine as build
     from speechquant.engines.build_options import BuildOptions
     from speechquant.engines.session import load_source as load
@@ -51,6 +53,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "load_bundle",
     "quantize",
     "transcribe",
 ]
@@ -70,6 +73,7 @@ __getattr__ = lazy_names(
         "calibrate": "speechquant.recipes",
         "evaluate": "speechquant.recipes",
         "export": "speechquant.exporter.export",
+        "load_bundle": "speechquant.core.bundles",
         "load": "speechquant.engines.session:load_source",
         "quantize": "speechquant.recipes",
         "transcribe": "speechquant.transcribing",
