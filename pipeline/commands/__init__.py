@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ COMMANDS = {
     "quantize": "Make a W8A8 bundle (or another width) from a float one; "
     "a killed run goes on where it was.",
     "build": "Build an engine from a W8A8 or float bundle, and show what precision it runs in.",
+    "convert": "Write a bundle in the layout of another program.",
     "bench": "Measure latency, WER, size and memory, and write a report; or compare two reports.",
     "demo": "Take zoo:hubert from checkpoint to W8A8, engines and a report.",
     "zoo": "The small trained models and the corpus.",
@@ -54,14 +56,12 @@ class Commands(TyperGroup):
 
 def _show_version(asked_for: bool) -> None:
     if asked_for:
-        from speechquant.version import __version__
-
-        print(f"speechquant {__version__}")
+        print(f"speechquant {version('speechquant')}")
         raise typer.Exit
 
 
 def options_of_all(
-    version: Annotated[
+    show_version: Annotated[
         bool,
         typer.Option(
             "--version", is_eager=True, callback=_show_version, help="Show the version and exit."

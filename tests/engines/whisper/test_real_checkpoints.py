@@ -17,6 +17,7 @@ from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.text import normalizer
 from speechquant.core.wer import ErrorRate, score_wer
 from speechquant.engines import DecodingOptions, open_recognizer
+from speechquant.engines.convert import convert
 from speechquant.exporter.whisper import export_whisper
 from speechquant.recipes.calibrate import CalibrationRequest
 from speechquant.recipes.data import ClipList
@@ -100,3 +101,16 @@ def test_w8a8_loses_hardly_a_word(
     after = errors_in(texts_of(quantized, heard_clips, provider), heard_clips)
     # Of some 400 words, so a point is four of them.
     assert after.rate < before.rate + 0.01
+
+
+def test_onnx_asr_hears_the_same(
+    in_float: Bundle, speech: list[LabelledClip], tmp_path: Path
+) -> None:
+    onnx_asr = pytest.importorskip("onnx_asr")
+    if not in_float.spec_as(Seq2SeqSpec).generation.languages:
+        pytest.skip("onnx-asr has no type for Whisper models of English alone")
+    convert(in_float, tmp_path / "converted", "onnx-asr")
+    model = onnx_asr.load_model("whisper", tmp_path / "converted")
+    waves = [read_audio(clip.audio, 16_000) for clip in speech[-4:]]
+    theirs = [model.recognize(wave, sample_rate=16_000, language="en").strip() for wave in waves]
+    assert theirs == texts_of(in_float, speech[-4:])
