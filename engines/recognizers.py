@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from speechquant.core.audio import Waveform
 from speechquant.core.progress import OnStep
 from speechquant.core.specs import Spec
+from speechquant.core.transcripts.records import Transcript
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.runners import Session
-from speechquant.engines.transcripts import Transcript
 
 
 class Recognizer(Protocol):
@@ -43,6 +43,16 @@ class Recognizer(Protocol):
     @property
     def max_clip_seconds(self) -> float:
         """The longest clip that it takes."""
+        ...
+
+    @property
+    def takes_timestamps(self) -> bool:
+        """Whether it can be asked for segments with their times."""
+        ...
+
+    @property
+    def gives_words(self) -> bool:
+        """Whether it tells when each word is said."""
         ...
 
     def __enter__(self) -> Recognizer: ...

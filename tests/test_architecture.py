@@ -60,6 +60,7 @@ OPTIONAL = (
     "openvino",
     "matplotlib",
     "jinja2",
+    "av",
 )
 
 

@@ -18,7 +18,7 @@ import pytest
 from speechquant.core import errors
 
 EXTRAS = (
-    "ctranslate2", "espeakng_loader", "jinja2", "matplotlib", "nncf", "onnx", "onnx_ir",
+    "av", "ctranslate2", "espeakng_loader", "jinja2", "matplotlib", "nncf", "onnx", "onnx_ir",
     "onnxruntime_ep_openvino", "onnxscript", "openvino", "pycuda", "safetensors", "tensorrt",
     "tensorrt_rtx", "torch", "transformers",
 )  # fmt: skip

@@ -17,13 +17,13 @@ from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Engine, Limits
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.progress import OnStep
+from speechquant.core.transcripts.records import Transcript, Word
 from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.ctc.decoding import CtcDecoder, SpokenWord
 from speechquant.engines.ctc.feeds import MAX_CLIP_SECONDS, feeds_of, read_clip, require_usable
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.runners import Session
 from speechquant.engines.session import load_source, open_session
-from speechquant.engines.transcripts import Transcript, Word
 
 # What one batch may hold, its padding counted; more does not make a CPU any faster.
 _BATCH_SECONDS = 60.0
@@ -47,6 +47,16 @@ class CtcRecognizer:
     def provider(self) -> str:
         """What the session runs on."""
         return self.session.provider
+
+    @property
+    def takes_timestamps(self) -> bool:
+        """Whether it can be asked for segments with their times."""
+        return False
+
+    @property
+    def gives_words(self) -> bool:
+        """Whether it tells when each word is said."""
+        return True
 
     def __enter__(self) -> CtcRecognizer:
         self.session.__enter__()

@@ -21,11 +21,11 @@ from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import AudioError, BundleError, OptionError, one_line
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqSpec
+from speechquant.core.transcripts.records import Decoding, Segment, Transcript
 from speechquant.engines.build_options import BATCH
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.session import open_decoder_session
-from speechquant.engines.transcripts import Segment, Transcript
 from speechquant.engines.whisper.decoding import Asked, Decoded, decode
 from speechquant.engines.whisper.log_mel import Features, chunk_features, log_mel
 from speechquant.engines.whisper.segments import (
@@ -94,6 +94,16 @@ class WhisperRecognizer:
     def provider(self) -> str:
         """What the session runs on."""
         return self.session.provider
+
+    @property
+    def takes_timestamps(self) -> bool:
+        """Whether it can be asked for segments with their times."""
+        return self.spec.generation.first_timestamp is not None
+
+    @property
+    def gives_words(self) -> bool:
+        """Whether it tells when each word is said."""
+        return False
 
     def __enter__(self) -> WhisperRecognizer:
         self.session.__enter__()
@@ -279,12 +289,14 @@ class WhisperRecognizer:
     def _is_doubtful(self, decoded: Decoded) -> bool:
         if self._is_no_speech(decoded):
             return False
-        text = self._text(decoded.tokens).encode()
-        compression = len(text) / len(zlib.compress(text)) if text else 0.0
         return (
-            compression > self._options.most_compression
+            self._compression(decoded) > self._options.most_compression
             or decoded.log_probability < self._options.least_log_probability
         )
+
+    def _compression(self, decoded: Decoded) -> float:
+        text = self._text(decoded.tokens).encode()
+        return len(text) / len(zlib.compress(text)) if text else 0.0
 
     def _is_no_speech(self, decoded: Decoded) -> bool:
         return (
@@ -336,18 +348,26 @@ class WhisperRecognizer:
         pieces, used = cut_at_timestamps(decoded.tokens, first, frames)
         for piece in pieces:
             clip.tokens += piece.tokens
-            if self._has_timestamps(clip) and (segment := self._segment(clip, piece)):
+            if self._has_timestamps(clip) and (segment := self._segment(clip, piece, decoded)):
                 clip.segments.append(segment)
         return used
 
-    def _segment(self, clip: _Clip, piece: TimedTokens) -> Segment | None:
+    def _segment(self, clip: _Clip, piece: TimedTokens, decoded: Decoded) -> Segment | None:
         text = self._text(piece.tokens)
         if not text:
             return None
         step, offset = self.spec.seconds_per_position, clip.place / FRAMES_PER_POSITION
         latest = len(clip.wave) / self.spec.sample_rate_hz
         start, end = ((offset + position) * step for position in (piece.start, piece.end))
-        return Segment(text, round(min(start, latest), 3), round(min(end, latest), 3))
+        how = Decoding(
+            tokens=piece.tokens,
+            chunk_start=round(offset * step, 3),
+            temperature=decoded.temperature,
+            log_probability=decoded.log_probability,
+            compression=self._compression(decoded),
+            no_speech=decoded.no_speech,
+        )
+        return Segment(text, round(min(start, latest), 3), round(min(end, latest), 3), how)
 
     def _transcript(self, clip: _Clip) -> Transcript:
         return Transcript(
