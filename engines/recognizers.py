@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -16,6 +16,25 @@ from speechquant.core.transcripts.records import Transcript
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.runners import Session
+
+
+class Hearing(Protocol):
+    """A clip on its way through a recognizer."""
+
+    @property
+    def key(self) -> Hashable:
+        """What clips share that can go on together."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of it was heard."""
+        ...
+
+    @property
+    def share_done(self) -> float:
+        """How much of it was heard, of 1."""
+        ...
 
 
 class Recognizer(Protocol):
@@ -93,4 +112,23 @@ class Recognizer(Protocol):
         decoding: DecodingOptions | None = None,
     ) -> list[Transcript]:
         """Return the text of each mono waveform and when it was said; raises as `transcribe`."""
+        ...
+
+    def check_asked(self, decoding: DecodingOptions) -> None:
+        """Raise OptionError where the model cannot be asked so."""
+        ...
+
+    def begin(self, wave: Waveform, decoding: DecodingOptions) -> Hearing:
+        """Return a clip of which nothing was heard; raises AudioError and OptionError.
+
+        `advance` takes it on, of this recognizer or of another one of the same model.
+        """
+        ...
+
+    def advance(self, hearings: Sequence[Any]) -> None:
+        """Take clips of one key a step further, a chunk at most each."""
+        ...
+
+    def heard(self, hearing: Any) -> Transcript:
+        """Return what was heard of a clip so far."""
         ...
