@@ -26,7 +26,7 @@ _BEARER = "bearer"
 _OPEN_PATHS = frozenset({"/", "/health"})
 _AUDIO = "/v1/audio/"
 # What is read of a body that is refused: a client that is cut off in it may never see why.
-_DISCARDED_BYTES, _DISCARDED_SECONDS = 32_000_000, 5.0
+_DISCARDED_BYTES, _DISCARDED_SECONDS = 32_000_000, 2.0
 _CLIENT_CLOSED = 499  # as nginx calls it; nobody sees it but the meters
 
 
@@ -59,7 +59,8 @@ class Gate:
         except ApiError as error:
             if is_audio:
                 self._meters.answered(error.status, 0.0)
-            await _discard(receive)
+            if int(_announced(scope) or 0) <= _DISCARDED_BYTES:
+                await _discard(receive)
             await _answer(error)(scope, receive, send)
             return
         if is_audio:
@@ -102,8 +103,7 @@ class Gate:
         limits = self._options.limits
         if self.is_draining:
             raise ApiError(503, "The server is shutting down; ask another one.", code="draining")
-        announced = _header(scope, b"content-length")
-        if announced.isdecimal() and int(announced) > limits.bytes:
+        if int(_announced(scope) or 0) > limits.bytes:
             raise _too_large(limits.megabytes)
         if self._open >= limits.requests:
             raise ApiError(
@@ -139,6 +139,11 @@ class Gate:
 def _header(scope: MutableMapping[str, Any], name: bytes) -> str:
     values: list[bytes] = [value for key, value in scope["headers"] if key == name]
     return values[0].decode("latin-1") if values else ""
+
+
+def _announced(scope: MutableMapping[str, Any]) -> str:
+    """Return the length of the body, "" where it is not told; h11 has checked that it is one."""
+    return _header(scope, b"content-length")
 
 
 def _too_large(megabytes: float) -> ApiError:
