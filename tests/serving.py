@@ -104,6 +104,10 @@ class Running:
             content: bytes = answer.read()
         return content
 
+    def headers_of(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:  # noqa: S310
+            return answer.headers
+
     def post(
         self, fields: Mapping[str, str], file: bytes | None, *, headers: Mapping[str, str] | None = None,
         path: str = "/v1/audio/transcriptions",
