@@ -54,7 +54,7 @@ def page(server: Running, browser: Any) -> Iterator[Any]:
         yield opened
         assert [url for url in asked if not url.startswith((server.url, "blob:", "data:"))] == []
         # Answers that are refusals are told as errors too, a password without a form as a hint.
-        expected = ("error: Failed to load resource", "debug: ")
+        expected = ("error: Failed to load resource", "verbose: ")
         assert [line for line in complaints if not line.startswith(expected)] == []
 
 
