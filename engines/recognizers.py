@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Waveform
+from speechquant.core.audio import Audio, Waveform
 from speechquant.core.progress import OnStep
 from speechquant.core.specs import Spec
 from speechquant.core.transcripts.records import Transcript
@@ -87,8 +86,8 @@ class Recognizer(Protocol):
         """Raise AudioError, naming the clip, where the model cannot take `wave`."""
         ...
 
-    def read(self, path: Path) -> Waveform:
-        """Return a file as the model takes it; raises AudioError."""
+    def read(self, audio: Audio) -> Waveform:
+        """Return a file or a part of it as the model takes it; raises AudioError."""
         ...
 
     def transcribe(
