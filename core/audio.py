@@ -40,6 +40,7 @@ _FROM_START_SECONDS, _LOW_RATES_HZ = 600.0, range(32_000)
 _UNSURE_FRAMES = 2
 # What messages call audio that is no file.
 _BYTES, _SAMPLES = "the audio given as bytes", "the audio given as samples"
+_BLOCK_SAMPLES = 1 << 20
 # Units a second in which the length of a movie is counted, as its samples' rate may not be told.
 _MOVIE_UNITS = 1_000_000
 # libsndfile's word for a length that a header does not tell.
@@ -234,9 +235,21 @@ def _decode(
         start = _start(begin, file, stream)
         if start:
             file.seek(start)
-        channels = file.read(end - start, dtype="float32", always_2d=True)[begin - start :]
-    _check_count(audio, stream, end - begin, len(channels))
-    return channels, length.rate_hz
+        mono = _averaged(file, end - start)[begin - start :]
+    _check_count(audio, stream, end - begin, len(mono))
+    return mono[:, None], length.rate_hz
+
+
+def _averaged(file: Any, samples: int) -> NDArray[np.float32]:
+    """Return the next samples, channels averaged; all channels of a block alone are in memory."""
+    mono, count = np.empty(samples, np.float32), 0
+    while count < samples:
+        block = file.read(min(samples - count, _BLOCK_SAMPLES), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        mono[count : count + len(block)] = block.mean(axis=1, dtype=np.float32)
+        count += len(block)
+    return mono[:count]
 
 
 def _start(begin: int, file: Any, stream: MpegStream | OggStream | None) -> int:

@@ -123,7 +123,8 @@ class _Desk:
         try:
             asked = asked_in(_texts_in(form), self.models, task)
             upload = _file_in(form)
-            clip = await begun(asked, upload.file, self.options.limits, self.waiting)
+            beginning = begun(asked, upload.file, self.options.limits, self.waiting)
+            clip = await unless_gone(beginning, lambda: _left(request))
         finally:
             await form.close()
         if asked.streams:

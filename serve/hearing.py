@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from speechquant.core.audio import Waveform
 from speechquant.core.errors import AudioError
@@ -17,6 +19,8 @@ from speechquant.serve.options import Limits
 from speechquant.serve.scheduler import Job
 from speechquant.serve.uploads import waveform_of
 
+Given = TypeVar("Given")
+
 # Decoders and resamplers that run at once, beside the models.
 _DECODERS = 2
 
@@ -26,7 +30,7 @@ class Waiting:
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._seconds = limits, 0.0
-        self.decoders = asyncio.Semaphore(_DECODERS)
+        self.decoders = ThreadPoolExecutor(_DECODERS, "decoder")
 
     def take(self, seconds: float) -> None:
         """Add some; raises ApiError where there is no room."""
@@ -85,29 +89,34 @@ class HeardClip:
         self._waiting.release(self.seconds)
 
 
-async def begun(asked: Asked, upload: BinaryIO, limits: Limits, waiting: Waiting) -> HeardClip:
-    """Return a clip in the queue; raises ApiError."""
-    recognizer = asked.model.recognizer
-
-    def prepared() -> tuple[Waveform, Hearing]:
-        wave = waveform_of(upload, recognizer, limits.audio_seconds)
-        return wave, recognizer.begin(wave, asked.decoding)
-
-    async with waiting.decoders:
-        try:
-            wave, hearing = await asyncio.to_thread(prepared)
-        except AudioError as error:
-            raise ApiError(400, str(error), field="file", code="invalid_audio") from error
-    return HeardClip(asked, waiting, hearing, len(wave) / recognizer.spec.sample_rate_hz)
-
-
 class ClientGoneError(Exception):
     """Nobody waits for the answer."""
 
 
-async def unless_gone(
-    work: Awaitable[Transcript], gone: Callable[[], Awaitable[None]]
-) -> Transcript:
+async def begun(asked: Asked, upload: BinaryIO, limits: Limits, waiting: Waiting) -> HeardClip:
+    """Return a clip in the queue; raises ApiError."""
+    recognizer = asked.model.recognizer
+
+    left = threading.Event()
+
+    def prepared() -> tuple[Waveform, Hearing]:
+        wave = waveform_of(upload, recognizer, limits.audio_seconds)
+        if left.is_set():  # features of an hour take seconds
+            raise ClientGoneError
+        return wave, recognizer.begin(wave, asked.decoding)
+
+    try:
+        # Cancelled while it waits for a thread, as where the client goes away, it never runs.
+        wave, hearing = await asyncio.wrap_future(waiting.decoders.submit(prepared))
+    except AudioError as error:
+        raise ApiError(400, str(error), field="file", code="invalid_audio") from error
+    except asyncio.CancelledError:
+        left.set()
+        raise
+    return HeardClip(asked, waiting, hearing, len(wave) / recognizer.spec.sample_rate_hz)
+
+
+async def unless_gone(work: Awaitable[Given], gone: Callable[[], Awaitable[None]]) -> Given:
     """Return what `work` gives; raises ClientGoneError where `gone` returns first."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
     try:

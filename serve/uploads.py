@@ -16,8 +16,10 @@ from speechquant.serve.errors import ApiError
 _MARKS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"ID3")
 _MPEG_SYNC, _MPEG_SYNC_BITS = 0xFF, 0xE0  # eleven ones
 _HEAD_BYTES = 12
-# What a second may hold, of all channels: a decoder's output is in memory as a whole.
-_MOST_VALUES_A_SECOND = 2 * 48_000
+# What a second may hold, of all channels: silence of many takes next to no bytes in a flac.
+_MOST_VALUES_A_SECOND = 4 * 48_000
+# A file of a few bytes would last hours at one sample a second.
+_LEAST_RATE_HZ = 4_000
 # How errors call what was sent, instead of the temporary file that it is in.
 _NAME = "file"
 
@@ -63,24 +65,31 @@ def _read(path: Path, recognizer: Recognizer, most_seconds: float) -> Waveform:
             field="file",
             code="audio_too_long",
         )
-    _refuse_swollen(path, most)
+    _refuse_odd_rates(path)
     wave = read_audio(path, recognizer.spec.sample_rate_hz, most)
     recognizer.check(wave, _NAME)
     return wave
 
 
-def _refuse_swollen(path: Path, most_seconds: float) -> None:
+def _refuse_odd_rates(path: Path) -> None:
     import soundfile
 
     try:
         facts = soundfile.info(str(path))
     except (soundfile.LibsndfileError, OSError):
         return  # read_audio says what is wrong
-    if facts.frames * facts.channels > most_seconds * _MOST_VALUES_A_SECOND:
+    if facts.samplerate < _LEAST_RATE_HZ:
+        raise ApiError(
+            400,
+            f"The audio has {facts.samplerate} samples a second; speech needs {_LEAST_RATE_HZ}.",
+            field="file",
+            code="invalid_audio",
+        )
+    if facts.samplerate * facts.channels > _MOST_VALUES_A_SECOND:
         raise ApiError(
             413,
-            f"The audio has {facts.frames} samples in each of {facts.channels} channels; "
-            f"at most {most_seconds * _MOST_VALUES_A_SECOND:.0f} in all are taken.",
+            f"The audio has {facts.channels} channels of {facts.samplerate} samples a second; "
+            f"at most {_MOST_VALUES_A_SECOND} in all are taken.",
             field="file",
-            code="audio_too_long",
+            code="audio_too_dense",
         )
