@@ -25,6 +25,7 @@ _SHORTEST, _LONGEST = 2.0, 15.0
 _OK = 200
 _TOKEN = "attacked"  # noqa: S105
 _PATIENCE_SECONDS = 0.5
+_DRAIN_SECONDS = 120.0
 _BATCH_LINES = ("speechquant_batch_clips_sum", "speechquant_batch_clips_count")
 
 
@@ -120,6 +121,7 @@ def _ended_in_the_middle(asked: argparse.Namespace, clips: Sequence[SpokenClip])
         half = 60 * asked.minutes / 4
         threading.Timer(half, lambda: ended.append(_terminate(process))).start()
         load.run(asked.clients, 4 * half)
+        process.wait(_DRAIN_SECONDS)  # a second signal would end it by force
     under_way = [one for one in load.answers if one.began <= ended[0] < one.ended]
     later = [one for one in load.answers if one.began > ended[0]]
     return (
