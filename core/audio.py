@@ -16,13 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio_files.containers import READ_FORMATS, OggStream, check_whole
+from speechquant.core.audio_files.movies import (
+    MOVIE_SUFFIXES,
+    decoded_movie,
+    is_movie,
+    movie_seconds,
+    told_seconds,
+)
 from speechquant.core.audio_files.mpeg import MpegStream
 from speechquant.core.errors import AudioError, one_line
 from speechquant.core.files import is_file
 
 Waveform = NDArray[np.float32]
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"}) | MOVIE_SUFFIXES
 # What is decoded before a part: a frame of these builds on those before it. 0.6 s is the longest
 # that an mp3 reaches back (255 bytes at 8 kbit/s and 24 kHz), Opus gives the same bits after 0.3 s.
 _LEAD_SECONDS = {"MP3": 1.0, "OGG": 1.0}
@@ -33,6 +40,9 @@ _FROM_START_SECONDS, _LOW_RATES_HZ = 600.0, range(32_000)
 _UNSURE_FRAMES = 2
 # What messages call audio that is no file.
 _BYTES, _SAMPLES = "the audio given as bytes", "the audio given as samples"
+_BLOCK_SAMPLES = 1 << 20
+# Units a second in which the length of a movie is counted, as its samples' rate may not be told.
+_MOVIE_UNITS = 1_000_000
 # libsndfile's word for a length that a header does not tell.
 _UNKNOWN_LENGTH = 1 << 62
 
@@ -125,7 +135,9 @@ def read_audio(
     if isinstance(audio, bytes):
         return _of_bytes(audio, sample_rate_hz, max_seconds)
     with _readable(audio) as stream:
-        if isinstance(stream, MpegStream) and not stream.tells_length:
+        if is_movie(path_of(audio)):
+            channels, rate = _decode_movie(audio, max_seconds)
+        elif isinstance(stream, MpegStream) and not stream.tells_length:
             channels, rate = _decode_from_start(audio, stream, max_seconds)
         else:
             channels, rate = _decode(audio, stream, max_seconds)
@@ -163,7 +175,9 @@ def _of_bytes(audio: bytes, sample_rate_hz: int, max_seconds: float | None) -> W
 def audio_seconds(audio: Audio) -> float:
     """Return how long a file or a part of it is, by its header; raises AudioError."""
     with _readable(audio) as stream:
-        if isinstance(stream, MpegStream) and not stream.tells_length:
+        if is_movie(path_of(audio)):
+            length = _Length(round(movie_seconds(path_of(audio)) * _MOVIE_UNITS), _MOVIE_UNITS)
+        elif isinstance(stream, MpegStream) and not stream.tells_length:
             length = _Length(stream.samples, stream.rate_hz)
         else:
             with _opened(path_of(audio)) as file:
@@ -221,9 +235,21 @@ def _decode(
         start = _start(begin, file, stream)
         if start:
             file.seek(start)
-        channels = file.read(end - start, dtype="float32", always_2d=True)[begin - start :]
-    _check_count(audio, stream, end - begin, len(channels))
-    return channels, length.rate_hz
+        mono = _averaged(file, end - start)[begin - start :]
+    _check_count(audio, stream, end - begin, len(mono))
+    return mono[:, None], length.rate_hz
+
+
+def _averaged(file: Any, samples: int) -> NDArray[np.float32]:
+    """Return the next samples, channels averaged; all channels of a block alone are in memory."""
+    mono, count = np.empty(samples, np.float32), 0
+    while count < samples:
+        block = file.read(min(samples - count, _BLOCK_SAMPLES), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        mono[count : count + len(block)] = block.mean(axis=1, dtype=np.float32)
+        count += len(block)
+    return mono[:count]
 
 
 def _start(begin: int, file: Any, stream: MpegStream | OggStream | None) -> int:
@@ -255,6 +281,15 @@ def _decode_from_start(
         channels = file.read(end, dtype="float32", always_2d=True)[begin:]
     _check_count(audio, stream, end - begin, len(channels))
     return channels, length.rate_hz
+
+
+def _decode_movie(audio: Audio, max_seconds: float | None) -> tuple[NDArray[np.float32], int]:
+    most = None if isinstance(audio, AudioPart) else max_seconds
+    if most is not None and (told := told_seconds(path_of(audio))) is not None:
+        refuse_too_long(str(audio), told, most)
+    mono, rate_hz = decoded_movie(path_of(audio), most)
+    begin, end = _span(audio, _Length(len(mono), rate_hz), max_seconds)
+    return mono[begin:end, None], rate_hz
 
 
 @contextmanager

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Hashable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Waveform
+from speechquant.core.audio import Audio, Waveform
 from speechquant.core.progress import OnStep
 from speechquant.core.specs import Spec
+from speechquant.core.transcripts.records import Transcript
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.runners import Session
-from speechquant.engines.transcripts import Transcript
+
+
+class Hearing(Protocol):
+    """A clip on its way through a recognizer."""
+
+    @property
+    def key(self) -> Hashable:
+        """What clips share that can go on together."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of it was heard."""
+        ...
+
+    @property
+    def share_done(self) -> float:
+        """How much of it was heard, of 1."""
+        ...
 
 
 class Recognizer(Protocol):
@@ -45,6 +63,16 @@ class Recognizer(Protocol):
         """The longest clip that it takes."""
         ...
 
+    @property
+    def takes_timestamps(self) -> bool:
+        """Whether it can be asked for segments with their times."""
+        ...
+
+    @property
+    def gives_words(self) -> bool:
+        """Whether it tells when each word is said."""
+        ...
+
     def __enter__(self) -> Recognizer: ...
 
     def __exit__(
@@ -58,8 +86,8 @@ class Recognizer(Protocol):
         """Raise AudioError, naming the clip, where the model cannot take `wave`."""
         ...
 
-    def read(self, path: Path) -> Waveform:
-        """Return a file as the model takes it; raises AudioError."""
+    def read(self, audio: Audio) -> Waveform:
+        """Return a file or a part of it as the model takes it; raises AudioError."""
         ...
 
     def transcribe(
@@ -83,4 +111,23 @@ class Recognizer(Protocol):
         decoding: DecodingOptions | None = None,
     ) -> list[Transcript]:
         """Return the text of each mono waveform and when it was said; raises as `transcribe`."""
+        ...
+
+    def check_asked(self, decoding: DecodingOptions) -> None:
+        """Raise OptionError where the model cannot be asked so."""
+        ...
+
+    def begin(self, wave: Waveform, decoding: DecodingOptions) -> Hearing:
+        """Return a clip of which nothing was heard; raises AudioError and OptionError.
+
+        `advance` takes it on, of this recognizer or of another one of the same model.
+        """
+        ...
+
+    def advance(self, hearings: Sequence[Any]) -> None:
+        """Take clips of one key a step further, a chunk at most each."""
+        ...
+
+    def heard(self, hearing: Any) -> Transcript:
+        """Return what was heard of a clip so far."""
         ...

@@ -11,6 +11,8 @@ from typing import Any
 
 from speechquant.core.progress import OnStep
 
+_SPEED_SECONDS = 600.0
+
 
 def show_logs(level: int) -> None:
     """Send what the library logs from `level` on to stderr."""
@@ -59,17 +61,27 @@ def progress(what: str) -> Iterator[OnStep | None]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(
         *columns,
         console=Console(stderr=True),
         transient=True,
-        # Redirected, what a command prints to a file would end up in the bar's console.
-        redirect_stdout=False,
+        # A step may take a minute, as a chunk of a long clip does in a large model.
+        speed_estimate_period=_SPEED_SECONDS,
+        # Lines on the same terminal go above the bar. What a command prints to a file must not end
+        # up in the bar's console.
+        redirect_stdout=sys.stdout.isatty(),
         redirect_stderr=False,
     ) as bar:
         task = bar.add_task(what, total=None)

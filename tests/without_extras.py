@@ -18,9 +18,9 @@ import pytest
 from speechquant.core import errors
 
 EXTRAS = (
-    "ctranslate2", "espeakng_loader", "jinja2", "matplotlib", "nncf", "onnx", "onnx_ir",
-    "onnxruntime_ep_openvino", "onnxscript", "openvino", "pycuda", "safetensors", "tensorrt",
-    "tensorrt_rtx", "torch", "transformers",
+    "av", "ctranslate2", "espeakng_loader", "fastapi", "jinja2", "matplotlib", "nncf", "onnx", "onnx_ir",
+    "onnxruntime_ep_openvino", "onnxscript", "openvino", "prometheus_client", "pycuda", "safetensors", "tensorrt",
+    "tensorrt_rtx", "torch", "transformers", "uvicorn",
 )  # fmt: skip
 # Somewhat fewer than pass, so that a test may go.
 LEAST_PASSED = {"core": 150, "calibrators": 270, "engines": 190, "benchmarks": 120, "pipeline": 30}

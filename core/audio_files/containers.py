@@ -14,7 +14,7 @@ from speechquant.core.errors import AudioError
 
 log = logging.getLogger(__name__)
 
-READ_FORMATS = "wav, flac, ogg and mp3 files are read"
+READ_FORMATS = "wav, flac, ogg, mp3, m4a, mp4 and webm files are read"
 _HEAD_BYTES = 12
 # What programs write that stream a wav to a pipe: 0xFFFFFFFF, or the largest even sizes of 31 bits.
 _WAV_SIZE_UNKNOWN = 0x7FFF0000

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,18 +18,41 @@ from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Engine, Limits
 from speechquant.core.errors import EngineError, OptionError
 from speechquant.core.progress import OnStep
+from speechquant.core.transcripts.records import Transcript, Word
 from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.ctc.decoding import CtcDecoder, SpokenWord
 from speechquant.engines.ctc.feeds import MAX_CLIP_SECONDS, feeds_of, read_clip, require_usable
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.runners import Session
 from speechquant.engines.session import load_source, open_session
-from speechquant.engines.transcripts import Transcript, Word
 
 # What one batch may hold, its padding counted; more does not make a CPU any faster.
 _BATCH_SECONDS = 60.0
 # Clips of one batch are padded to the longest; beyond this ratio the padding costs too much.
 _LONGEST_TO_SHORTEST = 1.25
+
+
+@dataclass(eq=False)
+class CtcHearing:
+    """A clip and what was heard of it, which is all or nothing."""
+
+    wave: Waveform
+    transcript: Transcript | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was heard."""
+        return self.transcript is not None
+
+    @property
+    def share_done(self) -> float:
+        """How much of it was heard, of 1."""
+        return float(self.is_done)
+
+    @property
+    def key(self) -> Hashable:
+        """What clips of about one length share."""
+        return int(math.log(len(self.wave), _LONGEST_TO_SHORTEST))
 
 
 class CtcRecognizer:
@@ -47,6 +71,16 @@ class CtcRecognizer:
     def provider(self) -> str:
         """What the session runs on."""
         return self.session.provider
+
+    @property
+    def takes_timestamps(self) -> bool:
+        """Whether it can be asked for segments with their times."""
+        return False
+
+    @property
+    def gives_words(self) -> bool:
+        """Whether it tells when each word is said."""
+        return True
 
     def __enter__(self) -> CtcRecognizer:
         self.session.__enter__()
@@ -98,6 +132,27 @@ class CtcRecognizer:
             if on_step is not None:
                 on_step(len(transcripts), len(waves))
         return [transcripts[index] for index in range(len(waves))]
+
+    def check_asked(self, decoding: DecodingOptions) -> None:
+        """Raise OptionError where the model cannot be asked so."""
+        _refuse_asked(decoding, self._folder)
+
+    def begin(self, wave: Waveform, decoding: DecodingOptions) -> CtcHearing:
+        """Return a clip that is not heard yet; raises AudioError, OptionError."""
+        self.check_asked(decoding)
+        self.check(wave, "the clip")
+        return CtcHearing(wave)
+
+    def advance(self, hearings: Sequence[Any]) -> None:
+        """Hear the clips."""
+        transcripts = self.recognize([hearing.wave for hearing in hearings])
+        for hearing, transcript in zip(hearings, transcripts, strict=True):
+            hearing.transcript = transcript
+
+    def heard(self, hearing: Any) -> Transcript:
+        """Return what was heard of a clip so far."""
+        transcript: Transcript | None = hearing.transcript
+        return transcript or Transcript("")
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         """Yield the clips' indices in batches of about one length, of one only where it matters."""

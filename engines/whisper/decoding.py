@@ -18,12 +18,13 @@ class Decoded:
     """What was decoded for one clip: tokens without the end.
 
     `log_probability` is the mean of the tokens', the end's among them; `no_speech` the probability
-    that nothing is said, 0 where the model does not tell.
+    that nothing is said, 0 where the model does not tell; `temperature` what it was decoded at.
     """
 
     tokens: tuple[int, ...]
     log_probability: float
     no_speech: float
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ def decode(
             running, chosen = [running[row] for row in left], [chosen[row] for row in left]
         logits = run.advance(chosen)
     silences = _no_speech(run, spec)
-    return [clip.decoded(float(silence)) for clip, silence in zip(heard, silences, strict=True)]
+    return [
+        clip.decoded(float(silence), asked.temperature)
+        for clip, silence in zip(heard, silences, strict=True)
+    ]
 
 
 @dataclass
@@ -97,9 +101,10 @@ class _Heard:
         else:
             self.tokens.append(token)
 
-    def decoded(self, no_speech: float) -> Decoded:
+    def decoded(self, no_speech: float, temperature: float) -> Decoded:
         count = len(self.tokens) + self.has_ended
-        return Decoded(tuple(self.tokens), float(self.total) / max(count, 1), no_speech)
+        probability = float(self.total) / max(count, 1)
+        return Decoded(tuple(self.tokens), probability, no_speech, temperature)
 
 
 def _no_speech(run: DecoderRun, spec: GenerationSpec) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +20,12 @@ from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import AudioError, BundleError, OptionError, one_line
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqSpec
+from speechquant.core.transcripts.records import Decoding, Segment, Transcript
 from speechquant.engines.build_options import BATCH
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.session import open_decoder_session
-from speechquant.engines.transcripts import Segment, Transcript
+from speechquant.engines.whisper.clips import Clip
 from speechquant.engines.whisper.decoding import Asked, Decoded, decode
 from speechquant.engines.whisper.log_mel import Features, chunk_features, log_mel
 from speechquant.engines.whisper.segments import (
@@ -46,29 +46,6 @@ _BATCH_SECONDS = 240.0
 TRANSCRIBE = "transcribe"
 # Half a level of 16 bits: nothing was recorded, and a model may invent words for it.
 _SILENT_PEAK = 0.5 / 32_768
-
-
-@dataclass
-class _Clip:
-    """A clip and how far it has come; `place` is the frame at which its next chunk begins.
-
-    `is_again` where that is inside the chunk before, of which nothing was told.
-    """
-
-    wave: Waveform
-    frames: int
-    is_short: bool
-    place: int = 0
-    is_again: bool = False
-    language: str | None = None
-    segments: list[Segment] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    features: Features | None = None
-
-    @property
-    def share_done(self) -> float:
-        """How much of it is decoded, of 1."""
-        return min(1.0, self.place / self.frames)
 
 
 class WhisperRecognizer:
@@ -94,6 +71,16 @@ class WhisperRecognizer:
     def provider(self) -> str:
         """What the session runs on."""
         return self.session.provider
+
+    @property
+    def takes_timestamps(self) -> bool:
+        """Whether it can be asked for segments with their times."""
+        return self.spec.generation.first_timestamp is not None
+
+    @property
+    def gives_words(self) -> bool:
+        """Whether it tells when each word is said."""
+        return False
 
     def __enter__(self) -> WhisperRecognizer:
         self.session.__enter__()
@@ -162,7 +149,7 @@ class WhisperRecognizer:
             clips.append(self._clip(wave))
         done = 0
         for batch in self._batches(clips):
-            while active := [clip for clip in batch if clip.place < clip.frames]:
+            while active := [clip for clip in batch if not clip.is_done]:
                 self._advance(active)
                 if on_step is not None:
                     on_step(done + sum(clip.share_done for clip in batch), len(clips))
@@ -171,7 +158,32 @@ class WhisperRecognizer:
             done += len(batch)
         return [self._transcript(clip) for clip in clips]
 
-    def features_of_first_chunk(self, wave: Waveform) -> tuple[NDArray[np.float32], _Clip]:
+    def check_asked(self, decoding: DecodingOptions) -> None:
+        """Raise OptionError where the model cannot be asked so."""
+        require_known(self.spec, decoding, self._folder)
+
+    def begin(self, wave: Waveform, decoding: DecodingOptions) -> Clip:
+        """Return a clip of which nothing is decoded; raises AudioError, OptionError."""
+        self.check(wave, "the clip")
+        clip = self.asked(decoding)._clip(wave)
+        if not clip.is_short:
+            self._prepare(clip)
+        return clip
+
+    def advance(self, hearings: Sequence[Any]) -> None:
+        """Decode the next chunk of each clip; all of one key."""
+        asked = self.asked(hearings[0].options)
+        for first in range(0, len(hearings), self.most_clips):
+            asked._advance(hearings[first : first + self.most_clips])
+        for clip in hearings:
+            if clip.is_done:
+                clip.features = None
+
+    def heard(self, hearing: Any) -> Transcript:
+        """Return what was heard of a clip so far."""
+        return self._transcript(hearing)
+
+    def features_of_first_chunk(self, wave: Waveform) -> tuple[NDArray[np.float32], Clip]:
         """Return the features [1, mel bins, frames] of the first chunk, and the clip."""
         clip = self._clip(wave)
         return self._features(clip, min(clip.frames, self._chunk_frames))[None], clip
@@ -182,32 +194,29 @@ class WhisperRecognizer:
         return features, self.tokens_after(clip, features, self.session.encode(features))
 
     def tokens_after(
-        self, clip: _Clip, features: NDArray[np.float32], hidden: NDArray[np.float32]
+        self, clip: Clip, features: NDArray[np.float32], hidden: NDArray[np.float32]
     ) -> list[int]:
         """Return the prompt of a clip's first chunk, and its tokens; `hidden` is that encoded."""
         (decoded,) = self._decode([clip], features, hidden)
         return [*self._prompt(clip), *decoded.tokens]
 
-    def _clip(self, wave: Waveform) -> _Clip:
+    def _clip(self, wave: Waveform) -> Clip:
         features = self.spec.features
         frames = max(1, len(wave) // features.hop_samples)
         is_short = frames <= features.chunk_frames
         language = self._options.language or self.spec.generation.language
-        return _Clip(wave, frames, is_short, language=language)
+        return Clip(wave, frames, is_short, self._options, language=language)
 
-    def _batches(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
+    def _batches(self, clips: Sequence[Clip]) -> Iterator[list[Clip]]:
         """Yield clips of about one length, whose chunks fit into one call."""
         by_length = sorted(clips, key=lambda clip: clip.frames)
         size = self.most_clips
-        for _, same in groupby(by_length, key=self._has_timestamps):
+        for _, same in groupby(by_length, key=lambda clip: clip.has_timestamps):
             group = list(same)
             for first in range(0, len(group), size):
                 yield group[first : first + size]
 
-    def _has_timestamps(self, clip: _Clip) -> bool:
-        return self._options.timestamps or not clip.is_short
-
-    def _advance(self, clips: Sequence[_Clip]) -> None:
+    def _advance(self, clips: Sequence[Clip]) -> None:
         """Decode the next chunk of each clip."""
         lengths = [min(clip.frames - clip.place, self._chunk_frames) for clip in clips]
         speaking = [
@@ -231,31 +240,33 @@ class WhisperRecognizer:
     def _chunk_frames(self) -> int:
         return self.spec.features.chunk_frames
 
-    def _is_silent(self, clip: _Clip, frames: int) -> bool:
+    def _is_silent(self, clip: Clip, frames: int) -> bool:
         hop = self.spec.features.hop_samples
         samples = clip.wave[clip.place * hop : (clip.place + frames) * hop]
         return not len(samples) or float(np.abs(samples).max()) < _SILENT_PEAK
 
-    def _features(self, clip: _Clip, frames: int) -> Features:
+    def _features(self, clip: Clip, frames: int) -> Features:
         """Return the features of the clip's next chunk.
 
         A clip of one chunk ends in silence, a longer one in zeros, as the model's own code has it.
         """
-        spec, rate = self.spec.features, self.spec.sample_rate_hz
-        if clip.features is None:
-            make = chunk_features if clip.is_short else log_mel
-            clip.features = make(clip.wave, spec, rate)
+        features = clip.features if clip.features is not None else self._prepare(clip)
         end = clip.place + (self._chunk_frames if clip.is_short else frames)
-        piece = clip.features[:, clip.place : end]
+        piece = features[:, clip.place : end]
         return np.pad(piece, ((0, 0), (0, self._chunk_frames - piece.shape[1])))
 
+    def _prepare(self, clip: Clip) -> Features:
+        make = chunk_features if clip.is_short else log_mel
+        clip.features = make(clip.wave, self.spec.features, self.spec.sample_rate_hz)
+        return clip.features
+
     def _decode(
-        self, clips: Sequence[_Clip], features: NDArray[np.float32], hidden: NDArray[np.float32]
+        self, clips: Sequence[Clip], features: NDArray[np.float32], hidden: NDArray[np.float32]
     ) -> list[Decoded]:
         """Return what is heard in a chunk of each clip, at the least temperature that will do."""
         begun = self._set_languages(clips, hidden)
         prompts = np.array([self._prompt(clip) for clip in clips], np.int64)
-        rules = TokenRules(self.spec.generation, timestamps=self._has_timestamps(clips[0]))
+        rules = TokenRules(self.spec.generation, timestamps=clips[0].has_timestamps)
         # Of the sound alone, so that no other clip changes what is drawn for this one.
         draws = [np.random.default_rng(zlib.crc32(chunk.tobytes())) for chunk in features]
         found: dict[int, Decoded] = {}
@@ -279,12 +290,14 @@ class WhisperRecognizer:
     def _is_doubtful(self, decoded: Decoded) -> bool:
         if self._is_no_speech(decoded):
             return False
-        text = self._text(decoded.tokens).encode()
-        compression = len(text) / len(zlib.compress(text)) if text else 0.0
         return (
-            compression > self._options.most_compression
+            self._compression(decoded) > self._options.most_compression
             or decoded.log_probability < self._options.least_log_probability
         )
+
+    def _compression(self, decoded: Decoded) -> float:
+        text = self._text(decoded.tokens).encode()
+        return len(text) / len(zlib.compress(text)) if text else 0.0
 
     def _is_no_speech(self, decoded: Decoded) -> bool:
         return (
@@ -292,7 +305,7 @@ class WhisperRecognizer:
             and decoded.log_probability < self._options.least_log_probability
         )
 
-    def _set_languages(self, clips: Sequence[_Clip], hidden: Hidden) -> DecoderRun | None:
+    def _set_languages(self, clips: Sequence[Clip], hidden: Hidden) -> DecoderRun | None:
         """Detect what languages are not known; return a run that heard all clips, if any did."""
         generation = self.spec.generation
         new = [index for index, clip in enumerate(clips) if clip.language is None]
@@ -307,18 +320,18 @@ class WhisperRecognizer:
             clips[index].language = codes[choice]
         return run if len(new) == len(clips) else None
 
-    def _prompt(self, clip: _Clip) -> list[int]:
+    def _prompt(self, clip: Clip) -> list[int]:
         generation = self.spec.generation
         prompt = [generation.start]
         if clip.language is not None:
             prompt.append(generation.languages[clip.language])
         if generation.tasks:
             prompt.append(generation.tasks[self._options.task or generation.task or TRANSCRIBE])
-        if generation.no_timestamps is not None and not self._has_timestamps(clip):
+        if generation.no_timestamps is not None and not clip.has_timestamps:
             prompt.append(generation.no_timestamps)
         return prompt
 
-    def _keep(self, clip: _Clip, frames: int, decoded: Decoded) -> int:
+    def _keep(self, clip: Clip, frames: int, decoded: Decoded) -> int:
         """Add what was decoded to the clip; return how many frames that uses up."""
         is_again, clip.is_again = clip.is_again, False
         if self._is_no_speech(decoded):
@@ -328,7 +341,7 @@ class WhisperRecognizer:
             clip.tokens += decoded.tokens
             return frames
         start = untold_start(decoded.tokens, first)
-        if start and self._has_timestamps(clip) and not is_again:
+        if start and clip.has_timestamps and not is_again:
             # Once, or silence that is told to begin a little later would be heard for ever.
             clip.is_again = True
             return FRAMES_PER_POSITION * start
@@ -336,20 +349,28 @@ class WhisperRecognizer:
         pieces, used = cut_at_timestamps(decoded.tokens, first, frames)
         for piece in pieces:
             clip.tokens += piece.tokens
-            if self._has_timestamps(clip) and (segment := self._segment(clip, piece)):
+            if clip.has_timestamps and (segment := self._segment(clip, piece, decoded)):
                 clip.segments.append(segment)
         return used
 
-    def _segment(self, clip: _Clip, piece: TimedTokens) -> Segment | None:
+    def _segment(self, clip: Clip, piece: TimedTokens, decoded: Decoded) -> Segment | None:
         text = self._text(piece.tokens)
         if not text:
             return None
         step, offset = self.spec.seconds_per_position, clip.place / FRAMES_PER_POSITION
         latest = len(clip.wave) / self.spec.sample_rate_hz
         start, end = ((offset + position) * step for position in (piece.start, piece.end))
-        return Segment(text, round(min(start, latest), 3), round(min(end, latest), 3))
+        how = Decoding(
+            tokens=piece.tokens,
+            chunk_start=round(offset * step, 3),
+            temperature=decoded.temperature,
+            log_probability=decoded.log_probability,
+            compression=self._compression(decoded),
+            no_speech=decoded.no_speech,
+        )
+        return Segment(text, round(min(start, latest), 3), round(min(end, latest), 3), how)
 
-    def _transcript(self, clip: _Clip) -> Transcript:
+    def _transcript(self, clip: Clip) -> Transcript:
         return Transcript(
             self._text(clip.tokens), segments=tuple(clip.segments), language=clip.language
         )

@@ -15,6 +15,7 @@ from speechquant.core.ctc import CTC
 from speechquant.core.scales import WEIGHT_SCALES, Bits
 from speechquant.core.seq2seq import TASK
 from speechquant.core.text import NORMALIZERS
+from speechquant.core.transcripts.languages import language_code
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.registry import provider_names
 from speechquant.engines.runners import AUTO
@@ -62,7 +63,10 @@ FirstClips = Annotated[int | None, typer.Option(min=1, help="Only the first clip
 
 Language = Annotated[
     str | None,
-    typer.Option(help="Whisper: a code such as en; by default the checkpoint's own, or detected."),
+    typer.Option(
+        help="Whisper: a name or a code, such as English or en; by default the checkpoint's own, "
+        "or detected."
+    ),
 ]
 Task = Annotated[
     str | None,
@@ -82,7 +86,8 @@ def decoding_options(
     language: str | None, task: str | None, temperatures: str | None, *, timestamps: bool = False
 ) -> DecodingOptions:
     """Return what the command line asks of a Whisper model; raises OptionError."""
-    options = DecodingOptions(language=language, task=task, timestamps=timestamps)
+    code = None if language is None else language_code(language)
+    options = DecodingOptions(language=code, task=task, timestamps=timestamps)
     if temperatures is None:
         return options
     return replace(options, temperatures=numbers_of(temperatures, "temperatures"))

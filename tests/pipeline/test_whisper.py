@@ -15,10 +15,12 @@ from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import AudioError
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, read_scales
+from speechquant.core.transcripts.formats import Heard
+from speechquant.core.transcripts.records import Transcript
 from speechquant.engines import DecodingOptions
-from speechquant.engines.transcripts import Transcript
 from speechquant.pipeline.command import run
-from speechquant.pipeline.commands.transcribe import _print_row, _rows
+from speechquant.pipeline.commands.transcribe import _Asked, _print_row, _rows
+from speechquant.pipeline.transcript_files import AudioInput
 from speechquant.recipes import guard
 from speechquant.recipes.evaluate import evaluate
 
@@ -193,7 +195,7 @@ def test_bench(
 def test_a_transcript_is_one_line_whatever_a_model_writes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _print_row({"path": "a.wav", "text": "one\ntwo\x85three"}, DecodingOptions())
+    _print_row(Heard("a.wav", 1.0, Transcript("one\ntwo\x85three")), DecodingOptions())
     assert capsys.readouterr().out == "a.wav\tone two three\n"
 
 
@@ -217,7 +219,7 @@ class HalfHours:
         return np.zeros(1800, np.float32)
 
     def recognize(
-        self, waves: Sequence[NDArray[np.float32]], on_step: OnStep | None = None
+        self, waves: Sequence[NDArray[np.float32]], on_step: OnStep | None, decoding: object
     ) -> list[Transcript]:
         self.together.append(len(waves))
         if on_step is not None:
@@ -229,11 +231,12 @@ class HalfHours:
 def test_long_files_are_not_all_in_memory_together() -> None:
     recognizer: Any = HalfHours()
     failures: list[str] = []
-    files = [Path(str(number)) for number in range(6)]
+    inputs = [AudioInput(Path(str(n)), str(n), Path(str(n))) for n in range(6)]
     steps: list[float] = []
-    rows = list(_rows(recognizer, files, failures, lambda done, _: steps.append(done)))
+    asked = _Asked(recognizer, DecodingOptions())
+    rows = list(_rows(asked, inputs, failures, lambda done, _: steps.append(done)))
     assert recognizer.together == [2, 2, 1]
-    assert [row["path"] for row in rows] == ["0", "1", "3", "4", "5"]
+    assert [row.heard.path for row in rows] == ["0", "1", "3", "4", "5"]
     assert failures == ["2: no audio"]
     # The file that could not be read counts as done; it was met while the second was looked for.
     assert steps == [0.5, 2, 3.5, 5, 5.5, 6]

@@ -1,0 +1,1 @@
+"""A server under load and hostile requests: `python -m speechquant.benchmarks.load`."""

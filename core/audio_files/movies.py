@@ -1,0 +1,94 @@
+"""The sound of m4a, mp4 and webm files, which PyAV reads; it is an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechquant.core.errors import AudioError, MissingPackageError, one_line
+
+MOVIE_SUFFIXES = frozenset({".m4a", ".mp4", ".webm"})
+_HEAD_BYTES = 12
+_MP4_MARK, _WEBM_MARK = b"ftyp", b"\x1a\x45\xdf\xa3"
+# The last packet of a recording that was stopped may be told as longer than it is.
+_UNSURE_SECONDS = 0.5
+
+
+def is_movie(path: Path) -> bool:
+    """Return whether a file begins as an mp4 or a webm does; raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head[4:8] == _MP4_MARK or head.startswith(_WEBM_MARK)
+
+
+def told_seconds(path: Path) -> float | None:
+    """Return how long the file says that its sound is; raises AudioError, MissingPackageError."""
+    with _sound_of(path) as (container, stream):
+        return _told_seconds(container, stream)
+
+
+def movie_seconds(path: Path) -> float:
+    """Return how long the sound is; raises AudioError and MissingPackageError."""
+    told = told_seconds(path)
+    if told is not None:
+        return told
+    samples, rate_hz = decoded_movie(path)
+    return len(samples) / rate_hz
+
+
+def decoded_movie(path: Path, most_seconds: float | None = None) -> tuple[NDArray[np.float32], int]:
+    """Return the samples of the first sound track, channels averaged, and their rate.
+
+    Stops soon after `most_seconds`. Raises AudioError and MissingPackageError.
+    """
+    pieces: list[NDArray[np.float32]] = []
+    count = 0
+    with _sound_of(path) as (container, stream):
+        import av
+
+        rate_hz = int(stream.rate)
+        told = _told_seconds(container, stream)
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate_hz)
+        for frame in container.decode(stream):
+            for piece in resampler.resample(frame):
+                pieces.append(piece.to_ndarray().mean(axis=0, dtype=np.float32))
+                count += len(pieces[-1])
+            if most_seconds is not None and count > most_seconds * rate_hz:
+                break
+        else:
+            if told is not None and count < (told - _UNSURE_SECONDS) * rate_hz:
+                raise AudioError(
+                    f"{path}: truncated or damaged: {told:.2f} s announced, {count / rate_hz:.2f} "
+                    "are there; copy the file again"
+                )
+    return np.concatenate([*pieces, np.zeros(0, np.float32)]), rate_hz
+
+
+def _told_seconds(container: Any, stream: Any) -> float | None:
+    import av
+
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
+
+
+@contextmanager
+def _sound_of(path: Path) -> Iterator[tuple[Any, Any]]:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path}: m4a, mp4 and webm files need PyAV: pip install 'speechquant[movies]'"
+        ) from error
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise AudioError(f"{path}: no sound track in it; give a file with one")
+            yield container, container.streams.audio[0]
+    except av.FFmpegError as error:
+        raise AudioError(f"{path}: cannot be read as audio ({one_line(error)})") from error

@@ -1,0 +1,1 @@
+"""Transcription over HTTP, as OpenAI's clients ask for it."""
