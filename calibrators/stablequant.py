@@ -1,4 +1,8 @@
-"""StableQuant's Algorithm 1 to the letter: every trial on every utterance."""
+"""StableQuant's Algorithm 1: every trial on every utterance.
+
+Which activations a trial rounds is the caller's: the paper's are outputs of layers, an engine's are
+inputs of products.
+"""
 
 from __future__ import annotations
 
