@@ -16,6 +16,7 @@ from speechquant.calibrators.baselines import (
 from speechquant.calibrators.histogram import Extent
 from speechquant.calibrators.statistics import ActivationStatistics, TensorStatistics
 from speechquant.core.errors import CalibrationError, OptionError, choice_among
+from speechquant.core.graphs import INPUT
 from speechquant.core.scales import (
     CHANNEL,
     TENSOR,
@@ -100,6 +101,7 @@ def table_from_statistics(
     layers: Mapping[str, str],
     model_sha256: str,
     options: MethodOptions,
+    placement: str = INPUT,
 ) -> ScaleTable:
     """Return the table of a method that needs no search and leaves the graph as it is.
 
@@ -113,6 +115,7 @@ def table_from_statistics(
         bits=options.bits,
         symmetric=options.symmetric,
         weight_scales=options.weight_scales,
+        placement=placement,
         tensors={
             name: _scale_of(statistics.tensors[name], layer, options)
             for name, layer in layers.items()

@@ -16,6 +16,7 @@ from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
 from speechquant.core.files import new_file
+from speechquant.core.graphs import INPUT
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import Bits, ScaleTable
 from speechquant.core.specs import is_graph_file
@@ -50,7 +51,8 @@ class Scored:
 class Experiment:
     """What measurements of one model share; everything slow is kept in the folder `work`.
 
-    `attention` says whether what attention multiplies by each other is quantized too.
+    `attention` says whether what attention multiplies by each other is quantized too, `placement`
+    where activations are rounded.
     """
 
     bundle: Bundle
@@ -59,6 +61,7 @@ class Experiment:
     work: Path
     workers: int = 1
     attention: bool = False
+    placement: str = INPUT
 
     @cached_property
     def statistics(self) -> ActivationStatistics:
@@ -139,6 +142,7 @@ class Experiment:
             ClipList(tuple(self.calibration)),
             keep_float=(),
             attention=self.attention,
+            placement=self.placement,
             workers=self.workers,
         )
 
