@@ -39,23 +39,27 @@ def percentile_amax(histogram: Histogram, percent: float = 99.99) -> float:
     return histogram.quantile_edge(100 - percent)
 
 
-def mse_amax(histogram: Histogram, bits: int) -> float:
-    """Return the bin centre, from `first_tried_bin` on, that as the largest level errs least."""
-    last = histogram.last_kept_bin(0)
+def mse_amax(histogram: Histogram, bits: int, percent_cut: float = 0.0) -> float:
+    """Return the bin centre, from `first_tried_bin` on, that as the largest level errs least.
+
+    What lies above the (100 - percent_cut)-th percentile does not count.
+    """
+    last = histogram.last_kept_bin(percent_cut)
     (best,) = least_error_bins(histogram, [last], bits, first_bin=first_tried_bin(last + 1))
     return float(histogram.centres[best])
 
 
-def entropy_amax(histogram: Histogram, bits: int) -> float:
+def entropy_amax(histogram: Histogram, bits: int, percent_cut: float = 0.0) -> float:
     """Return the edge, from `first_tried_bin` on, that keeps the distribution best (KL divergence).
 
     Ties go to the highest edge. With as many levels as bins nothing is lost by the largest, and
-    fewer bins than levels are not tried: nothing would be lost but what is cut off.
+    fewer bins than levels are not tried: nothing would be lost but what is cut off. What lies above
+    the (100 - percent_cut)-th percentile does not count.
     """
-    used = histogram.last_kept_bin(0) + 1
+    used = histogram.last_kept_bin(percent_cut) + 1
     levels = largest_level(bits) + 1
     if levels >= used:
-        return max_amax(histogram)
+        return histogram.quantile_edge(percent_cut)
     counts = histogram.counts[:used].astype(np.float64)
     counts[0] = counts[1]  # NVIDIA's too: zeros are exact at any scale and would outweigh the rest
     tried = range(max(first_tried_bin(used), levels), used + 1)
