@@ -114,7 +114,7 @@ Search = Annotated[
     str,
     typer.Option(
         help=f"How StableQuant searches: {' or '.join(SEARCHES)} (exhaustive is Algorithm 1 in "
-        "full)."
+        "full; fast is a heuristic that looks at a grid of p and chooses other layers)."
     ),
 ]
 Gamma = Annotated[
