@@ -61,13 +61,11 @@ class QuantizedRun(TrainingRun):
         wave = torch.zeros(1, SAMPLE_RATE_HZ)
         self._rounding = FakeQuantization(model.eval(), table, _name_in_table, lambda: model(wave))
         steps = self._rounding.steps
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": list(model.parameters())},
-                {"params": list(steps.parameters()), "weight_decay": 0.0},
-            ],
-            weight_decay=settings.weight_decay,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": list(model.parameters())},
+            {"params": list(steps.parameters()), "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         super().__init__(folder, settings, {"model": model, "steps": steps}, optimizer)
 
     def train_on(self, batch: list[Sample]) -> float:

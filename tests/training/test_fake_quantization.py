@@ -126,6 +126,7 @@ def test_training_learns_a_scale_that_was_far_too_large() -> None:
     assert replace(rounding.table, tensors=rows) == table
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_a_checkpoint_that_exports(tmp_path: Path) -> None:
     from speechquant.exporter.ctc import export
     from speechquant.training.samples import Sample
