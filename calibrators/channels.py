@@ -26,6 +26,8 @@ Floats = NDArray[np.float32]
 FORMAT = "speechquant.channels/1"
 SAMPLED_ROWS = 512  # of each activation, over all clips
 PEAK_ROWS = 64  # beside those: the rows that hold the largest values
+# Of the windows of one activation: 64 MiB. A positional convolution's has 98,304 in a base model.
+MOST_WINDOW_VALUES = 1 << 24
 _SEED = 0
 
 
@@ -91,13 +93,17 @@ def ranges_of(values: Floats, axis: int, rows: int, peaks: int, seed: int) -> Ch
     )
 
 
-def ranges_of_windows(values: Floats, window: Window, rows: int, seed: int) -> ChannelRanges:
+def ranges_of_windows(
+    values: Floats, window: Window, rows: int, seed: int, clips: int
+) -> ChannelRanges:
     """Return the ranges of the channels, and so many random windows.
 
-    Raises CalibrationError where a value is not finite.
+    They are fewer where those of so many clips would take too much memory. Raises CalibrationError
+    where a value is not finite.
     """
     extent_of(values)
-    drawn = window.rows_of(values, rows, np.random.default_rng([_SEED, seed]))
+    most = -(-MOST_WINDOW_VALUES // (values.shape[1] * window.steps * clips))
+    drawn = window.rows_of(values, min(rows, most), np.random.default_rng([_SEED, seed]))
     return ChannelRanges(values.min(axis=(0, 2)), values.max(axis=(0, 2)), drawn)
 
 
@@ -131,7 +137,7 @@ def collect_ranges(
                 ranges = (
                     ranges_of(values, axis, rows, peaks, index)
                     if window is None
-                    else ranges_of_windows(values, window, rows, index)
+                    else ranges_of_windows(values, window, rows, index, len(clips))
                 )
             except CalibrationError as error:
                 raise CalibrationError(f"{name}: {error}") from error

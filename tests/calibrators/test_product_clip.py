@@ -51,6 +51,13 @@ def test_ranges_beside_windows_are_those_of_all_values() -> None:
     assert found.rows.shape == (512, 6)
 
 
+def test_wide_windows_are_fewer() -> None:
+    clips = [LabelledClip(Path(f"{index}.wav"), None) for index in range(2)]
+    values = np.ones((1, 2**11, 200), np.float32)
+    found = collect_ranges(lambda _: {"x": values}, {"x": 1}, clips, windows={"x": Window(128, 1)})
+    assert found["x"].rows.shape == (64, 2**18)
+
+
 @pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_the_range_is_the_best_of_plain_loops(bits: int, symmetric: bool) -> None:
