@@ -247,6 +247,7 @@ NEEDS_OPTIONAL = {
     "speechquant.exporter.ctc_graph": "torch",
     "speechquant.exporter.wavlm_attention": "torch",
     "speechquant.exporter.whisper_graphs": "torch",
+    "speechquant.training.fake_quantization": "torch",
 }
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales, write_scales
 from speechquant.training.batches import batches
 from speechquant.training.command_line import begin, run_parser
-from speechquant.training.fake_quantization import FakeQuantization
 from speechquant.training.run import TrainingRun, train_to_end
 from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
 from speechquant.training.schedule import RunSettings
@@ -54,6 +53,8 @@ class QuantizedRun(TrainingRun):
         table: ScaleTable,
     ) -> None:
         import torch
+
+        from speechquant.training.fake_quantization import FakeQuantization
 
         torch.manual_seed(settings.seed)
         self.name, self.model, self.settings = name, model, settings
