@@ -135,7 +135,7 @@ def refuse_unknown_weight_scales(name: str) -> None:
 def refuse_unknown_placement(name: str) -> None:
     """Raise OptionError for anything but a name of PLACEMENTS."""
     if name not in PLACEMENTS:
-        raise OptionError(f"no placement {name!r}; choose {', '.join(PLACEMENTS)}")
+        raise OptionError(f"no placement {name!r}; {choice_among(name, PLACEMENTS)}")
 
 
 def write_scales(table: ScaleTable, path: Path, *, force: bool = False) -> None:
