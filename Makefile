@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables \
+.PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check real-whisper real-whisper-speed \
@@ -49,9 +49,14 @@ bad-inputs: $(READY)
 float-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.float_tables $(DATA) > docs/results/float.md
 
-# Half an hour on two cores. DATA as above adds a set; WORK='--work FOLDER' lets a killed run go on.
+# Hours on two cores, most of them the exhaustive searches; OPTIONS='--search fast', '--dev-clips 100' or '--widths 8 6'
+# make it less. DATA as above adds a set; WORK='--work FOLDER' lets a killed run go on.
 stablequant-tables: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.stablequant_tables --workers 2 $(WORK) $(DATA)
+	$(RUN)/python -m speechquant.benchmarks.papers.stablequant_tables --workers 2 $(WORK) $(DATA) $(OPTIONS)
+
+# OPTIONS='--search fast' makes it less.
+balanced-ctc: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.papers.balanced_ctc --workers 2 $(OPTIONS) > docs/results/balanced-ctc.md
 
 # Half an hour as well.
 search-comparison: $(READY)

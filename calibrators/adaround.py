@@ -47,11 +47,6 @@ class AdaRoundSettings:
     the steps; then its exponent falls from `first_beta` to `last_beta`.
     """
 
-    # Chosen on 16 channels of each of six layers of zoo:wav2vec2 with 4 bits. The error is, of that
-    # of rounding to nearest (geometric mean), 29 % after 300 steps, 22 % after 500, 18 % after 1000
-    # and 17 % after 2000. With another pull 1000 steps reach 25 % (0.1), 20 % (0.3), 18 % (3).
-    # That is on the clips that G was made of, 54 s; on others nine layers got 12 to 70 % where they
-    # had 9 to 45 % on those.
     steps: int = 1000
     learning_rate: float = 1e-2
     pull: float = 1.0

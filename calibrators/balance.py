@@ -162,22 +162,20 @@ def _best_division(
     return best
 
 
-def balanced_scales(
+def balanced_extents(
     ranges: Mapping[str, ChannelRanges],
     layers: Mapping[str, str],
     balances: Mapping[str, Balance],
-    quantizer: Quantizer,
-) -> dict[str, Scale]:
-    """Return the scale of each activation of `layers`, its channels balanced.
+) -> dict[str, Extent]:
+    """Return the range of each activation of `layers`, its channels balanced.
 
     Raises CalibrationError for one that only ever saw zeros.
     """
-    scales: dict[str, Scale] = {}
+    extents: dict[str, Extent] = {}
     for name, layer in layers.items():
         found = balances.get(name)
         seen = ranges[name]
-        extent = divided(seen, found.divisors, found.kept) if found else seen.extent
-        if extent.amax == 0:
+        extents[name] = divided(seen, found.divisors, found.kept) if found else seen.extent
+        if extents[name].amax == 0:
             raise only_zeros(name, layer)
-        scales[name] = quantizer.scale_of(layer, extent)
-    return scales
+    return extents

@@ -12,13 +12,18 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.calibrators.histogram import Histogram
+from speechquant.calibrators.histogram import BINS, Histogram
 from speechquant.calibrators.scale_search import least_error_bins
 from speechquant.core.errors import CalibrationError
 from speechquant.core.scales import largest_level
 
-# NVIDIA's: fewer of the 2048 bins than that are not tried as a range.
+# NVIDIA's: fewer of its 2048 bins, of which the last holds the largest magnitude, are not tried.
 START_BIN = 128
+
+
+def first_tried_bin(used: int) -> int:
+    """Return START_BIN of 2048 in proportion to the bins that are used."""
+    return START_BIN * used // BINS
 
 
 def max_amax(histogram: Histogram) -> float:
@@ -34,24 +39,30 @@ def percentile_amax(histogram: Histogram, percent: float = 99.99) -> float:
     return histogram.quantile_edge(100 - percent)
 
 
-def mse_amax(histogram: Histogram, bits: int) -> float:
-    """Return the bin centre, from START_BIN on, that as the largest level errs least."""
-    (best,) = least_error_bins(histogram, [histogram.last_kept_bin(0)], bits, first_bin=START_BIN)
+def mse_amax(histogram: Histogram, bits: int, percent_cut: float = 0.0) -> float:
+    """Return the bin centre, from `first_tried_bin` on, that as the largest level errs least.
+
+    What lies above the (100 - percent_cut)-th percentile does not count.
+    """
+    last = histogram.last_kept_bin(percent_cut)
+    (best,) = least_error_bins(histogram, [last], bits, first_bin=first_tried_bin(last + 1))
     return float(histogram.centres[best])
 
 
-def entropy_amax(histogram: Histogram, bits: int) -> float:
-    """Return the edge, from START_BIN on, whose levels keep the distribution best (KL divergence).
+def entropy_amax(histogram: Histogram, bits: int, percent_cut: float = 0.0) -> float:
+    """Return the edge, from `first_tried_bin` on, that keeps the distribution best (KL divergence).
 
-    Ties go to the highest edge. With as many levels as bins nothing is lost by the largest.
+    Ties go to the highest edge. With as many levels as bins nothing is lost by the largest, and
+    fewer bins than levels are not tried: nothing would be lost but what is cut off. What lies above
+    the (100 - percent_cut)-th percentile does not count.
     """
-    used = histogram.last_kept_bin(0) + 1
+    used = histogram.last_kept_bin(percent_cut) + 1
     levels = largest_level(bits) + 1
     if levels >= used:
-        return max_amax(histogram)
+        return histogram.quantile_edge(percent_cut)
     counts = histogram.counts[:used].astype(np.float64)
     counts[0] = counts[1]  # NVIDIA's too: zeros are exact at any scale and would outweigh the rest
-    tried = range(min(START_BIN, used), used + 1)
+    tried = range(max(first_tried_bin(used), levels), used + 1)
     divergences = [_divergence(counts, edge, levels) for edge in reversed(tried)]
     best = tried[-1 - int(np.argmin(divergences))]
     return min(best * histogram.width, histogram.amax)

@@ -15,6 +15,7 @@ from speechquant.calibrators.stablequant import GAMMA_POINTS, SearchResult, sear
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError, choice_among
+from speechquant.core.graphs import INPUT, OUTPUT
 from speechquant.core.progress import OnStep
 from speechquant.core.scoring import Scorer
 
@@ -38,12 +39,21 @@ class SearchOptions:
 
 
 def quantized_layers(
-    bundle: Bundle, keep_float: Sequence[str], *, attention: bool = False
+    bundle: Bundle,
+    keep_float: Sequence[str],
+    *,
+    attention: bool = False,
+    placement: str = INPUT,
 ) -> dict[str, str]:
     """Return tensor -> layer without the layers to keep, attention's own products if asked.
 
-    Raises OptionError for an unknown layer and where the bundle does not name those products.
+    Raises OptionError for an unknown layer and where the bundle does not name what is asked for.
     """
+    if placement == OUTPUT and not bundle.spec.layer_outputs:
+        raise OptionError(
+            f"{bundle.folder}: does not name the outputs of its layers; make it again with "
+            '"speechquant export", or leave --placement output out'
+        )
     if attention and not bundle.spec.attention:
         raise OptionError(
             f"{bundle.folder}: does not name what its attention multiplies; "
@@ -55,17 +65,20 @@ def quantized_layers(
         raise OptionError(
             f"{bundle.folder} has no layer {unknown[0]!r}; {choice_among(unknown[0], known)}"
         )
-    activations = bundle.spec.activations(attention=attention)
+    activations = bundle.spec.activations(attention=attention, placement=placement)
     kept = {name: layer for name, layer in activations.items() if layer not in keep_float}
     if not kept:
         raise OptionError("every layer would stay float; leave some of them to be quantized")
     return kept
 
 
-def statistics_key(bundle: Bundle, data_sha256: str, *, attention: bool = False) -> str:
+def statistics_key(
+    bundle: Bundle, data_sha256: str, *, attention: bool = False, placement: str = INPUT
+) -> str:
     """Return what statistics of a model on a data set are filed under."""
     parts = f"{bundle.model_sha256} {bundle.reading_sha256} {data_sha256}"
     parts += " attention" if attention else ""
+    parts += f" {placement}" if placement != INPUT else ""
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
@@ -74,6 +87,7 @@ def candidates_of(
     layers: Mapping[str, str],
     statistics: ActivationStatistics,
     options: MethodOptions,
+    placement: str = INPUT,
 ) -> Candidates:
     """Return the tables to choose among; raises CalibrationError for a tensor that saw only zeros.
 
@@ -83,7 +97,7 @@ def candidates_of(
     histograms = {name: statistics.tensors[name].histogram for name in layers}
     # Their weights stay as they are too, so the trials must know of them.
     kept = tuple(name for name in bundle.spec.layer_names if name not in layers.values())
-    return Candidates(bundle.model_sha256, options.bits, layers, histograms, kept)
+    return Candidates(bundle.model_sha256, options.bits, layers, histograms, kept, placement)
 
 
 def search_table(

@@ -1,6 +1,7 @@
 """What balancing remembers of an activation: the range of each channel, and a sample of its rows.
 
-A row is what a product reads at once: all channels of one token.
+A row is what a product reads at once: all channels of one token, or what a convolution's window
+covers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,28 @@ Floats = NDArray[np.float32]
 FORMAT = "speechquant.channels/1"
 SAMPLED_ROWS = 512  # of each activation, over all clips
 PEAK_ROWS = 64  # beside those: the rows that hold the largest values
+# Of the windows of one activation: 64 MiB. A positional convolution's has 98,304 in a base model.
+MOST_WINDOW_VALUES = 1 << 24
 _SEED = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a convolution reads at once of [batch, channels, time]."""
+
+    steps: int
+    stride: int
+
+    def rows_of(self, values: Floats, count: int, rng: np.random.Generator) -> Floats:
+        """Return so many random windows with all their channels, or all where they are fewer."""
+        clip = values[0]
+        if clip.shape[1] < self.steps:
+            clip = np.pad(clip, ((0, 0), (0, self.steps - clip.shape[1])))
+        windows = np.lib.stride_tricks.sliding_window_view(clip, self.steps, axis=1)
+        windows = windows[:, :: self.stride]
+        drawn = rng.permutation(windows.shape[1])[:count]
+        rows: Floats = windows[:, drawn].transpose(1, 0, 2).reshape(len(drawn), -1)
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +93,32 @@ def ranges_of(values: Floats, axis: int, rows: int, peaks: int, seed: int) -> Ch
     )
 
 
+def ranges_of_windows(
+    values: Floats, window: Window, rows: int, seed: int, clips: int
+) -> ChannelRanges:
+    """Return the ranges of the channels, and so many random windows.
+
+    They are fewer where those of so many clips would take too much memory. Raises CalibrationError
+    where a value is not finite.
+    """
+    extent_of(values)
+    most = -(-MOST_WINDOW_VALUES // (values.shape[1] * window.steps * clips))
+    drawn = window.rows_of(values, min(rows, most), np.random.default_rng([_SEED, seed]))
+    return ChannelRanges(values.min(axis=(0, 2)), values.max(axis=(0, 2)), drawn)
+
+
 def collect_ranges(
     activations_of: Callable[[LabelledClip], Mapping[str, NDArray[Any]]],
     axes: Mapping[str, int],
     clips: Sequence[LabelledClip],
     saved: Path | None = None,
     *,
+    windows: Mapping[str, Window] | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, ChannelRanges]:
     """Return the ranges of every activation of `axes`, which says where its channels lie.
+
+    Rows of the activations of `windows` are what a convolution reads at once.
 
     They are kept in the file `saved` at the end and taken from there if it exists; it must belong
     to the same model and clips. Raises CalibrationError.
@@ -94,7 +133,12 @@ def collect_ranges(
         activations = activations_of(clip)
         for name, axis in axes.items():
             try:
-                ranges = ranges_of(activations[name], axis, rows, peaks, index)
+                values, window = activations[name], (windows or {}).get(name)
+                ranges = (
+                    ranges_of(values, axis, rows, peaks, index)
+                    if window is None
+                    else ranges_of_windows(values, window, rows, index, len(clips))
+                )
             except CalibrationError as error:
                 raise CalibrationError(f"{name}: {error}") from error
             found[name] = found[name].union(ranges) if name in found else ranges

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from speechquant.calibrators.histogram import Histogram
 from speechquant.calibrators.scale_search import search_scales
+from speechquant.core.graphs import INPUT
 from speechquant.core.scales import Bits, Scale, ScaleTable, largest_level
 from speechquant.core.scoring import Trial
 
@@ -23,7 +24,7 @@ class Candidates:
     """The trials of one model at one width, from the histograms of its activations.
 
     `layers` maps each activation tensor to its layer; `float_layers` are those that are not to be
-    quantized at all.
+    quantized at all. `placement` says which activations these are.
     """
 
     model_sha256: str
@@ -31,6 +32,7 @@ class Candidates:
     layers: Mapping[str, str]
     histograms: Mapping[str, Histogram]
     float_layers: tuple[str, ...] = ()
+    placement: str = INPUT
 
     @cached_property
     def layer_names(self) -> tuple[str, ...]:
@@ -90,6 +92,7 @@ class Candidates:
             model_sha256=self.model_sha256,
             method="stablequant",
             bits=self.bits,
+            placement=self.placement,
             tensors={
                 name: Scale(self.layers[name], scale, amax=scale * highest)
                 for name, scale in scales.items()

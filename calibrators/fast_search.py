@@ -1,4 +1,4 @@
-"""StableQuant's choice at a tenth of Algorithm 1's cost.
+"""A heuristic for S and p at a tenth of Algorithm 1's cost, which mostly chooses others than it.
 
 Words are a coarse measure: most utterances lose none, and it takes hundreds of them to tell two
 trials apart. The best labels of the frames are a fine one. How many of them a trial changes from

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from speechquant.calibrators.baselines import (
     asymmetric_scale,
@@ -13,9 +13,10 @@ from speechquant.calibrators.baselines import (
     percentile_amax,
     symmetric_scale,
 )
-from speechquant.calibrators.histogram import Extent
+from speechquant.calibrators.histogram import Extent, Histogram
 from speechquant.calibrators.statistics import ActivationStatistics, TensorStatistics
 from speechquant.core.errors import CalibrationError, OptionError, choice_among
+from speechquant.core.graphs import INPUT
 from speechquant.core.scales import (
     CHANNEL,
     TENSOR,
@@ -100,6 +101,7 @@ def table_from_statistics(
     layers: Mapping[str, str],
     model_sha256: str,
     options: MethodOptions,
+    placement: str = INPUT,
 ) -> ScaleTable:
     """Return the table of a method that needs no search and leaves the graph as it is.
 
@@ -113,6 +115,7 @@ def table_from_statistics(
         bits=options.bits,
         symmetric=options.symmetric,
         weight_scales=options.weight_scales,
+        placement=placement,
         tensors={
             name: _scale_of(statistics.tensors[name], layer, options)
             for name, layer in layers.items()
@@ -127,3 +130,29 @@ def _scale_of(seen: TensorStatistics, layer: str, options: MethodOptions) -> Sca
         return Scale(layer, symmetric_scale(amax, bits), amax)
     scale, zero_point = asymmetric_scale(*averaged_extent(seen), bits)
     return Scale(layer, scale, amax, zero_point)
+
+
+# What the paper's Table II compares StableQuant with, given its S and p; in percent, p is cut off.
+_ADAPTIVE_AMAX_OF: dict[str, Callable[[Histogram, int, float], float]] = {
+    "percentile": lambda seen, bits, cut: seen.quantile_edge(cut),
+    "mse": mse_amax,
+    "entropy": entropy_amax,
+}
+LAYER_ADAPTIVE = tuple(_ADAPTIVE_AMAX_OF)
+
+
+def layer_adaptive_table(
+    statistics: ActivationStatistics, choice: ScaleTable, method: str
+) -> ScaleTable:
+    """Return the table of a method of LAYER_ADAPTIVE with the S and p of StableQuant's `choice`.
+
+    Of the layers of S the tail above the (100 - p)-th percentile is cut off before the method sees
+    the histogram, of the others nothing is.
+    """
+    bits, cut = choice.bits.activations, choice.percentile or 0.0
+    rows = {}
+    for name, row in choice.tensors.items():
+        own_cut = cut if row.layer in choice.clipped_layers else 0.0
+        amax = _ADAPTIVE_AMAX_OF[method](statistics.tensors[name].histogram, bits, own_cut)
+        rows[name] = Scale(row.layer, symmetric_scale(amax, bits), amax)
+    return replace(choice, method=method, tensors=rows)

@@ -1,4 +1,8 @@
-"""StableQuant's Algorithm 1 to the letter: every trial on every utterance."""
+"""StableQuant's Algorithm 1: every trial on every utterance.
+
+Which activations a trial rounds is the caller's: the paper's are outputs of layers, an engine's are
+inputs of products.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from speechquant.core.errors import CalibrationError
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import ScaleTable
 from speechquant.core.scoring import Job, Score, Scorer, Trial
+from speechquant.core.wer import bootstrap_interval
 
 GAMMA_POINTS = 0.25
 
@@ -19,7 +24,8 @@ class LayerEffect:
     """Stage 1: the word errors that a layer alone adds to so many utterances.
 
     `points` is what it adds to the WER of the whole development set, in percentage points: an
-    estimate where not all utterances were heard.
+    estimate where not all utterances were heard. `interval` is its paired-bootstrap 95 % interval
+    where all were.
     """
 
     layer: str
@@ -28,6 +34,7 @@ class LayerEffect:
     utterances: int
     points: float
     clipped: bool
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,14 @@ def total_words(scores: Sequence[Score]) -> int:
     return words
 
 
+def points_interval(first: Sequence[Score], second: Sequence[Score]) -> tuple[float, float]:
+    """Return the 95 % interval of what the second scores add to WER, in points."""
+    errors = [[score.errors for score in scores] for scores in (first, second)]
+    words = [score.words for score in first]
+    low, high = bootstrap_interval(words, *errors)
+    return 100 * low, 100 * high
+
+
 def search_exhaustively(
     candidates: Candidates,
     scorer: Scorer,
@@ -101,10 +116,12 @@ def search_exhaustively(
     float_errors = total_errors(float_scores)
     effects = []
     for layer in candidates.layer_names:
-        added = total_errors(score_all(candidates.layer_alone(layer))) - float_errors
+        scores = score_all(candidates.layer_alone(layer))
+        added = total_errors(scores) - float_errors
         points = 100 * added / words
-        clipped = points > gamma_points
-        effects.append(LayerEffect(layer, added, words, utterances, points, clipped))
+        interval = points_interval(float_scores, scores)
+        is_clipped = points > gamma_points
+        effects.append(LayerEffect(layer, added, words, utterances, points, is_clipped, interval))
     clipped_layers = [effect.layer for effect in effects if effect.clipped]
     scored = []
     for percent in CLIP_PERCENTS:

@@ -20,6 +20,7 @@ from speechquant.core.artifacts import SPECS, Artifact, spec_from, wrong_task
 from speechquant.core.ctc import CTC
 from speechquant.core.errors import BundleError
 from speechquant.core.files import is_file
+from speechquant.core.graphs import INPUT
 from speechquant.core.plain import member_of
 from speechquant.core.specs import GraphSpec, Spec, graph_file, is_graph_file
 
@@ -75,6 +76,12 @@ class Bundle(Artifact):
         return digest_of(
             {name: digest for name, digest in self.files.items() if is_graph_file(name)}
         )
+
+    @property
+    def placement(self) -> str:
+        """Where the activations of a quantized bundle are rounded; see `core.graphs`."""
+        scales = self.made_from.get("scales", {})
+        return str(scales.get("placement", INPUT)) if isinstance(scales, dict) else INPUT
 
     @property
     def reading_sha256(self) -> str:

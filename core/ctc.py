@@ -49,8 +49,9 @@ class CtcSpec(Layered):
 
     `layers` maps every activation tensor that feeds a constant-weight Conv, MatMul or Gemm to the
     layer it belongs to, in the order of the graph; `attention` maps those that attention multiplies
-    by each other, and is empty where the graph does not name them. `padding_exact` says whether a
-    padded batch gives each clip what the clip gets alone.
+    by each other, `layer_outputs` what each Conv, MatMul or Gemm gives; both are empty where the
+    graph does not name them. `padding_exact` says whether a padded batch gives each clip what the
+    clip gets alone.
     """
 
     labels_file: ClassVar[str] = VOCABULARY_FILE
@@ -73,6 +74,7 @@ class CtcSpec(Layered):
     decoding: CtcDecoding
     notes: tuple[str, ...] = ()
     attention: Mapping[str, str] = field(default_factory=dict)
+    layer_outputs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_positive(
@@ -86,7 +88,8 @@ class CtcSpec(Layered):
     @property
     def graphs(self) -> dict[str, GraphSpec]:
         """The one graph."""
-        return {MODEL: GraphSpec(self.inputs, self.outputs, self.layers, self.attention)}
+        maps = self.layers, self.attention, self.layer_outputs
+        return {MODEL: GraphSpec(self.inputs, self.outputs, *maps)}
 
     @property
     def min_samples(self) -> int:

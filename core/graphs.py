@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+# Where activations are rounded: on the way into a product with weights, as engines multiply them,
+# or where such a product leaves them, before the norm and nonlinearity behind it, as in the paper.
+INPUT, OUTPUT = "input", "output"
+PLACEMENTS = (INPUT, OUTPUT)
+
 
 class HasLayers(Protocol):
     """Which tensors are quantized, and the layer that each belongs to.
 
     `layers` maps every activation that feeds a constant-weight Conv, MatMul or Gemm, `attention`
-    those that attention multiplies by each other.
+    those that attention multiplies by each other, `layer_outputs` what each such Conv, MatMul or
+    Gemm gives, its bias included.
     """
 
     @property
@@ -20,12 +26,19 @@ class HasLayers(Protocol):
     @property
     def attention(self) -> Mapping[str, str]: ...
 
+    @property
+    def layer_outputs(self) -> Mapping[str, str]: ...
+
 
 class Layered:
-    """What follows from the two maps of a class that HasLayers."""
+    """What follows from the maps of a class that HasLayers."""
 
-    def activations(self: HasLayers, *, attention: bool) -> dict[str, str]:
+    def activations(
+        self: HasLayers, *, attention: bool = False, placement: str = INPUT
+    ) -> dict[str, str]:
         """Return tensor -> layer of what is quantized, with or without attention's own products."""
+        if placement == OUTPUT:
+            return dict(self.layer_outputs)
         return {**self.layers, **(self.attention if attention else {})}
 
     @property
@@ -35,12 +48,12 @@ class Layered:
 
 
 class LayerMap(HasLayers, Protocol):
-    """The two maps and what follows from them."""
+    """The maps and what follows from them."""
 
     @property
     def layer_names(self) -> tuple[str, ...]: ...
 
-    def activations(self, *, attention: bool) -> dict[str, str]: ...
+    def activations(self, *, attention: bool = False, placement: str = INPUT) -> dict[str, str]: ...
 
 
 class GraphSource(Protocol):

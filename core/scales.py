@@ -13,7 +13,7 @@ from pathlib import Path
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError, ScaleError, choice_among
 from speechquant.core.files import new_file, read_text
-from speechquant.core.graphs import LayerMap
+from speechquant.core.graphs import INPUT, PLACEMENTS, LayerMap
 from speechquant.core.plain import parsed, record_of
 
 FORMAT = "speechquant.scales/1"
@@ -24,6 +24,7 @@ CHANNEL, TENSOR = "channel", "tensor"
 WEIGHT_SCALES = (CHANNEL, TENSOR)
 
 _MEND = 'make it again with "speechquant calibrate"'
+_ADDED_LATER = {"placement"}  # tables of before have activations rounded at the inputs
 
 
 def largest_level(bits: int) -> int:
@@ -80,7 +81,8 @@ class ScaleTable:
 
     `clipped_layers` and `percentile` are StableQuant's S and p, None and empty for other methods;
     the activations and weights of `float_layers` are left as they are, and of `float_activations`
-    the activations alone. `weight_scales` says whether weights have a scale for each channel.
+    the activations alone. `weight_scales` says whether weights have a scale for each channel,
+    `placement` whether activations are rounded at the inputs of products or at their outputs.
     """
 
     model_sha256: str
@@ -95,9 +97,11 @@ class ScaleTable:
     weight_scales: str = CHANNEL
     data: CalibrationData | None = None
     notes: tuple[str, ...] = field(default=())
+    placement: str = INPUT
 
     def __post_init__(self) -> None:
         refuse_unknown_weight_scales(self.weight_scales)
+        refuse_unknown_placement(self.placement)
 
     @property
     def layers_read_in_float(self) -> tuple[str, ...]:
@@ -117,6 +121,8 @@ class ScaleTable:
         document.append(sorted(self.float_layers))
         if self.float_activations or self.weight_scales != CHANNEL:
             document += [sorted(self.float_activations), self.weight_scales]
+        if self.placement != INPUT:
+            document.append(self.placement)
         return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
 
 
@@ -124,6 +130,12 @@ def refuse_unknown_weight_scales(name: str) -> None:
     """Raise OptionError for anything but a name of WEIGHT_SCALES."""
     if name not in WEIGHT_SCALES:
         raise OptionError(f"no weight scales {name!r}; {choice_among(name, WEIGHT_SCALES)}")
+
+
+def refuse_unknown_placement(name: str) -> None:
+    """Raise OptionError for anything but a name of PLACEMENTS."""
+    if name not in PLACEMENTS:
+        raise OptionError(f"no placement {name!r}; {choice_among(name, PLACEMENTS)}")
 
 
 def write_scales(table: ScaleTable, path: Path, *, force: bool = False) -> None:
@@ -151,7 +163,8 @@ def read_scales(source: str | Path) -> ScaleTable:
         raise ScaleError(f"{path}: not in the format {FORMAT!r}; {_MEND}")
     try:
         # Also those that have a default: a table without them is one that was cut.
-        missing = [each.name for each in fields(ScaleTable) if each.name not in document]
+        known = {each.name for each in fields(ScaleTable)} - _ADDED_LATER
+        missing = sorted(known - document.keys())
         if missing:
             raise ValueError(f"it lacks {missing[0]!r}")
         table = record_of(ScaleTable, document)
@@ -192,7 +205,7 @@ def require_fit(table: ScaleTable, bundle: Bundle, where: str) -> None:
             f'{bundle.model_sha256[:8]}...: run "speechquant calibrate" on it'
         )
     attention = quantizes_attention(table, bundle.spec)
-    layers = bundle.spec.activations(attention=attention)
+    layers = bundle.spec.activations(attention=attention, placement=table.placement)
     in_float = table.layers_read_in_float
     needed = [name for name, layer in layers.items() if layer not in in_float]
     missing = [name for name in needed if name not in table.tensors]

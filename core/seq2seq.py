@@ -128,6 +128,11 @@ class Seq2SeqSpec(Layered):
         """Tensor -> layer of what attention multiplies by each other, of all graphs."""
         return self._merged(lambda graph: graph.attention)
 
+    @property
+    def layer_outputs(self) -> dict[str, str]:
+        """Tensor -> layer of what each product with weights gives, of all graphs."""
+        return self._merged(lambda graph: graph.layer_outputs)
+
     def _merged(self, of: Callable[[GraphSpec], Mapping[str, str]]) -> dict[str, str]:
         graphs = self.graphs.values()
         return {name: layer for graph in graphs for name, layer in of(graph).items()}

@@ -30,12 +30,13 @@ def is_graph_file(name: str) -> bool:
 
 @dataclass(frozen=True)
 class GraphSpec(Layered):
-    """One graph: its tensors, and its part of a spec's `layers` and `attention`."""
+    """One graph: its tensors, and its part of a spec's maps of activations."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: Mapping[str, str]
     attention: Mapping[str, str] = field(default_factory=dict)
+    layer_outputs: Mapping[str, str] = field(default_factory=dict)
 
 
 class Spec(LayerMap, Protocol):

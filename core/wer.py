@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 _RESAMPLES_AT_ONCE = 256  # bounds the index matrix: 256 x 10,000 clips are 20 MB
 
@@ -121,17 +121,35 @@ def difference_interval(
     lengths = _column(first, "reference_length")
     if not np.array_equal(lengths, _column(second, "reference_length")) or not lengths.sum():
         raise ValueError("the two rates must be of the same, not empty, references")
-    change = _column(second, "errors") - _column(first, "errors")
+    errors = _column(first, "errors"), _column(second, "errors")
+    low, high = bootstrap_interval(
+        lengths, *errors, confidence=confidence, resamples=resamples, seed=seed
+    )
+    return DifferenceInterval(second.rate - first.rate, low, high, confidence)
+
+
+def bootstrap_interval(
+    lengths: ArrayLike,
+    first_errors: ArrayLike,
+    second_errors: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the paired-bootstrap interval of a difference of rates; clips have these lengths."""
+    words = np.asarray(lengths, np.int64)
+    change = np.asarray(second_errors, np.int64) - np.asarray(first_errors, np.int64)
     rng = np.random.default_rng(seed)
     differences = []
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
         rows = min(_RESAMPLES_AT_ONCE, resamples - start)
-        drawn = rng.integers(0, len(lengths), (rows, len(lengths)))
+        drawn = rng.integers(0, len(words), (rows, len(words)))
         # A draw of nothing but empty references has no rate.
-        differences.append(change[drawn].sum(axis=1) / np.maximum(lengths[drawn].sum(axis=1), 1))
+        differences.append(change[drawn].sum(axis=1) / np.maximum(words[drawn].sum(axis=1), 1))
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(np.concatenate(differences), [tail, 1.0 - tail])
-    return DifferenceInterval(second.rate - first.rate, float(low), float(high), confidence)
+    return float(low), float(high)
 
 
 def _column(rate: ErrorRate, name: str) -> NDArray[np.int64]:

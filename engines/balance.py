@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,24 @@ from speechquant.engines.graphs.channel_division import (
     balance_channels,
     divisible_products,
 )
+from speechquant.engines.graphs.writer import constant_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class ReadConvolution:
+    """A convolution along time: what it reads at once, and its weight [groups, inputs, outputs].
+
+    Inputs are all steps of a channel, then those of the next.
+    """
+
+    steps: int
+    stride: int
+    weight: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +49,7 @@ class ReadWeights:
     channel_axis: int
     weights: tuple[Floats, ...]
     follows_norm: bool = False
+    convolution: ReadConvolution | None = None
 
 
 def weights_by_activation(
@@ -45,8 +63,8 @@ def weights_by_activation(
     for graph in bundle.graphs.values():
         model = ir.load(graph.model_path)
         divisible = divisible_products(model, graph.spec)
-        axes = {
-            node.inputs[0].name: 1 if node.op_type == "Conv" else -1
+        readers = {
+            node.inputs[0].name: node
             for node in model.graph
             if node.inputs and node.inputs[0] is not None
             and node.op_type in WEIGHT_OPERATORS
@@ -55,11 +73,26 @@ def weights_by_activation(
             if layer not in float_layers and name not in found:
                 products = divisible.get(name)
                 if products is None:
-                    found[name] = ReadWeights(axes[name], ())
+                    found[name] = _indivisible(readers[name])
                     continue
                 follows_norm = products.norm is not None
-                found[name] = ReadWeights(axes[name], tuple(products.weights), follows_norm)
+                found[name] = ReadWeights(-1, tuple(products.weights), follows_norm)
     return found
+
+
+def _indivisible(node: ir.Node) -> ReadWeights:
+    if node.op_type != "Conv":
+        return ReadWeights(-1, ())
+    weight = constant_of(node.inputs[1])
+    dilation = node.attributes.get_ints("dilations", [1])
+    if weight is None or weight.ndim != 3 or list(dilation) != [1]:
+        return ReadWeights(1, ())
+    groups = node.attributes.get_int("group", 1)
+    (stride,) = node.attributes.get_ints("strides", [1])
+    outputs, steps = len(weight), weight.shape[2]
+    by_group = np.asarray(weight, np.float32).reshape(groups, outputs // groups, -1)
+    read = ReadConvolution(steps, int(stride), by_group.transpose(0, 2, 1))
+    return ReadWeights(1, (), convolution=read)
 
 
 def balanced_bundle(bundle: Bundle, out: Path, changes: Mapping[str, ChannelChange]) -> Bundle:

@@ -20,8 +20,9 @@ from speechquant.core.engine_folders import (
     make_engine,
     source_of,
 )
-from speechquant.core.errors import OptionError, choice_among
+from speechquant.core.errors import BundleError, OptionError, choice_among
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
+from speechquant.core.graphs import OUTPUT
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
 from speechquant.engines.backends import EngineFormat
@@ -50,11 +51,21 @@ def build_engine(
     if isinstance(bundle, str | Path):
         bundle = load_bundle(Path(bundle))
     engines = _format_of(options.backend)
+    _refuse_rounded_outputs(bundle)
     refuse_existing(out, ENGINE_DESCRIPTION, force=force)
     refuse_unwritable(out)
     build = _Build(bundle, out, engines, options, on_step)
     graphs = family_of(bundle).graphs_to_build(bundle, options)
     return make_engine(out, bundle.spec, lambda folder: build.of(graphs, folder), force=force)
+
+
+def _refuse_rounded_outputs(bundle: Bundle) -> None:
+    """Raise BundleError for a bundle that no backend has integer products for."""
+    if bundle.placement == OUTPUT:
+        raise BundleError(
+            f"{bundle.folder}: its activations are rounded where layers give them, and an engine's "
+            "products take rounded inputs; quantize the float bundle with --placement input"
+        )
 
 
 def _format_of(name: str) -> EngineFormat:

@@ -10,6 +10,7 @@ from typing import Protocol
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CTC
 from speechquant.core.engine_folders import Engine
+from speechquant.core.graphs import INPUT
 from speechquant.core.scoring import Scorer
 from speechquant.core.seq2seq import TASK
 from speechquant.engines.build_options import BuildOptions, GraphToBuild
@@ -48,7 +49,9 @@ class OpenRecognizer(Protocol):
 class OpenProbe(Protocol):
     """What opens the probe of one family."""
 
-    def __call__(self, bundle: Bundle, threads: int | None, *, attention: bool) -> Probe:
+    def __call__(
+        self, bundle: Bundle, threads: int | None, *, attention: bool, placement: str = INPUT
+    ) -> Probe:
         """Return what shows the activations of a bundle; see `open_probe`."""
         ...
 

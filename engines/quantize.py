@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle, new_bundle, require_float
 from speechquant.core.errors import OptionError
 from speechquant.core.files import refuse_existing, refuse_unwritable
-from speechquant.core.graphs import GraphSource
+from speechquant.core.graphs import INPUT, OUTPUT, GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales_document
@@ -22,6 +22,7 @@ from speechquant.engines.graphs.qdq import (
     QdqFormat,
     quantize_activations,
     quantize_attention,
+    quantize_outputs,
     quantize_weights,
     quantized_nodes,
     refuse_unfit_format,
@@ -128,8 +129,11 @@ def _quantized_graph(
     )
     if table.tensors:  # without any it is the float model, and the commands call it that
         quantize_embeddings(model, table.bits.weights)
-    quantize_activations(model, rounded_inputs, table, qdq_format)
-    quantize_attention(model, bundle.spec, table, qdq_format)
+    if table.placement == OUTPUT:
+        quantize_outputs(model, bundle.spec, table, qdq_format)
+    else:
+        quantize_activations(model, rounded_inputs, table, qdq_format)
+        quantize_attention(model, bundle.spec, table, qdq_format)
     # What stays float may still lie in the float bundle's data file.
     return ir.external_data.load_to_model(model)
 
@@ -140,12 +144,13 @@ def _made_from(
     qdq_format: QdqFormat,
     rounded: Mapping[str, Levels],
 ) -> dict[str, Any]:
+    placement = {} if table.placement == INPUT else {"placement": table.placement}
     return {
         "parent": {
             "model_sha256": bundle.model_sha256,
             "made_from": dict(bundle.made_from),
         },
-        "scales": {"key": table.key, "method": table.method},
+        "scales": {"key": table.key, "method": table.method, **placement},
         "qdq_format": qdq_format.value,
         "weight_rounding": "given" if rounded else "nearest",
         "tools": {name: version(name) for name in _TOOLS},

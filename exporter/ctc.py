@@ -97,6 +97,7 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, CtcSpec]:
         name_after_modules,
         name_attention,
         name_dims,
+        name_outputs,
         traced,
     )
 
@@ -110,6 +111,7 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, CtcSpec]:
     graph = traced(CtcGraph(checkpoint.model), inputs, [_LOGITS], dims)
     layers = name_after_modules(graph, layer_of_module)
     attention = name_attention(graph, layer_of_module)
+    layer_outputs = name_outputs(graph, layer_of_module, {*layers, *attention})
     drop_trace_notes(graph)
     name_dims(graph.graph.outputs[0], {0: "batch", 1: "frames"})
     spec = CtcSpec(
@@ -131,6 +133,7 @@ def _graph_and_spec(checkpoint: Checkpoint) -> tuple[ir.Model, CtcSpec]:
         decoding=checkpoint.decoding,
         notes=() if padding_exact else (_PADDING_NOTE,),
         attention=attention,
+        layer_outputs=layer_outputs,
     )
     return graph, spec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,33 @@ def name_after_modules(model: ir.Model, layer_of: Callable[[str], str]) -> dict[
                 activation.name = f"{module}.input"
             layers[activation.name or ""] = layer_of(module)
     return layers
+
+
+def name_outputs(
+    model: ir.Model, layer_of: Callable[[str], str], named: Collection[str]
+) -> dict[str, str]:
+    """Name what each product with weights gives, its bias included; return tensor -> layer.
+
+    What is among `named` already, and what is an output of the graph, keeps its name.
+    """
+    layers: dict[str, str] = {}
+    for node in quantizable_nodes(model):
+        module, output = _module_of(node), _with_bias(node)
+        if not (output.is_graph_output() or output.name in named):
+            output.name = f"{module}.output"
+        layers[output.name or ""] = layer_of(module)
+    return layers
+
+
+def _with_bias(node: ir.Node) -> ir.Value:
+    """Return the node's output, or that of the Add of a bias behind it."""
+    output, users = node.outputs[0], node.outputs[0].uses()
+    if len(users) == 1 and not output.is_graph_output():
+        (after,) = (use.node for use in users)
+        bias = [value for value in after.inputs if value is not None and value.is_initializer()]
+        if after.op_type == "Add" and bias:
+            return after.outputs[0]
+    return output
 
 
 def name_attention(model: ir.Model, layer_of: Callable[[str], str]) -> dict[str, str]:

@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from speechquant.calibrators.balance import Balance, Quantizer, balanced_scales, best_balance
+import numpy as np
+
+from speechquant.calibrators.balance import Balance, Quantizer, balanced_extents, best_balance
 from speechquant.calibrators.calibrate import statistics_key
-from speechquant.calibrators.channels import ChannelRanges, collect_ranges
+from speechquant.calibrators.channels import ChannelRanges, Window, collect_ranges
+from speechquant.calibrators.histogram import Extent
+from speechquant.calibrators.product_clip import least_error_extent
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import CTC
 from speechquant.core.manifests import data_key
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable
@@ -58,7 +63,12 @@ def balance(
         if found.is_needed
     }
     log.info("channels balanced in %d of %d activations", len(changes), len(read))
-    scales = balanced_scales(ranges, request.layers, balances, quantizer)
+    extents = balanced_extents(ranges, request.layers, balances)
+    if _clips(request):
+        extents = _clipped(extents, ranges, read, balances, quantizer)
+    scales = {
+        name: quantizer.scale_of(layer, extents[name]) for name, layer in request.layers.items()
+    }
     bundle = balanced_bundle(request.bundle, work / BALANCED_FOLDER, changes)
     table = ScaleTable(
         model_sha256=bundle.model_sha256,
@@ -72,20 +82,60 @@ def balance(
     return BalancedModel(bundle, table, balances)
 
 
+def _clips(request: CalibrationRequest) -> bool:
+    """Return whether ranges are cut: a CTC model reads waveforms, whose peaks are rare.
+
+    A few enormous values carry a Whisper model, and none of them may be cut off.
+    """
+    return request.bundle.spec.task == CTC
+
+
+def _clipped(
+    extents: Mapping[str, Extent],
+    ranges: Mapping[str, ChannelRanges],
+    read: Mapping[str, ReadWeights],
+    balances: Mapping[str, Balance],
+    quantizer: Quantizer,
+) -> dict[str, Extent]:
+    """Return the ranges under which products err least, where what reads them is known."""
+    clipped = dict(extents)
+    for name, extent in extents.items():
+        rows, reader, found = ranges[name].rows, read[name], balances.get(name)
+        if reader.convolution is not None:
+            weight = reader.convolution.weight
+        elif found is not None:
+            divisors = found.divisors.copy()
+            rows = rows / divisors
+            rows[:, list(found.kept)] = 0
+            weight = (np.concatenate(reader.weights, axis=1) * divisors[:, None])[None]
+        else:
+            continue
+        clipped[name] = least_error_extent(rows, weight, extent, quantizer)
+    return clipped
+
+
 def _ranges(
     request: CalibrationRequest,
     read: Mapping[str, ReadWeights],
     work: Path,
     progress: Progress,
 ) -> dict[str, ChannelRanges]:
-    key = statistics_key(request.bundle, data_key([*request.clip_keys, *request.float_layers]))
+    windows = {
+        name: Window(reader.convolution.steps, reader.convolution.stride)
+        for name, reader in read.items()
+        if reader.convolution is not None and _clips(request)
+    }
+    parts = [*request.clip_keys, *request.float_layers, *windows]
+    key = statistics_key(request.bundle, data_key(parts))
     axes = {name: reader.channel_axis for name, reader in read.items()}
     with (
         open_probe(request.bundle, request.threads) as probe,
         progress("collecting the ranges of channels") as on_step,
     ):
         saved = work / f"channels-{key}.npz"
-        return collect_ranges(probe.activations_of, axes, request.clips, saved, on_step=on_step)
+        return collect_ranges(
+            probe.activations_of, axes, request.clips, saved, windows=windows, on_step=on_step
+        )
 
 
 def on_balanced(request: CalibrationRequest, balanced: BalancedModel) -> CalibrationRequest:

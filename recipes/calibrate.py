@@ -31,9 +31,10 @@ from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CTC
 from speechquant.core.errors import ManifestError, OptionError, choice_among
+from speechquant.core.graphs import INPUT
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.progress import Progress, no_progress
-from speechquant.core.scales import CalibrationData, ScaleTable
+from speechquant.core.scales import CalibrationData, ScaleTable, refuse_unknown_placement
 from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.text import normalizer
 from speechquant.core.weights import Levels
@@ -76,6 +77,7 @@ class CalibrationRequest:
     keep_float: tuple[str, ...] | None = None
     float_activations: tuple[str, ...] = ()
     attention: bool = False
+    placement: str = INPUT
     weight_rounding: str = NEAREST
     normalizer: str = "basic"
     workers: int = 1
@@ -95,12 +97,29 @@ class CalibrationRequest:
                 f"{self.bundle.folder}: of a Whisper model attention's own products stay float and "
                 "weights are rounded to nearest; leave --quantize-attention and --weights out"
             )
+        self._refuse_unfit_placement()
         if self.float_activations and self.method.method not in FROM_STATISTICS:
             raise OptionError(
                 f"{self.method.method} quantizes every activation; leave --float-activations out, "
                 f"or choose --method {' or '.join(FROM_STATISTICS)}"
             )
         _ = self.layers
+
+    def _refuse_unfit_placement(self) -> None:
+        refuse_unknown_placement(self.placement)
+        if self.placement == INPUT:
+            return
+        if self.attention or self.method.method == BALANCED:
+            option = "--quantize-attention" if self.attention else f"--method {BALANCED}"
+            raise OptionError(
+                f"{option} changes what products read, so it goes with --placement {INPUT} alone; "
+                f"leave it or --placement {self.placement} out"
+            )
+        if isinstance(self.bundle.spec, Seq2SeqSpec):
+            raise OptionError(
+                f"{self.bundle.folder}: a Whisper model's activations are rounded at the inputs of "
+                f"its products; leave --placement {self.placement} out"
+            )
 
     @cached_property
     def clips(self) -> list[LabelledClip]:
@@ -127,7 +146,12 @@ class CalibrationRequest:
         """A table without rows: what a backend lacks is known before there are any."""
         method = self.method
         return ScaleTable(
-            self.bundle.model_sha256, method.method, method.bits, {}, symmetric=method.symmetric
+            self.bundle.model_sha256,
+            method.method,
+            method.bits,
+            {},
+            symmetric=method.symmetric,
+            placement=self.placement,
         )
 
     @property
@@ -172,7 +196,9 @@ class CalibrationRequest:
     def layers(self) -> dict[str, str]:
         """The activation tensors to quantize and their layers."""
         in_float = (*self.float_layers, *self.float_activations)
-        return quantized_layers(self.bundle, in_float, attention=self.attention)
+        return quantized_layers(
+            self.bundle, in_float, attention=self.attention, placement=self.placement
+        )
 
 
 @dataclass(frozen=True)
@@ -232,14 +258,17 @@ def statistics_of(
 ) -> ActivationStatistics:
     """Return what the activations look like on the calibration data."""
     bundle, clips = request.bundle, request.clips
-    key = statistics_key(bundle, data_key(request.clip_keys), attention=request.attention)
+    attention, placement = request.attention, request.placement
+    key = statistics_key(
+        bundle, data_key(request.clip_keys), attention=attention, placement=placement
+    )
     with (
-        open_probe(bundle, request.threads, attention=request.attention) as probe,
+        open_probe(bundle, request.threads, attention=attention, placement=placement) as probe,
         progress("collecting statistics") as on_step,
     ):
         log.info(
             "collecting statistics of %d tensors over %d clips",
-            len(bundle.spec.activations(attention=request.attention)),
+            len(bundle.spec.activations(attention=attention, placement=placement)),
             len(clips),
         )
         saved = work / f"statistics-{key}.npz"
@@ -249,7 +278,11 @@ def statistics_of(
 def table_of(request: CalibrationRequest, statistics: ActivationStatistics) -> ScaleTable:
     """Return the table of a method that needs no search."""
     table = table_from_statistics(
-        statistics, request.layers, request.bundle.model_sha256, request.method
+        statistics,
+        request.layers,
+        request.bundle.model_sha256,
+        request.method,
+        request.placement,
     )
     return replace(
         table, float_layers=request.float_layers, float_activations=request.float_activations
@@ -285,11 +318,12 @@ def _levels_name(request: CalibrationRequest) -> str:
 
 @contextmanager
 def recorded_scorer(
-    request: CalibrationRequest, work: Path, *, attention: bool
+    request: CalibrationRequest, work: Path, *, attention: bool, placement: str
 ) -> Iterator[RecordedScorer]:
     """Yield what scores trials on the development set, with its log in the work folder.
 
-    `attention` says whether a trial may round what attention multiplies by each other.
+    `attention` says whether a trial may round what attention multiplies by each other, `placement`
+    where trials round.
     """
     rounds = request.weight_rounding == ADAROUND
     task = ScoringTask(
@@ -299,6 +333,7 @@ def recorded_scorer(
         threads=request.threads,
         levels=work / _levels_name(request) if rounds else None,
         attention=attention,
+        placement=placement,
     )
     # What a score depends on beside the trial and the utterance.
     rest = [request.bundle.reading_sha256, request.normalizer]
@@ -318,8 +353,11 @@ def search_result_of(
     progress: Progress = no_progress,
 ) -> SearchResult:
     """Return what StableQuant chooses on the development set."""
-    candidates = candidates_of(request.bundle, request.layers, statistics, request.method)
-    scoring = recorded_scorer(request, work, attention=request.attention)
+    placement = request.placement
+    candidates = candidates_of(
+        request.bundle, request.layers, statistics, request.method, placement
+    )
+    scoring = recorded_scorer(request, work, attention=request.attention, placement=placement)
     with scoring as scorer, progress("searching") as on_step:
         result = search_table(candidates, scorer, len(request.dev_clips), request.search, on_step)
     log.info(

@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 
 from speechquant.calibrators.calibrate import SearchOptions
-from speechquant.calibrators.methods import MethodOptions
+from speechquant.calibrators.methods import BALANCED, MethodOptions, layer_adaptive_table
 from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
 from speechquant.core.files import new_file
+from speechquant.core.graphs import INPUT
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import Bits, ScaleTable
 from speechquant.core.specs import is_graph_file
@@ -23,6 +24,7 @@ from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.quantize import QdqOptions, quantize_bundle
+from speechquant.recipes.balance import balance
 from speechquant.recipes.calibrate import (
     ADAROUND,
     CalibrationRequest,
@@ -50,7 +52,8 @@ class Scored:
 class Experiment:
     """What measurements of one model share; everything slow is kept in the folder `work`.
 
-    `attention` says whether what attention multiplies by each other is quantized too.
+    `attention` says whether what attention multiplies by each other is quantized too, `placement`
+    where activations are rounded.
     """
 
     bundle: Bundle
@@ -59,6 +62,7 @@ class Experiment:
     work: Path
     workers: int = 1
     attention: bool = False
+    placement: str = INPUT
 
     @cached_property
     def statistics(self) -> ActivationStatistics:
@@ -122,6 +126,10 @@ class Experiment:
         """Return where the evaluations of all searches of one kind are kept."""
         return self.work / search / SEARCH_FILE
 
+    def layer_adaptive(self, method: str, choice: ScaleTable) -> ScaleTable:
+        """Return the table of another method with the S and p of StableQuant's `choice`."""
+        return layer_adaptive_table(self.statistics, choice, method)
+
     def adaround(self, bits: int) -> Mapping[str, Levels]:
         """Return AdaRound's levels on every fourth clip of the calibration set."""
         request = replace(
@@ -139,18 +147,33 @@ class Experiment:
             ClipList(tuple(self.calibration)),
             keep_float=(),
             attention=self.attention,
+            placement=self.placement,
             workers=self.workers,
         )
 
-    def score(self, table: ScaleTable, levels: Mapping[str, Levels] | None = None) -> Scored:
-        """Write the bundle that `table` makes and count its errors on the test set."""
+    def score_balanced(self, bits: int, *, symmetric: bool = True) -> Scored:
+        """Balance the channels, and count the errors of the bundle that this makes."""
+        method = MethodOptions(BALANCED, Bits(bits, bits), symmetric=symmetric)
+        made = balance(replace(self._request(), method=method), self.work)
+        return self.score(made.table, bundle=made.bundle)
+
+    def score(
+        self,
+        table: ScaleTable,
+        levels: Mapping[str, Levels] | None = None,
+        bundle: Bundle | None = None,
+    ) -> Scored:
+        """Write the bundle that `table` makes and count its errors on the test set.
+
+        `bundle` is the float one that the table is of, the experiment's own where it is None.
+        """
         kept = (
             self.work / f"scored-{self._test_key}-{table.key}-{'adaround' if levels else ''}.json"
         )
         if not kept.is_file():
             log.info("scoring %s %s", table.method, table.bits.name)
             quantized = quantize_bundle(
-                self.bundle,
+                bundle or self.bundle,
                 self.work / "scored",
                 table,
                 QdqOptions(rounded_weights=levels or {}),

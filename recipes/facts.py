@@ -7,6 +7,7 @@ from typing import Any
 
 from speechquant.calibrators.guard import GuardResult
 from speechquant.calibrators.stablequant import SearchResult
+from speechquant.core.graphs import OUTPUT
 from speechquant.core.scales import ScaleTable
 from speechquant.engines.runners import CPU
 from speechquant.recipes.balance import BalancedModel
@@ -23,6 +24,8 @@ def table_summary(table: ScaleTable) -> str:
         parts.append(f"in float: {', '.join(table.float_layers)}")
     if table.float_activations:
         parts.append(f"activations in float: {', '.join(table.float_activations)}")
+    if table.placement == OUTPUT:
+        parts.append("rounded at the outputs of layers")
     if table.has_shared_weight_scales:
         parts.append("one scale for each weight")
     return "; ".join(parts)

@@ -101,7 +101,9 @@ class Guard:
 
     def _keep(self, table: ScaleTable, allowed: float) -> GuardResult:
         attention = quantizes_attention(table, self.request.bundle.spec)
-        scoring = recorded_scorer(self.request, self.work, attention=attention)
+        scoring = recorded_scorer(
+            self.request, self.work, attention=attention, placement=table.placement
+        )
         with scoring as scorer, self.progress("leaving layers in float") as on_step:
             return keep_budget(
                 table,

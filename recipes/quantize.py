@@ -17,6 +17,7 @@ from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.core.bundles import DESCRIPTION, QUANTIZATION_FILE, Bundle, require_float
 from speechquant.core.errors import OptionError, choice_among
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
+from speechquant.core.graphs import INPUT
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, read_scales, require_fit
 from speechquant.core.weights import Levels
@@ -176,6 +177,7 @@ def _refuse_beside_scales(request: CalibrationRequest) -> None:
         "--keep-float": request.keep_float is not None,
         "--float-activations": bool(request.float_activations),
         "--quantize-attention": request.attention,
+        "--placement": request.placement != INPUT,
         "--weights": request.weight_rounding != NEAREST,
     }
     for names, is_asked_for in asked_for.items():

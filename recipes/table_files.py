@@ -10,7 +10,9 @@ from speechquant.calibrators.methods import STABLEQUANT
 from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.calibrators.tensorrt import algorithm_of, cache_version, calibration_cache
 from speechquant.core.bundles import require_float
+from speechquant.core.errors import OptionError
 from speechquant.core.files import new_file, refuse_existing_file, refuse_unwritable
+from speechquant.core.graphs import INPUT, OUTPUT
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, write_scales
 from speechquant.recipes.calibrate import Calibration, CalibrationRequest, calibrate
@@ -75,5 +77,10 @@ def _refuse_before_any_work(request: CalibrationRequest, files: TableFiles) -> N
 def _cache_of(table: ScaleTable, files: TableFiles) -> bytes:
     if files.tensorrt_cache is None:
         return b""
+    if table.placement == OUTPUT:
+        raise OptionError(
+            "TensorRT rounds the inputs of products, so a calibration cache goes with --placement "
+            f"{INPUT} alone; leave --tensorrt-cache out"
+        )
     version = cache_version(files.tensorrt_version)
     return calibration_cache(table, version, algorithm_of(table.method))

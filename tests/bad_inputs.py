@@ -375,6 +375,25 @@ def _unnamed_attention(at: Workspace) -> list[object]:
     return _with_data("--quantize-attention")(older)
 
 
+def _unnamed_outputs(at: Workspace) -> list[object]:
+    bundle = load_bundle(at.bundle)
+    with new_bundle(at.path("older"), replace(bundle.spec, layer_outputs={}), {}) as folder:
+        for name in bundle.files:
+            shutil.copyfile(at.bundle / name, folder / name)
+    older = replace(at, bundle=at.path("older"))
+    return _with_data("--placement", "output")(older)
+
+
+def _rounded_outputs(at: Workspace) -> list[object]:
+    from speechquant.engines import quantize_bundle
+
+    bundle = load_bundle(at.bundle)
+    rows = {name: Scale(layer, 0.1, 12.7) for name, layer in bundle.spec.layer_outputs.items()}
+    table = ScaleTable(bundle.model_sha256, "max", Bits(), rows, placement="output")
+    quantize_bundle(bundle, at.path("w8a8"), table)
+    return ["build", at.path("w8a8"), at.path("out"), "--backend", "onnxruntime"]
+
+
 _LAYERS = [*(f"conv.{n}" for n in range(7)), "feature_projection", "pos_conv", "block.0", "block.1"]
 _KEEP_ALL = [part for layer in [*_LAYERS, "head"] for part in ("--keep-float", layer)]
 
@@ -624,6 +643,22 @@ CASES = (
          r"every layer would stay float; leave some of them to be quantized", "out"),
     Case("attention of a bundle that does not name it", _unnamed_attention,
          r"older: does not name what its attention multiplies; make it again with .speechquant export", "out"),
+    Case("an unknown placement", _with_data("--placement", "middle"),
+         r"no placement 'middle'; choose input, output", "out"),
+    Case("outputs of a bundle that does not name them", _unnamed_outputs,
+         r"older: does not name the outputs of its layers; make it again with .speechquant export", "out"),
+    Case("outputs and attention's own products",
+         _with_data("--placement", "output", "--quantize-attention"),
+         r"--quantize-attention changes what products read, so it goes with --placement input alone", "out"),
+    Case("outputs with balanced channels", _with_data("--placement", "output", "--method", "balanced"),
+         r"--method balanced changes what products read, so it goes with --placement input alone", "out"),
+    Case("an engine of a bundle whose outputs are rounded", _rounded_outputs,
+         r"w8a8: its activations are rounded where layers give them, .* with --placement input", "out"),
+    Case("outputs in a calibration cache of TensorRT",
+         lambda at: ["calibrate", at.bundle, "--data", at.data_set("data", ["yes"]), "--out",
+                     at.path("out"), "--placement", "output", "--tensorrt-cache", at.path("cache"),
+                     "--tensorrt-version", "8.5.3"],
+         r"a calibration cache goes with --placement input alone; leave --tensorrt-cache out", "out"),
     Case("an unknown layer", _with_data("--keep-float", "conv.9"),
          r"bundle has no layer 'conv\.9'; choose among conv\.0, conv\.1", "out"),
     Case("a gamma below zero", _with_data("--gamma", "-0.1"),
@@ -709,6 +744,10 @@ CASES = (
          lambda at: ["calibrate", at.whisper, "--data", at.data_set("data", ["yes"]), "--out",
                      at.path("out"), "--quantize-attention"],
          "of a Whisper model attention's own products stay float", "out"),
+    Case("outputs of a Whisper model's layers",
+         lambda at: ["calibrate", at.whisper, "--data", at.data_set("data", ["yes"]), "--out",
+                     at.path("out"), "--placement", "output"],
+         "a Whisper model's activations are rounded at the inputs of its products", "out"),
     Case("a Whisper checkpoint without a tokenizer", _whisper_without_tokens,
          "neither tokenizer.json nor vocab.json and merges.txt"),
     Case("a bench on a provider that there is not", _bench("--providers", "cpu,gpu"), "'gpu'"),

@@ -256,6 +256,7 @@ NEEDS_OPTIONAL = {
     "speechquant.serve.gate": "starlette",
     "speechquant.serve.meters": "prometheus_client",
     "speechquant.serve.server": "uvicorn",
+    "speechquant.training.fake_quantization": "torch",
 }
 
 

@@ -73,14 +73,14 @@ def token_ids(text: str) -> list[int]:
     return [VOCABULARY.index(_WORD_DELIMITER if letter == " " else letter) for letter in text]
 
 
-def save_model(name: str, model: PreTrainedModel, folder: Path) -> None:
-    """Write a Hugging Face checkpoint, its weights as float16: half the size."""
+def save_model(name: str, model: PreTrainedModel, folder: Path, *, as_float16: bool = True) -> None:
+    """Write a Hugging Face checkpoint, its weights as float16 by default: half the size."""
     import copy
 
     from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).half().save_pretrained(folder)
+    (copy.deepcopy(model).half() if as_float16 else model).save_pretrained(folder)
     vocabulary = folder / "vocab.json"
     text = json.dumps({token: i for i, token in enumerate(VOCABULARY)}, indent=1)
     vocabulary.write_text(text, encoding="utf-8")

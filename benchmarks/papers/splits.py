@@ -9,9 +9,6 @@ from speechquant.core.manifests import LabelledClip, read_data_set
 from speechquant.training.samples import Extra, split_speakers
 from speechquant.zoo.corpus import corpus_manifest
 
-# A search hears its set hundreds of times; a few hundred clips say enough.
-_MAX_CALIBRATION_CLIPS = 400
-
 
 @dataclass(frozen=True)
 class DataSplit:
@@ -21,6 +18,10 @@ class DataSplit:
     calibration: Sequence[LabelledClip]
     test: Sequence[LabelledClip]
 
+    def limited_to(self, most: int | None) -> DataSplit:
+        """Return at most so many clips of each set, evenly spread."""
+        return DataSplit(self.name, thinned(self.calibration, most), thinned(self.test, most))
+
 
 def zoo_split() -> DataSplit:
     """Return zoo:dev and zoo:test."""
@@ -28,11 +29,15 @@ def zoo_split() -> DataSplit:
     return DataSplit("zoo:test", calibration, read_data_set(corpus_manifest("test")))
 
 
+def thinned(clips: Sequence[LabelledClip], most: int | None) -> Sequence[LabelledClip]:
+    """Return at most so many clips, evenly spread; all for None."""
+    return clips if most is None else clips[:: max(1, -(-len(clips) // most))]
+
+
 def held_out_split(extra: Extra) -> DataSplit:
-    """Return the other speakers, thinned out evenly, and the held-out ones."""
+    """Return the other speakers and the held-out ones."""
     if extra.hold_out_speakers < 1:
         raise SystemExit(f"{extra.source}: say how many speakers to score on: PATH,hold_out=8")
     seen, unseen = split_speakers(read_data_set(extra.source), extra.hold_out_speakers)
-    step = -(-len(seen) // _MAX_CALIBRATION_CLIPS)
     name = f"{extra.source.name}, last {extra.hold_out_speakers} speakers"
-    return DataSplit(name, seen[::step], unseen)
+    return DataSplit(name, seen, unseen)

@@ -2,7 +2,9 @@
 
 `python -m speechquant.benchmarks.papers.stablequant_tables --out docs/results` measures
 zoo:wav2vec2 and zoo:hubert on zoo:test, calibrated on zoo:dev; with `--data PATH,hold_out=8` on
-the last speakers of another set, calibrated on its other speakers.
+the last speakers of another set, calibrated on its other speakers. `--models` takes checkpoint
+folders too, `--pair` a small and a large one for the end of Table III, and `--qat` a run of
+`speechquant.zoo.train_quantized`.
 """
 
 from __future__ import annotations
@@ -10,142 +12,261 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
+from speechquant.benchmarks.papers import stablequant_paper as paper
 from speechquant.benchmarks.papers.markdown import cell, heading_rows, markdown_row
-from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, zoo_split
+from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thinned, zoo_split
+from speechquant.calibrators.calibrate import SEARCHES
+from speechquant.calibrators.methods import LAYER_ADAPTIVE
+from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.files import new_file
+from speechquant.core.graphs import PLACEMENTS
+from speechquant.core.scales import read_scales
 from speechquant.exporter.ctc import export
-from speechquant.recipes.experiment import Experiment
+from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.training.samples import Extra
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
-WIDTHS = (16, 8, 6, 4)
+WIDTHS = (16, 8, 7, 6, 5, 4)
 METHODS = ("max", "ema", "percentile", "mse", "entropy")
+_ZOO = "zoo:"
+_NOT_IN_PAPER = "-"
 
-# The paper's own rows (Hong et al.), WER in % on LibriSpeech test-clean; Table I is of percentile.
-PAPER_TABLE_1: dict[str, dict[int, tuple[object, object]]] = {  # blocks only, all layers
-    "hubert": {16: (2.16, 2.17), 8: (2.21, 3.03), 6: (2.55, 96.6), 4: (98.08, 99.98)},
-    "wav2vec2": {16: (2.78, 2.82), 8: (2.78, 95.28), 6: (2.98, 99.96), 4: (61.03, ">100")},
-}
-PAPER_FLOAT = {"hubert": 2.16, "wav2vec2": 2.78}
-PAPER_TABLE_2 = {  # percentile, mse, entropy, StableQuant, clipped convolutions, p
-    "hubert": {
-        16: (2.16, 2.16, 2.17, 2.16, "none", 0.0),
-        8: (2.52, 2.56, 2.65, 2.35, "conv 0-2", 0.2),
-        6: (55.55, 6.33, 10.84, 3.98, "conv 0-2", 0.16),
-        4: (">100", 100, 93.41, 89.83, "conv 0-2", 0.0),
-    },
-    "wav2vec2": {
-        16: (2.78, 2.78, 2.82, 2.78, "none", 0.0),
-        8: (3.45, 5.18, 5.21, 3.07, "conv 0-3", 0.11),
-        6: (99.95, 60.06, 42.92, 6.10, "conv 0-3", 0.21),
-        4: (">100", 99.43, 99.95, 99.27, "conv 0-3", 0.05),
-    },
-}
+NOTES = """Activations are rounded at the inputs of products with weights, as engines take them, or
+at the outputs of layers, as the paper clips them ("percentile-clipping is applied to the output
+activations"): before the norm and the GELU that follow a convolution. The output of the paper's
+conv k is, after norm and GELU, the input of conv k+1: where inputs are rounded, the paper's conv 0
+is conv.1.
+
+A method has two columns in Table II. "Plain" is the method on every layer as it is. "S, p" is the
+paper's "when applying the layer-adaptive strategy", with StableQuant's S and p: of the layers in S
+the histogram is cut off at p before the method sees it, of the others nothing is. So percentile
+with S, p is S_c(p, 0), and mse differs from StableQuant only by the ranges that it does not try."""
 
 
-PAPER_TABLE_3 = (
-    ("float", "1205 MB", 2.16),
-    ("AdaRound W8A8", "-", 2.66),
-    ("StableQuant W8A8", "353 MB", 2.35),
-    ("quantization-aware training W8A8", "357 MB", 2.34),
-)
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, on which models and how the search runs."""
+
+    models: Sequence[str]
+    widths: Sequence[int] = WIDTHS
+    placements: Sequence[str] = PLACEMENTS
+    search: str = "exhaustive"
+    dev_clips: int | None = None
+    limit: int | None = None
+    workers: int = 1
+    pair: Sequence[str] = ()
+    qat: dict[str, Path] = field(default_factory=dict)
 
 
-def table_1(bench: Experiment, model: str) -> list[str]:
-    """Return Table I: percentile calibration of the transformer alone and of all layers."""
-    names = bench.bundle.spec.layer_names
-    rest = [layer for layer in names if not layer.startswith("block.")]
-    paper = PAPER_TABLE_1[model]
-    rows = heading_rows(
-        "width", "transformer layers only", "all layers", "paper: transformer", "paper: all"
-    )
-    rows.append(
-        markdown_row(
-            "float", *[f"{100 * bench.float_words.rate:.2f}"] * 2, *[PAPER_FLOAT[model]] * 2
+def source_of(model: str) -> Path:
+    """Return the checkpoint folder of a name such as zoo:hubert, or of a path."""
+    return TRAINED_MODELS / model.removeprefix(_ZOO) if model.startswith(_ZOO) else Path(model)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one model on one split, its activations rounded in one place."""
+
+    bench: Experiment
+    plan: Plan
+
+    @property
+    def family(self) -> str:
+        """Which of the paper's models this one is compared with."""
+        return paper.family_of(self.bench.bundle.spec.architecture)
+
+    def search(self, bits: int) -> SearchResult:
+        """Return StableQuant's choice at a width."""
+        dev = thinned(self.bench.calibration, self.plan.dev_clips)
+        return self.bench.search(bits, self.plan.search, dev)
+
+    def table_1(self) -> list[str]:
+        """Return Table I: percentile calibration of the transformer alone and of all layers."""
+        bench = self.bench
+        names = bench.bundle.spec.layer_names
+        rest = [layer for layer in names if not layer.startswith("block.")]
+        rows = heading_rows(
+            "width", "transformer layers only", "all layers", "paper: transformer", "paper: all"
         )
-    )
-    for bits in WIDTHS:
-        transformer = bench.score(bench.table("percentile", bits, float_layers=rest))
-        whole = bench.score(bench.table("percentile", bits))
-        rows.append(markdown_row(f"W{bits}A{bits}", cell(transformer), cell(whole), *paper[bits]))
-    return rows
+        in_float = [f"{100 * bench.float_words.rate:.2f}"] * 2
+        rows.append(markdown_row("float", *in_float, *[paper.FLOAT[self.family]] * 2))
+        for bits in self.plan.widths:
+            transformer = bench.score(bench.table("percentile", bits, float_layers=rest))
+            whole = bench.score(bench.table("percentile", bits))
+            published = paper.TABLE_1[self.family].get(bits, (_NOT_IN_PAPER,) * 2)
+            rows.append(markdown_row(f"W{bits}A{bits}", cell(transformer), cell(whole), *published))
+        return rows
+
+    def table_2(self) -> list[str]:
+        """Return Table II: every method at every width, with StableQuant's S and p."""
+        bench = self.bench
+        plain = [f"{method}, plain" for method in METHODS]
+        adaptive = [f"{method}, S, p" for method in LAYER_ADAPTIVE]
+        rows = heading_rows("width", *plain, *adaptive, "StableQuant", "S", "p")
+        for bits in self.plan.widths:
+            choice = self.search(bits).table
+            tables = [bench.table(method, bits) for method in METHODS]
+            tables += [bench.layer_adaptive(method, choice) for method in LAYER_ADAPTIVE]
+            scored = [cell(bench.score(table)) for table in [*tables, choice]]
+            clipped = ", ".join(choice.clipped_layers) or "none"
+            rows.append(
+                markdown_row(f"W{bits}A{bits}", *scored, clipped, f"{choice.percentile:.2f}")
+            )
+        rows += ["", "The paper's rows for its model of this family (methods with S, p):", ""]
+        rows += heading_rows("width", *LAYER_ADAPTIVE, "StableQuant", "S", "p")
+        published = paper.TABLE_2[self.family]
+        return rows + [
+            markdown_row(f"W{bits}A{bits}", *published[bits])
+            for bits in self.plan.widths
+            if bits in published
+        ]
+
+    def stage_1(self, bits: int) -> list[str]:
+        """Return what each layer alone adds to WER, beside gamma and its size in words."""
+        found = self.search(bits)
+        errors = found.gamma_points / 100 * found.words
+        rows = [
+            f"Stage 1 at {bits} bits: gamma is {found.gamma_points:.2f} points, {errors:.1f} of "
+            f"the {found.words} words of the development set ({found.utterances} clips, "
+            f"{found.float_errors} errors in float).",
+            "",
+            *heading_rows(
+                "layer", "errors added", "points", "95 % interval", "gamma is in it", "S"
+            ),
+        ]
+        for effect in found.layers:
+            low, high = effect.interval or (float("nan"),) * 2
+            rows.append(
+                markdown_row(
+                    effect.layer,
+                    effect.added_errors,
+                    f"{effect.points:+.2f}",
+                    f"{low:+.2f} to {high:+.2f}" if effect.interval else _NOT_IN_PAPER,
+                    "yes" if low <= found.gamma_points <= high else "no",
+                    "yes" if effect.clipped else "no",
+                )
+            )
+        return rows
+
+    def table_3(self, qat: Path | None) -> list[str]:
+        """Return Table III: size and WER at W8A8, AdaRound and QAT beside StableQuant."""
+        bench = self.bench
+        rows = heading_rows("weights and activations", "graph", "WER")
+        rows.append(_float_row("float", bench))
+        levels, stablequant = bench.adaround(8), self.search(8).table
+        mse = bench.table("mse", 8)
+        variants = {
+            "nearest, mse": bench.score(mse),
+            "AdaRound, mse": bench.score(mse, levels),
+            "nearest, StableQuant": bench.score(stablequant),
+            "AdaRound, StableQuant": bench.score(stablequant, levels),
+        }
+        if qat is not None:
+            variants["quantization-aware training from StableQuant's scales"] = self._trained(qat)
+        return rows + [_size_row(name, scored) for name, scored in variants.items()]
+
+    def _trained(self, run: Path) -> Scored:
+        """Return the errors of what `zoo.train_quantized` left, with the scales that it learned."""
+        source, work = run / "checkpoint", self.bench.work / "qat"
+        bundle = export(source, work / "float", force=True, name=run.name)
+        table = replace(read_scales(run / "scales.json"), model_sha256=bundle.model_sha256)
+        return self.bench.score(table, bundle=bundle)
 
 
-def table_2(bench: Experiment, model: str) -> list[str]:
-    """Return Table II: every method at every width, with StableQuant's S and p."""
-    rows = heading_rows("width", *METHODS, "StableQuant", "clipped layers", "p")
-    for bits in WIDTHS:
-        scored = [cell(bench.score(bench.table(method, bits))) for method in METHODS]
-        table = bench.search(bits).table
-        clipped = ", ".join(table.clipped_layers) or "none"
-        scored += [cell(bench.score(table)), clipped, f"{table.percentile:.2f}"]
-        rows.append(markdown_row(f"W{bits}A{bits}", *scored))
-    rows += [
-        "",
-        "The paper's rows for its model of this family (its percentile, mse and entropy are "
-        "applied with its layer-adaptive strategy; ours, above, to every layer as they are):",
-        "",
-    ]
-    rows += heading_rows(
-        "width", "percentile", "mse", "entropy", "StableQuant", "clipped layers", "p"
-    )
-    rows += [markdown_row(f"W{bits}A{bits}", *PAPER_TABLE_2[model][bits]) for bits in WIDTHS]
-    return rows
+def _float_row(name: str, bench: Experiment) -> str:
+    size = sum(path.stat().st_size for path in bench.bundle.folder.glob("model.onnx*"))
+    return markdown_row(name, f"{size / 1e6:.1f} MB", f"{100 * bench.float_words.rate:.2f}")
 
 
-def table_3(bench: Experiment) -> list[str]:
-    """Return Table III: size and WER at W8A8, AdaRound beside StableQuant."""
-    rows = heading_rows("weights and activations", "graph", "WER")
-    float_bytes = sum(path.stat().st_size for path in bench.bundle.folder.glob("model.onnx*"))
-    rows.append(
-        markdown_row("float", f"{float_bytes / 1e6:.1f} MB", f"{100 * bench.float_words.rate:.2f}")
-    )
-    levels, stablequant, mse = bench.adaround(8), bench.search(8).table, bench.table("mse", 8)
-    variants = {
-        "nearest, mse": bench.score(mse),
-        "AdaRound, mse": bench.score(mse, levels),
-        "nearest, StableQuant": bench.score(stablequant),
-        "AdaRound, StableQuant": bench.score(stablequant, levels),
-    }
-    for name, scored in variants.items():
-        rows.append(markdown_row(name, f"{scored.size_bytes / 1e6:.1f} MB", cell(scored)))
-    rows += ["", "The paper's rows, HuBERT-Large:", "", *heading_rows("", "size", "WER")]
-    return rows + [markdown_row(*row) for row in PAPER_TABLE_3]
+def _size_row(name: str, scored: Scored) -> str:
+    return markdown_row(name, f"{scored.size_bytes / 1e6:.1f} MB", cell(scored))
 
 
-def report_on(split: DataSplit, work: Path, workers: int) -> list[str]:
-    """Return the three tables of both models on one split."""
+def _bench_of(model: str, split: DataSplit, work: Path, plan: Plan) -> Experiment:
+    name = f"{Path(model.replace(':', '-')).name}-{split.name.split(',')[0].replace(':', '-')}"
+    folder = work / name
+    bundle = export(source_of(model), folder / "float", force=True, name=model)
+    return Experiment(bundle, split.calibration, split.test, folder, plan.workers)
+
+
+def report_on(split: DataSplit, work: Path, plan: Plan) -> list[str]:
+    """Return the tables of every model on one split."""
     words = sum(len((clip.text or "").split()) for clip in split.test)
+    searched = len(thinned(split.calibration, plan.dev_clips))
     lines = [
         f"## {split.name}",
         "",
-        f"{len(split.test)} clips, {words} words; calibrated and searched on "
-        f"{len(split.calibration)} other clips.",
+        f"{len(split.test)} clips, {words} words; calibrated on {len(split.calibration)} other "
+        f"clips, searched ({plan.search}) on {searched} of them.",
         "",
     ]
-    for model in CTC_MODELS:
-        folder = work / f"{model}-{split.name.split(',')[0].replace(':', '-')}"
-        source = TRAINED_MODELS / model
-        bundle = export(source, folder / "float", force=True, name=f"zoo:{model}")
-        bench = Experiment(bundle, split.calibration, split.test, folder, workers)
-        lines += [f"### zoo:{model}", "", "Table I: percentile 99.99, WER in %.", ""]
-        lines += [*table_1(bench, model), "", "Table II: WER in %.", ""]
-        lines += [*table_2(bench, model), "", "Table III: W8A8, WER in %.", ""]
-        lines += [*table_3(bench), ""]
+    for model in plan.models:
+        bench = _bench_of(model, split, work, plan)
+        for placement in plan.placements:
+            tables = Tables(replace(bench, placement=placement), plan)
+            lines += [f"### {model}, {placement}s rounded", ""]
+            lines += ["Table I: percentile 99.99, WER in %.", "", *tables.table_1(), ""]
+            lines += ["Table II: WER in %.", "", *tables.table_2(), ""]
+            if 8 in plan.widths:
+                lines += [*tables.stage_1(8), ""]
+                qat = plan.qat.get(model) if placement == PLACEMENTS[0] else None
+                lines += ["Table III: W8A8, WER in %.", "", *tables.table_3(qat), ""]
+    if plan.pair:
+        lines += ["### Small beside large", "", *_pair_rows(split, work, plan), ""]
     return lines
+
+
+def _pair_rows(split: DataSplit, work: Path, plan: Plan) -> list[str]:
+    rows = heading_rows("model", "graph", "WER")
+    for model in plan.pair:
+        tables = Tables(_bench_of(model, split, work, plan), plan)
+        rows.append(_float_row(f"{model}, float", tables.bench))
+        scored = tables.bench.score(tables.search(8).table)
+        rows.append(_size_row(f"{model}, StableQuant W8A8", scored))
+    return rows
+
+
+def _named_run(text: str) -> tuple[str, Path]:
+    model, _, run = text.partition("=")
+    return model, Path(run)
+
+
+def _plan_of(options: argparse.Namespace) -> Plan:
+    return Plan(
+        models=options.models,
+        widths=options.widths,
+        placements=options.placements,
+        search=options.search,
+        dev_clips=options.dev_clips,
+        limit=options.limit,
+        workers=options.workers,
+        pair=options.pair,
+        qat=dict(options.qat),
+    )
 
 
 def main() -> None:
     """Write every table to the folder --out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--models", nargs="+", default=[f"{_ZOO}{name}" for name in CTC_MODELS])
     parser.add_argument("--data", type=Extra.parse, action="append", default=[])
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--placements", nargs="+", choices=PLACEMENTS, default=PLACEMENTS)
+    parser.add_argument("--search", choices=list(SEARCHES), default="exhaustive")
+    parser.add_argument("--dev-clips", type=int, help="clips that are searched on; all by default")
+    parser.add_argument("--limit", type=int, help="clips of each set, to see that it works")
+    parser.add_argument("--pair", nargs=2, default=(), metavar=("SMALL", "LARGE"))
+    parser.add_argument("--qat", type=_named_run, action="append", default=[], metavar="MODEL=RUN")
     parser.add_argument("--work", type=Path, help="folder to keep what a killed run had done")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
+    plan = _plan_of(options)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     splits = [zoo_split(), *map(held_out_split, options.data)]
     lines = [
@@ -157,10 +278,14 @@ def main() -> None:
         "models (HuBERT-Large, wav2vec2-Large) on LibriSpeech test-clean: only the pattern "
         "compares.",
         "",
+        NOTES,
+        "",
     ]
     with tempfile.TemporaryDirectory() as temporary:
         for split in splits:
-            lines += report_on(split, options.work or Path(temporary), options.workers)
+            lines += report_on(split.limited_to(plan.limit), options.work or Path(temporary), plan)
+    lines += ["## The paper's Table III", "", *heading_rows("", "size", "WER")]
+    lines += [markdown_row(*row) for row in paper.TABLE_3]
     with new_file(options.out / "stablequant.md", force=True) as partial:
         partial.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
+from speechquant.core.graphs import INPUT
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.ctc.feeds import feeds_of, read_clip
 from speechquant.engines.module_probe import ModuleProbe
@@ -32,9 +33,15 @@ class ProbeSession(ClipProbe):
     """Shows the activations to be quantized."""
 
     def __init__(
-        self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        *,
+        attention: bool = False,
+        placement: str = INPUT,
     ) -> None:
-        super().__init__(bundle, bundle.spec.activations(attention=attention), threads)
+        names = bundle.spec.activations(attention=attention, placement=placement)
+        super().__init__(bundle, names, threads)
 
     def activations_of(self, clip: LabelledClip) -> dict[str, NDArray[Any]]:
         """Return the activations that a clip alone gives; raises AudioError."""

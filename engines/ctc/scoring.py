@@ -62,7 +62,11 @@ class UtteranceScorer:
                 else {}
             )
             self._sessions[weights_key] = SimulatedSession(
-                self._graph, self._task.threads, weights, attention=self._task.attention
+                self._graph,
+                self._task.threads,
+                weights,
+                attention=self._task.attention,
+                placement=self._task.placement,
             )
         self._sessions.move_to_end(weights_key)
         return self._sessions[weights_key]

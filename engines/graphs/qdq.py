@@ -232,29 +232,61 @@ def quantize_attention(
         _quantize_inputs(model, products, index, table, qdq_format)
 
 
-def _quantize_inputs(
-    model: ir.Model, nodes: Sequence[ir.Node], index: int, table: ScaleTable, qdq_format: QdqFormat
+def quantize_outputs(
+    model: ir.Model, spec: LayerMap, table: ScaleTable, qdq_format: QdqFormat
 ) -> None:
-    for name, users in _readers(nodes, index).items():
-        row = table.tensors.get(name)
-        if row is None:
-            raise ScaleError(f'no scale for {name}; make the table with "speechquant calibrate"')
-        levels = activation_levels(
-            table.bits.activations,
-            qdq_format,
-            symmetric=table.symmetric,
-            zero_point=row.zero_point,
-        )
-        _insert_pair(model, users, index, row, levels)
+    """Let all that reads a tensor of `table` read it through Q/DQ: what products with weights give.
+
+    The DequantizeLinear's output bears the tensor's name, what is quantized is `NAME_float`. Raises
+    what `quantize_activations` raises.
+    """
+    refuse_unfit_format(table, qdq_format)
+    given = {value.name: value for node in model.graph for value in node.outputs}
+    for name, layer in spec.layer_outputs.items():
+        if layer in table.layers_read_in_float:
+            continue
+        tensor, users = given[name], list(given[name].uses())
+        pair = _pair_of(model, tensor, table, qdq_format)
+        producer, rounded = tensor.producer(), pair[-1].outputs[0]
+        if producer is None:
+            raise BundleError(f"{name}: nothing gives it; export the model again")
+        model.graph.insert_after(producer, pair)
+        for use in users:
+            use.node.replace_input_with(use.idx, rounded)
+        tensor.name, rounded.name = f"{name}_float", name
+        outputs = model.graph.outputs
+        outputs[:] = [rounded if value is tensor else value for value in outputs]
     _require_opset(model, table.bits.activations)
 
 
-def _insert_pair(
-    model: ir.Model, users: Sequence[ir.Node], index: int, row: Scale, levels: ActivationLevels
+def _quantize_inputs(
+    model: ir.Model, nodes: Sequence[ir.Node], index: int, table: ScaleTable, qdq_format: QdqFormat
 ) -> None:
+    for users in _readers(nodes, index).values():
+        pair = _pair_of(model, _input(users[0], index), table, qdq_format)
+        model.graph.insert_before(users[0], pair)
+        _redirect(users, index, pair[-1].outputs[0])
+    _require_opset(model, table.bits.activations)
+
+
+def _pair_of(
+    model: ir.Model, tensor: ir.Value, table: ScaleTable, qdq_format: QdqFormat
+) -> list[ir.Node]:
+    """Return the nodes that round a tensor as its row says; raises ScaleError for want of one."""
+    row = table.tensors.get(tensor.name or "")
+    if row is None:
+        raise ScaleError(f'no scale for {tensor.name}; make the table with "speechquant calibrate"')
+    levels = activation_levels(
+        table.bits.activations, qdq_format, symmetric=table.symmetric, zero_point=row.zero_point
+    )
+    return _pair_nodes(model, tensor, row, levels)
+
+
+def _pair_nodes(
+    model: ir.Model, tensor: ir.Value, row: Scale, levels: ActivationLevels
+) -> list[ir.Node]:
     import onnx_ir as ir
 
-    tensor = _input(users[0], index)
     name, scale = tensor.name or "", np.float32(row.scale)
     zero_point = np.array(levels.zero_point, levels.dtype)
     pair = [
@@ -280,8 +312,7 @@ def _insert_pair(
     nodes.append(
         _node("DequantizeLinear", [source, *pair], f"{name}_dequantized", tensor.type, tensor)
     )
-    model.graph.insert_before(users[0], nodes)
-    _redirect(users, index, nodes[-1].outputs[0])
+    return nodes
 
 
 def _node(

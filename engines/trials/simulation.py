@@ -6,13 +6,13 @@ a new session, and the arithmetic is that of QuantizeLinear and DequantizeLinear
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.graphs import GraphSource
+from speechquant.core.graphs import INPUT, OUTPUT, GraphSource
 from speechquant.core.scales import ScaleTable
 from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
@@ -65,13 +65,14 @@ def _float_branch(tensor: str) -> onnx.GraphProto:
     )
 
 
-def _places(bundle: GraphSource, attention: bool) -> dict[str, int]:
+def _places(bundle: GraphSource, attention: bool, placement: str) -> dict[str, int]:
     """Return where in the inputs that hold the table each tensor has its row."""
-    names = bundle.spec.activations(attention=attention)
+    names = bundle.spec.activations(attention=attention, placement=placement)
     return {name: place for place, name in enumerate(names)}
 
 
-def _switch(tensor: str, place: int) -> list[onnx.NodeProto]:
+def _switch(tensor: str, place: int, rounded: str) -> list[onnx.NodeProto]:
+    """Return what makes `rounded` of a tensor, or leaves it as it is."""
     from onnx import TensorProto, helper
 
     position = helper.make_tensor(f"{tensor}.place", TensorProto.INT64, [], [place])
@@ -81,7 +82,7 @@ def _switch(tensor: str, place: int) -> list[onnx.NodeProto]:
         helper.make_node(
             "If",
             [f"{tensor}.is_rounded"],
-            [f"{tensor}.rounded"],
+            [rounded],
             then_branch=_rounding_branch(tensor, place),
             else_branch=_float_branch(tensor),
         ),
@@ -89,34 +90,34 @@ def _switch(tensor: str, place: int) -> list[onnx.NodeProto]:
 
 
 def insert_switches(
-    model: onnx.ModelProto, bundle: GraphSource, *, attention: bool = False
+    model: onnx.ModelProto,
+    bundle: GraphSource,
+    *,
+    attention: bool = False,
+    placement: str = INPUT,
 ) -> onnx.ModelProto:
-    """Return a copy in which every activation of the layer map can be rounded on its way in.
+    """Return a copy in which every activation of the layer map can be rounded.
 
-    So can what attention multiplies by each other, where that is asked for.
+    At the inputs it is rounded on its way into products with weights alone, and into attention's
+    own where that is asked for; at the outputs for whatever reads it.
     """
     import onnx
     from onnx import TensorProto, helper
 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    places = _places(bundle, attention)
-    for tensor, nodes in weighted_nodes(changed, bundle).items():
-        for node in nodes:
-            node.input[0] = f"{tensor}.rounded"
-    for node in changed.graph.node if attention else ():
-        for index, name in enumerate(node.input):
-            if node.op_type == "MatMul" and name in bundle.spec.attention:
-                node.input[index] = f"{name}.rounded"
-    nodes, waiting = [], dict(places)
-    for value in changed.graph.input:
-        if value.name in waiting:
-            nodes += _switch(value.name, waiting.pop(value.name))
+    places = _places(bundle, attention, placement)
+    rename = _rounded_outputs if placement == OUTPUT else _rounded_inputs
+    renamed = rename(changed, bundle, places)
+    nodes, waiting = [], {tensor: places[name] for name, (tensor, _) in renamed.items()}
+    rounded = dict(renamed.values())
+    for name in [value.name for value in changed.graph.input if value.name in waiting]:
+        nodes += _switch(name, waiting.pop(name), rounded[name])
     for node in changed.graph.node:
         nodes.append(node)
         for name in node.output:
             if name in waiting:
-                nodes += _switch(name, waiting.pop(name))
+                nodes += _switch(name, waiting.pop(name), rounded[name])
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del changed.graph.node[:]
     changed.graph.node.extend(nodes)
@@ -127,6 +128,30 @@ def insert_switches(
         ]
     )
     return changed
+
+
+Renamed = dict[str, tuple[str, str]]
+
+
+def _rounded_inputs(model: onnx.ModelProto, bundle: GraphSource, names: Iterable[str]) -> Renamed:
+    """Let products read `NAME.rounded`; return, by name, the tensor and what it becomes."""
+    for tensor, nodes in weighted_nodes(model, bundle).items():
+        for node in nodes:
+            node.input[0] = f"{tensor}.rounded"
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if node.op_type == "MatMul" and name in bundle.spec.attention and name in names:
+                node.input[index] = f"{name}.rounded"
+    return {name: (name, f"{name}.rounded") for name in names}
+
+
+def _rounded_outputs(model: onnx.ModelProto, bundle: GraphSource, names: Iterable[str]) -> Renamed:
+    """Let products give `NAME.float`; return, by name, the tensor and what it becomes."""
+    for node in model.graph.node:
+        for index, name in enumerate(node.output):
+            if name in names:
+                node.output[index] = f"{name}.float"
+    return {name: (f"{name}.float", name) for name in names}
 
 
 def _give_lookups_their_tables(
@@ -155,10 +180,13 @@ class SimulatedSession(ChangedGraph):
         weights: Mapping[str, NDArray[np.float32]] | None = None,
         *,
         attention: bool = False,
+        placement: str = INPUT,
     ) -> None:
-        model = insert_switches(load_graph(bundle, "a search"), bundle, attention=attention)
+        model = insert_switches(
+            load_graph(bundle, "a search"), bundle, attention=attention, placement=placement
+        )
         _give_lookups_their_tables(model, weights or {})
-        self._places = _places(bundle, attention)
+        self._places = _places(bundle, attention, placement)
         super().__init__(model, bundle, threads, weights)
         self.use(None)
 

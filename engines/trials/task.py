@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Waveform
+from speechquant.core.graphs import INPUT
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scoring import Trial
 
@@ -31,6 +32,8 @@ class ScoringTask:
     levels: Path | None = None
     # Whether trials may round what attention multiplies by each other too.
     attention: bool = False
+    # Where trials round activations.
+    placement: str = INPUT
 
 
 _FIRST_LABEL = ord("0")  # label 0 in the log; those after it are readable characters too

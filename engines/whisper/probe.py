@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import INPUT
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import ENCODER, PREFILL
 from speechquant.engines.decoding_options import GREEDY
@@ -76,10 +77,16 @@ class Seq2SeqProbe(ChunkProbe):
     """Shows the activations to be quantized, of a clip's first chunk."""
 
     def __init__(
-        self, bundle: Bundle, threads: int | None = None, *, attention: bool = False
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        *,
+        attention: bool = False,
+        placement: str = INPUT,
     ) -> None:
         encoder, decoder = (
-            bundle.spec.graphs[name].activations(attention=attention) for name in (ENCODER, PREFILL)
+            bundle.spec.graphs[name].activations(attention=attention, placement=placement)
+            for name in (ENCODER, PREFILL)
         )
         super().__init__(bundle, encoder, decoder, threads)
 

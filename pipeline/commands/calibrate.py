@@ -11,6 +11,7 @@ from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.methods import DEFAULT_PERCENTILE, STABLEQUANT, MethodOptions
 from speechquant.calibrators.stablequant import GAMMA_POINTS
 from speechquant.core.bundles import load_bundle
+from speechquant.core.graphs import INPUT
 from speechquant.core.scales import CHANNEL
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.commands.options import bits_of, kept_in_float
@@ -37,6 +38,7 @@ def calibrate(
     float_activations: options.FloatActivations = None,
     weight_scales: options.WeightScales = CHANNEL,
     quantize_attention: options.QuantizeAttention = False,
+    placement: options.Placement = INPUT,
     tensorrt_cache: Annotated[
         Path | None,
         typer.Option(help="Also write TensorRT's calibration cache, up to 10.", readable=False),
@@ -68,6 +70,7 @@ def calibrate(
         keep_float=kept_in_float(keep_float),
         float_activations=tuple(float_activations or ()),
         attention=quantize_attention,
+        placement=placement,
         normalizer=normalizer,
         workers=workers,
         threads=threads,

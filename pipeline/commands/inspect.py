@@ -218,7 +218,8 @@ def _activation_rows(
 ) -> list[TensorAmplitudes]:
     rows = []
     attention = quantizes_attention(table, bundle.spec)
-    for name, layer in bundle.spec.activations(attention=attention).items():
+    activations = bundle.spec.activations(attention=attention, placement=table.placement)
+    for name, layer in activations.items():
         histogram = seen.tensors[name].histogram
         if histogram.range is None:
             continue

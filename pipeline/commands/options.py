@@ -12,6 +12,7 @@ import typer
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import METHODS
 from speechquant.core.ctc import CTC
+from speechquant.core.graphs import INPUT, OUTPUT
 from speechquant.core.scales import WEIGHT_SCALES, Bits
 from speechquant.core.seq2seq import TASK
 from speechquant.core.text import NORMALIZERS
@@ -118,7 +119,7 @@ Search = Annotated[
     str,
     typer.Option(
         help=f"How StableQuant searches: {' or '.join(SEARCHES)} (exhaustive is Algorithm 1 in "
-        "full)."
+        "full; fast is a heuristic that looks at a grid of p and chooses other layers)."
     ),
 ]
 Gamma = Annotated[
@@ -154,6 +155,13 @@ WeightScales = Annotated[
 QuantizeAttention = Annotated[
     bool,
     typer.Option("--quantize-attention", help="Also what attention multiplies by each other."),
+]
+Placement = Annotated[
+    str,
+    typer.Option(
+        help=f"Round activations at the {INPUT} of products, as engines do, or at the {OUTPUT} of "
+        "layers, as the StableQuant paper does (CTC; for words, not for engines)."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first clips of each set.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that score trials.")]

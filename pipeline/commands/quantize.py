@@ -12,6 +12,7 @@ from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.methods import BALANCED, DEFAULT_PERCENTILE, MethodOptions
 from speechquant.calibrators.stablequant import GAMMA_POINTS
 from speechquant.core.bundles import load_bundle
+from speechquant.core.graphs import INPUT
 from speechquant.core.scales import CHANNEL
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.families import family_of
@@ -62,6 +63,7 @@ def quantize(
     float_activations: options.FloatActivations = None,
     weight_scales: options.WeightScales = CHANNEL,
     quantize_attention: options.QuantizeAttention = False,
+    placement: options.Placement = INPUT,
     weights: Annotated[
         str, typer.Option("--weights", help=f"Rounding: {' or '.join(ROUNDINGS)}.")
     ] = NEAREST,
@@ -97,6 +99,7 @@ def quantize(
         keep_float=kept_in_float(keep_float),
         float_activations=tuple(float_activations or ()),
         attention=quantize_attention,
+        placement=placement,
         weight_rounding=weights,
         normalizer=normalizer,
         workers=workers,
@@ -108,6 +111,7 @@ def quantize(
         print_json({"bundle": str(out), "size_bytes": made.bundle.size_bytes, **made.report})
     else:
         show_quantized(made, asked_for)
+    if not json and made.bundle.placement == INPUT:
         print(
             f"next: speechquant build {shlex.quote(str(out))} ENGINE --backend onnxruntime "
             "(an engine opens faster and in less memory)"

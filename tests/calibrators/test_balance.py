@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from speechquant.calibrators.balance import (
     Quantizer,
-    balanced_scales,
+    balanced_extents,
     best_balance,
     divided,
     divisors_for,
@@ -110,4 +110,4 @@ def test_the_range_leaves_out_channels_that_stay_in_float() -> None:
 def test_an_activation_of_zeros_has_no_scale() -> None:
     zeros = ranges_from(np.zeros((5, 2), np.float32))
     with pytest.raises(CalibrationError, match=r"only ever saw zeros.*--keep-float block"):
-        balanced_scales({"x": zeros}, {"x": "block"}, {}, Quantizer())
+        balanced_extents({"x": zeros}, {"x": "block"}, {})

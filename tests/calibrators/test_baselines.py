@@ -41,11 +41,14 @@ def shapes() -> dict[str, NDArray[np.floating]]:
 
 
 def entropy_by_loops(bins: list[int], bits: int) -> int:
-    """NVIDIA's definition: the number of bins whose quantized distribution diverges least."""
+    """NVIDIA's definition: the number of bins whose quantized distribution diverges least.
+
+    It starts at the 128th of 2048 bins up to the largest magnitude, which is a sixteenth of it.
+    """
     bins = [bins[1], *bins[1:]]
     levels = 2 ** (bits - 1)
     least, best = math.inf, 0
-    for kept in range(128, len(bins) + 1):
+    for kept in range(max(len(bins) // 16, levels), len(bins) + 1):
         level_of = [j * levels // kept if bins[j] else -1 for j in range(kept)]
         sums = [0.0] * levels
         for j, level in enumerate(level_of):
@@ -74,10 +77,10 @@ def divergence_by_loops(reference: list[float], quantized: list[float]) -> float
 
 
 def mse_by_loops(counts: list[int], width: float, bits: int) -> float:
-    """NVIDIA's definition: the centre, from the 128th on, with the least mean squared error."""
+    """NVIDIA's definition: the centre, from a sixteenth on, with the least mean squared error."""
     highest = 2 ** (bits - 1) - 1
     least, best = math.inf, 0.0
-    for i in range(128, len(counts)):
+    for i in range(len(counts) // 16, len(counts)):
         amax = (i + 0.5) * width
         error = 0.0
         for j, count in enumerate(counts):
@@ -125,11 +128,21 @@ def test_mse_is_that_of_plain_loops(shape: str, bits: int) -> None:
     assert mse_amax(histogram, bits) == pytest.approx(expected, rel=1e-15)
 
 
-def test_mse_tries_no_range_below_the_start_bin() -> None:
-    # Nearly all values in bin 10: alone they would choose it, but 128 is the lowest tried.
-    histogram = histogram_of(np.append(np.full(10**6, 10.5), 2000.5))
+@pytest.mark.parametrize("largest", [1030.5, 1500.5, 2047.5])
+def test_the_least_range_is_a_sixteenth_of_the_largest_magnitude(largest: float) -> None:
+    # Nearly all values in bins 8 to 10: alone they would choose those.
+    histogram = histogram_of(np.append(np.repeat([8.5, 9.5, 10.5], 10**6), largest))
     assert histogram.width == 1.0
-    assert mse_amax(histogram, 8) >= 128.5
+    sixteenth = largest / 16
+    assert sixteenth - 1 <= mse_amax(histogram, 4) < 1.1 * sixteenth
+
+
+def test_entropy_tries_ranges_from_a_sixteenth_but_no_fewer_bins_than_levels() -> None:
+    falling = np.repeat(np.arange(100) + 0.5, np.arange(100, 0, -1) * 100)
+    histogram = histogram_of(np.append(falling, 1500.5))
+    assert histogram.width == 1.0
+    assert 1500.5 / 16 - 1 <= entropy_amax(histogram, 4) <= 100.0
+    assert entropy_amax(histogram, 8) >= 128.0
 
 
 def test_percentile_is_the_edge_above() -> None:

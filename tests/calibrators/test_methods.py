@@ -9,15 +9,17 @@ from speechquant.calibrators.methods import (
     BALANCED,
     EMA,
     FROM_STATISTICS,
+    LAYER_ADAPTIVE,
     METHODS,
     MethodOptions,
     averaged_extent,
+    layer_adaptive_table,
     require_live,
     table_from_statistics,
 )
 from speechquant.calibrators.statistics import ActivationStatistics, TensorStatistics
 from speechquant.core.errors import CalibrationError, OptionError
-from speechquant.core.scales import Bits
+from speechquant.core.scales import Bits, Scale, ScaleTable
 
 LAYERS = {"x": "conv.0", "y": "block.0"}
 
@@ -124,3 +126,32 @@ def test_options_that_make_no_sense() -> None:
             continue
         with pytest.raises(OptionError, match=f"{method} has no asymmetric form"):
             replace(options, symmetric=False)
+
+
+@pytest.mark.parametrize("method", LAYER_ADAPTIVE)
+def test_with_s_and_p_the_tail_of_clipped_layers_is_cut_off_first(method: str) -> None:
+    body = np.random.default_rng(0).laplace(size=99_800).astype(np.float32)
+    tail = np.full(200, 40.0, np.float32)
+    statistics = ActivationStatistics(1)
+    whole = np.concatenate([body, tail])
+    statistics.add_utterance({"x": whole, "y": whole, "body": body})
+    rows = {"x": Scale("conv.0", 1.0, 127.0), "y": Scale("block.0", 1.0, 127.0)}
+    choice = ScaleTable(
+        "model", "stablequant", Bits(), rows, percentile=0.2, clipped_layers=("conv.0",)
+    )
+    table = layer_adaptive_table(statistics, choice, method)
+    assert (table.method, table.percentile, table.clipped_layers) == (method, 0.2, ("conv.0",))
+    plain = table_from_statistics(
+        statistics,
+        {"y": "block.0", "body": "conv.0"},
+        "model",
+        MethodOptions(method, percentile=100.0),
+    )
+    assert table.tensors["y"] == plain.tensors["y"]
+    # Without its tail x is the body, in bins four times as wide.
+    width = 64 / 2048
+    assert table.tensors["x"].amax < 20
+    assert table.tensors["x"].amax == pytest.approx(plain.tensors["body"].amax, abs=30 * width)
+    if method == "percentile":
+        assert table.tensors["x"].amax == pytest.approx(np.abs(body).max(), abs=width)
+        assert table.tensors["y"].amax == 40.0

@@ -10,6 +10,7 @@ import pytest
 from speechquant.core.artifact_folders import digest_of
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import BundleError
+from speechquant.core.graphs import OUTPUT
 
 
 @pytest.fixture
@@ -34,6 +35,16 @@ def test_a_bundle_of_before_attention_was_named_reads_too(tiny_bundle: Bundle, c
     spec = load_bundle(copy).spec
     assert spec == replace(tiny_bundle.spec, attention={})
     assert spec.activations(attention=True) == spec.layers
+
+
+def test_a_bundle_of_before_outputs_were_named_reads_too(tiny_bundle: Bundle, copy: Path) -> None:
+    path = copy / "bundle.json"
+    document = json.loads(path.read_text())
+    document.pop("sha256")
+    outputs = document["spec"].pop("layer_outputs")
+    assert outputs == tiny_bundle.spec.activations(placement=OUTPUT)
+    path.write_text(json.dumps({**document, "sha256": digest_of(document)}))
+    assert load_bundle(copy).spec == replace(tiny_bundle.spec, layer_outputs={})
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "vocab.json", "preprocessor_config.json"])

@@ -10,6 +10,7 @@ import pytest
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import OptionError, OutputExistsError, ScaleError
+from speechquant.core.graphs import INPUT, OUTPUT
 from speechquant.core.scales import (
     Bits,
     CalibrationData,
@@ -41,6 +42,7 @@ TABLE = ScaleTable(
         TABLE,
         ScaleTable("m", "max", Bits(), {}),
         replace(TABLE, symmetric=False, tensors={"x": Scale("conv.0", 1e-30, 1.0, 255)}),
+        replace(TABLE, placement=OUTPUT),
     ],
 )
 def test_round_trip(tmp_path: Path, table: ScaleTable) -> None:
@@ -49,6 +51,14 @@ def test_round_trip(tmp_path: Path, table: ScaleTable) -> None:
     assert read_scales(path) == table
     assert read_scales(path).key == table.key
     assert path.read_text() == scales_document(table)
+
+
+def test_a_table_of_before_placement_is_of_inputs(tmp_path: Path) -> None:
+    document = json.loads(scales_document(TABLE))
+    assert document.pop("placement") == INPUT
+    path = tmp_path / "scales.json"
+    path.write_text(json.dumps(document))
+    assert read_scales(path) == TABLE
 
 
 def test_a_table_is_not_replaced_unasked(tmp_path: Path) -> None:
@@ -79,6 +89,7 @@ def test_the_key_is_of_what_a_table_does() -> None:
         replace(TABLE, model_sha256="0"),
         replace(TABLE, bits=Bits(8, 8)),
         replace(TABLE, symmetric=False),
+        replace(TABLE, placement=OUTPUT),
         replace(TABLE, float_layers=("block.1",)),
         replace(TABLE, tensors={**TABLE.tensors, "x": Scale("conv.0", 0.1000001, 12.7)}),
         replace(TABLE, tensors={**TABLE.tensors, "x": Scale("conv.0", 0.1, 12.7, 3)}),
@@ -105,6 +116,7 @@ MALFORMED = [
     ],
     (lambda table: table.pop("clipped_layers"), WRITES),
     (_set("surprise", 1), WRITES),
+    (_set("placement", "somewhere"), "no placement 'somewhere'; choose input, output"),
     (_set("tensors", [1, 2]), WRITES),
     (_set("tensors", {"x": 0.5}), WRITES),
     (_set("bits", 8), WRITES),

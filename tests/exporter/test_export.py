@@ -17,6 +17,7 @@ from tiny import VARIANTS, tiny_model
 from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import OutputExistsError, ParityError
+from speechquant.core.graphs import OUTPUT
 from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.exporter import ctc, export, parity
 from speechquant.exporter.checkpoints import load_checkpoint
@@ -106,6 +107,33 @@ def test_every_weight_is_in_the_layer_map(exported: tuple[str, Path]) -> None:
         layer = spec.layers[node.input[0]]
         if layer.startswith("block."):
             assert f"layers.{layer.removeprefix('block.')}." in node.input[1]
+
+
+def test_the_outputs_of_layers_are_what_torch_modules_give(exported: tuple[str, Path]) -> None:
+    variant, folder = exported
+    bundle = load_bundle(folder)
+    outputs = bundle.spec.layer_outputs
+    assert tuple(dict.fromkeys(outputs.values())) == bundle.spec.layer_names
+    wave = np.random.default_rng(0).standard_normal(RATE_HZ).astype(np.float32)
+    feeds = {"input_values": wave[None], "input_lengths": np.array([RATE_HZ], np.int64)}
+    with ProbeSession(bundle, placement=OUTPUT) as probe:
+        seen = probe.run(feeds)
+    model = tiny_model(variant)
+    given: dict[str, np.ndarray] = {}
+    for name, module in (*model.base_model.named_modules(), ("logits", model.lm_head)):
+        module.register_forward_hook(
+            lambda _module, _inputs, value, name=name: given.update({name: value}), prepend=True
+        )
+    with torch.inference_mode():
+        model(torch.from_numpy(wave[None]))
+    compared = 0
+    for name in outputs:
+        module = name.removesuffix(".output")
+        # WavLM's attention of torch multiplies by the projections' weights in one function.
+        if not (variant.startswith("wavlm") and ".attention." in name):
+            np.testing.assert_allclose(seen[name], given[module].numpy(), atol=1e-4, err_msg=name)
+            compared += 1
+    assert compared >= 7 + 3 + 2 * 2
 
 
 def test_what_attention_multiplies_is_what_torch_multiplies(exported: tuple[str, Path]) -> None:

@@ -109,6 +109,34 @@ def test_attention_is_quantized_where_that_is_asked_for(
     assert kept == set(spec.layer_names) - set(left["float_layers"])
 
 
+@pytest.mark.parametrize("method", ["ema", "stablequant"])
+def test_outputs_are_rounded_where_that_is_asked_for(
+    tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    table_path, two, one = (tmp_path / name for name in ("table.json", "two", "one"))
+    asked: list[object] = ["--data", data, "--placement", "output", "--method", method, *_ALONE]
+    output(["calibrate", tiny_bundle.folder, "--out", table_path, *asked], capsys)
+    report = output(["quantize", tiny_bundle.folder, one, *asked], capsys)
+    table = read_scales(one / "scales.json")
+    assert table == read_scales(table_path)
+    assert report["placement"] == table.placement == load_bundle(one).placement == "output"
+    assert set(table.tensors) == set(tiny_bundle.spec.layer_outputs)
+    words = output(["evaluate", one, "--data", data, "--provider", "cpu"], capsys)
+    assert report["development_set"]["wer_quantized"] == pytest.approx(words["wer"]["rate"])
+    pictures = output(["inspect", one, "--pictures", tmp_path / "pictures"], capsys)
+    assert pictures
+    # Without a budget for errors the guard scores tables that round them.
+    strict = ["--dev", data, "--max-wer-drop", "0", *_ALONE]
+    left = output(["quantize", tiny_bundle.folder, two, "--scales", table_path, *strict], capsys)
+    kept = {row.layer for row in read_scales(two / "scales.json").tensors.values()}
+    assert kept == set(tiny_bundle.spec.layer_names) - set(left["float_layers"])
+    assert (
+        run([str(part) for part in ("build", one, tmp_path / "engine", "--backend", "onnxruntime")])
+        == 1
+    )
+    assert "quantize the float bundle with --placement input" in capsys.readouterr().err
+
+
 def test_the_report_says_what_evaluate_counts(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

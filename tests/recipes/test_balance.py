@@ -17,9 +17,13 @@ from shared_artifacts import SharedArtifacts
 from speechquant.calibrators.methods import BALANCED, MethodOptions
 from speechquant.core.bundles import QUANTIZATION_FILE, Bundle, load_bundle, new_bundle
 from speechquant.core.errors import OptionError
+from speechquant.core.graphs import OUTPUT
 from speechquant.core.manifests import LabelledClip
+from speechquant.core.scales import Bits
 from speechquant.core.seq2seq import ENCODER, Seq2SeqSpec
 from speechquant.core.wer import score_wer
+from speechquant.engines.balance import weights_by_activation
+from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.engines.graph_files import copy_other_files, save_graph_files
 from speechquant.engines.graphs.channel_division import ChannelChange, balance_channels
 from speechquant.recipes.balance import balance
@@ -146,3 +150,46 @@ def test_a_broken_bundle_is_warned_of(
     quantize(request, QuantizeOptions(tmp_path / "out"))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any("entropy costs 75.00 points" in message for message in warnings) == is_warned
+
+
+def test_of_a_ctc_model_ranges_are_cut_where_products_err_least(
+    tiny_bundle: Bundle, clips: ClipList, tmp_path: Path
+) -> None:
+    method = MethodOptions(BALANCED, Bits(6, 6), symmetric=True)
+    request = CalibrationRequest(tiny_bundle, clips, method=method)
+    made = balance(request, tmp_path)
+    whole = MethodOptions("max", Bits(6, 6))
+    full = calibrate(replace(request, method=whole), tmp_path / "max").table.tensors
+    convolutions = [name for name in full if ".conv" in name]
+    assert convolutions
+    shares = {name: made.table.tensors[name].amax / full[name].amax for name in convolutions}
+    assert all(0.05 < share <= 1.000001 for share in shares.values())
+    assert min(shares.values()) < 0.95
+
+
+def test_what_a_convolution_reads_times_its_weight_is_what_it_gives(
+    tiny_bundle: Bundle, clips: ClipList
+) -> None:
+    read = weights_by_activation(tiny_bundle)
+    wave = 0.1 * np.random.default_rng(0).standard_normal((1, RATE_HZ // 4)).astype(np.float32)
+    feeds = {"input_values": wave, "input_lengths": np.array([wave.size])}
+    with (
+        ProbeSession(tiny_bundle, 1) as probe,
+        ProbeSession(tiny_bundle, 1, placement=OUTPUT) as after,
+    ):
+        inputs, outputs = probe.run(feeds), after.run(feeds)
+    module = "feature_extractor.conv_layers.1.conv"
+    convolution = read[f"{module}.input"].convolution
+    assert convolution is not None
+    values = inputs[f"{module}.input"]
+    windows = np.lib.stride_tricks.sliding_window_view(values[0], convolution.steps, axis=1)
+    rows = (
+        windows[:, :: convolution.stride]
+        .transpose(1, 0, 2)
+        .reshape(-1, convolution.weight.shape[1])
+    )
+    given = outputs[f"{module}.output"][0].T
+    difference = given - rows @ convolution.weight[0]
+    np.testing.assert_allclose(
+        difference, np.broadcast_to(difference[0], difference.shape), atol=1e-4
+    )

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.graphs import INPUT, OUTPUT
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.engines import open_session, quantize_bundle
 from speechquant.engines.ctc.probe import ProbeSession
@@ -31,15 +32,22 @@ def activations(tiny_bundle: Bundle, feeds: dict[str, NDArray[Any]]) -> dict[str
         return probe.run(feeds)
 
 
-def table_of(bundle: Bundle, activations: dict[str, NDArray[Any]], bits: int) -> ScaleTable:
+@pytest.fixture(scope="module")
+def outputs(tiny_bundle: Bundle, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    with ProbeSession(tiny_bundle, 1, placement=OUTPUT) as probe:
+        return probe.run(feeds)
+
+
+def table_of(
+    bundle: Bundle, activations: dict[str, NDArray[Any]], bits: int, placement: str = INPUT
+) -> ScaleTable:
     # A little below the maximum, so that something is clipped.
     amax = {name: 0.8 * float(np.abs(values).max()) for name, values in activations.items()}
     highest = 2 ** (bits - 1) - 1
-    rows = {
-        name: Scale(bundle.spec.layers[name], value / highest, value)
-        for name, value in amax.items()
-    }
-    return ScaleTable(bundle.model_sha256, "max", Bits(bits, bits), rows)
+    layers = bundle.spec.activations(placement=placement)
+    rows = {name: Scale(layers[name], value / highest, value) for name, value in amax.items()}
+    bits_of_both = Bits(bits, bits)
+    return ScaleTable(bundle.model_sha256, "max", bits_of_both, rows, placement=placement)
 
 
 def test_a_probe_shows_what_the_graph_computes(
@@ -87,7 +95,31 @@ def test_it_rounds_as_the_quantized_bundle_does(
             for name, row in table.tensors.items()
         }
         table = replace(table, tensors=rows, symmetric=False)
-    bundle = quantize_bundle(tiny_bundle, tmp_path / "quantized", table)
+    compare(tiny_bundle, table, feeds, tmp_path)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8, 12])
+@pytest.mark.parametrize("float_layers", [(), ("conv.1", "block.0", "head")])
+def test_it_rounds_outputs_as_the_quantized_bundle_does(
+    tiny_bundle: Bundle,
+    outputs: dict[str, NDArray[Any]],
+    feeds: dict[str, NDArray[Any]],
+    tmp_path: Path,
+    bits: int,
+    float_layers: tuple[str, ...],
+) -> None:
+    whole = table_of(tiny_bundle, outputs, bits, OUTPUT)
+    rows = {name: row for name, row in whole.tensors.items() if row.layer not in float_layers}
+    table = replace(whole, tensors=rows, float_layers=float_layers)
+    compare(tiny_bundle, table, feeds, tmp_path)
+
+
+def compare(
+    tiny_bundle: Bundle, table: ScaleTable, feeds: dict[str, NDArray[Any]], folder: Path
+) -> None:
+    """Hold the simulated graph beside the quantized bundle."""
+    bits = table.bits.activations
+    bundle = quantize_bundle(tiny_bundle, folder / "quantized", table)
     # Without optimisation ONNX Runtime keeps Q, DQ and the float products apart, so that only the
     # rounding is compared and not the order of sums.
     options = onnxruntime.SessionOptions()
@@ -99,7 +131,9 @@ def test_it_rounds_as_the_quantized_bundle_does(
     )
     expected = session.run(["logits"], feeds)[0]
     weights = rounded_weights(tiny_bundle.only_graph, table, {})
-    with SimulatedSession(tiny_bundle.only_graph, 1, weights) as simulation:
+    with SimulatedSession(
+        tiny_bundle.only_graph, 1, weights, placement=table.placement
+    ) as simulation:
         simulation.use(table)
         simulated = simulation.run(feeds)["logits"]
         simulation.use(None)
@@ -128,6 +162,27 @@ def test_only_what_the_table_names_is_rounded(
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     expected = plain + (rounded - head) @ held["head.weight"]
     np.testing.assert_allclose(simulated, expected, atol=1e-4)
+
+
+def test_a_rounded_output_is_rounded_for_all_that_reads_it(
+    tiny_bundle: Bundle, outputs: dict[str, NDArray[Any]], feeds: dict[str, NDArray[Any]]
+) -> None:
+    table = table_of(tiny_bundle, outputs, 4, OUTPUT)
+    only_logits = replace(table, tensors={"logits": table.tensors["logits"]})
+    scale = np.float32(table.tensors["logits"].scale)
+    expected = np.clip(np.rint(outputs["logits"] / scale), -7, 7) * scale
+    with SimulatedSession(tiny_bundle.only_graph, 1, placement=OUTPUT) as simulation:
+        simulation.use(only_logits)
+        np.testing.assert_allclose(simulation.run(feeds)["logits"], expected, atol=1e-5)
+        # Of a convolution's output the nonlinearity behind it reads the rounded values too: with
+        # one level left, -1, 0 or 1 times the scale, next to nothing of the signal passes.
+        first = next(iter(table.tensors))
+        crushed = replace(table.tensors[first], scale=1e6)
+        simulation.use(replace(table, tensors={first: crushed}))
+        other = np.roll(feeds["input_values"], 5000)
+        once = simulation.run(feeds)["logits"]
+        again = simulation.run({**feeds, "input_values": other})["logits"]
+    np.testing.assert_allclose(once, again, atol=1e-5)
 
 
 def test_weights_of_float_layers_stay(

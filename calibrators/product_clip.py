@@ -1,0 +1,44 @@
+"""The range of an activation under which the products that read it err least.
+
+The whole range spares the largest values and leaves the others few levels. Cut off, a value errs,
+and so does every product that reads it. So both are weighed where they matter, in the products of a
+sample of rows, each relative to its own size: a quiet frame counts as much as a loud one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from speechquant.calibrators.balance import Floats, Quantizer, relative_error
+from speechquant.calibrators.histogram import Extent
+
+# What is tried: shares of the whole range.
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.16, 0.13, 0.1, 0.08, 0.06)
+
+
+def least_error_extent(
+    rows: Floats, weight: Floats, extent: Extent, quantizer: Quantizer
+) -> Extent:
+    """Return the share of `extent` that serves best; among equals the largest.
+
+    Rows are [rows, groups * inputs], a weight is [groups, inputs, outputs]; a product has one
+    group.
+    """
+    expected = _products(rows, weight)
+    squares = np.square(expected).sum(axis=1)
+    rounded_weight = np.stack([quantizer.rounded_weight(group) for group in weight])
+    best, least = extent, np.inf
+    for share in SHARES:
+        tried = Extent(share * extent.minimum, share * extent.maximum)
+        found = _products(quantizer.rounded(rows, tried), rounded_weight)
+        error = relative_error(found, expected, squares)
+        if error < least:
+            best, least = tried, error
+    return best
+
+
+def _products(rows: Floats, weight: Floats) -> Floats:
+    groups, inputs, _ = weight.shape
+    by_group = rows.reshape(len(rows), groups, inputs).transpose(1, 0, 2)
+    products: Floats = np.matmul(by_group, weight).transpose(1, 0, 2).reshape(len(rows), -1)
+    return products

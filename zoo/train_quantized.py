@@ -1,0 +1,155 @@
+"""Quantization-aware training of a CTC model of the zoo.
+
+`python -m speechquant.zoo.train_quantized hubert --scales scales.json --out runs/hubert-w8a8`.
+The CTC model goes on training with its weights and activations rounded, from the scales of a table
+that `speechquant calibrate` made for it; the activations' scales are learned too. The run's folder
+gets `checkpoint`, in float, and `scales.json`, the table to quantize it with.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales, write_scales
+from speechquant.training.batches import batches
+from speechquant.training.command_line import begin, run_parser
+from speechquant.training.run import TrainingRun, train_to_end
+from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
+from speechquant.training.schedule import RunSettings
+from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS, save_model
+from speechquant.zoo.train import ctc_loss, keep_layout_through_norms, word_error_percent
+from speechquant.zoo.training_sets import training_sets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings):
+    """What a run is made of; written beside its checkpoints."""
+
+    steps: int = 1_000
+    warmup_steps: int = 50
+    decay_steps: int = 500
+    peak_learning_rate: float = 2e-5
+    score_every: int = 500
+    synthetic_share: float = 0.6
+
+
+class QuantizedRun(TrainingRun):
+    """A run of a CTC model of the zoo whose products are rounded."""
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        folder: Path,
+        settings: Settings,
+        table: ScaleTable,
+    ) -> None:
+        import torch
+
+        from speechquant.training.fake_quantization import FakeQuantization
+
+        torch.manual_seed(settings.seed)
+        self.name, self.model, self.settings = name, model, settings
+        keep_layout_through_norms(model)
+        wave = torch.zeros(1, SAMPLE_RATE_HZ)
+        self._rounding = FakeQuantization(model.eval(), table, _name_in_table, lambda: model(wave))
+        steps = self._rounding.steps
+        groups: list[dict[str, Any]] = [
+            {"params": list(model.parameters())},
+            {"params": list(steps.parameters()), "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        super().__init__(folder, settings, {"model": model, "steps": steps}, optimizer)
+
+    def train_on(self, batch: list[Sample]) -> float:
+        """Take one step and return its loss."""
+        # Seeded by the step, so that a resumed run does not hear the first noises again.
+        loss = ctc_loss(
+            self.name, self.model, batch, np.random.default_rng((self.settings.seed, self.step))
+        )
+        self.descend(loss)
+        return float(loss.detach())
+
+    def finish(self) -> None:
+        """Write the float checkpoint and the table; the model is a plain one from then on."""
+        write_scales(self._rounding.table, self.folder / SCALES_FILE, force=True)
+        self._rounding.remove()
+        _norm_positions(self.model)
+        folder = self.folder / "checkpoint"
+        save_model(self.name, self.model, folder, as_float16=False)
+        self.copy_notes(folder)
+
+
+def _name_in_table(module: str) -> str:
+    """Return what the exporter calls a module of the model."""
+    return "head" if module == "lm_head" else module.split(".", 1)[1]
+
+
+def _norm_positions(model: PreTrainedModel) -> None:
+    """Give the positional convolution the weight norm that a checkpoint of it has."""
+    from torch.nn.utils.parametrizations import weight_norm
+    from torch.nn.utils.parametrize import is_parametrized
+
+    base: Any = model.base_model
+    convolution = base.encoder.pos_conv_embed.conv
+    if not is_parametrized(convolution, "weight"):  # in float it keeps its norm all along
+        weight_norm(convolution, "weight", dim=2)
+
+
+def load_for_training(checkpoint: Path) -> PreTrainedModel:
+    """Return a model of the zoo in float32."""
+    import torch
+    from transformers import AutoModelForCTC
+
+    model: PreTrainedModel = AutoModelForCTC.from_pretrained(
+        checkpoint, dtype=torch.float32, attn_implementation="eager"
+    )
+    return model
+
+
+def train(run: QuantizedRun, sets: Sets, scored: dict[str, list[Sample]]) -> None:
+    """Train to the end of the settings."""
+    settings = run.settings
+    run.model.train()
+    source = batches(sets, settings.batch_seconds, random.Random(f"{settings.seed}/{run.step}"))
+    train_to_end(
+        run,
+        settings,
+        lambda: {"loss": run.train_on(next(source))},
+        lambda: {
+            f"wer_{name}": word_error_percent(run.model, samples)
+            for name, samples in scored.items()
+        },
+        lambda: None,
+    )
+    run.finish()
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = run_parser(__doc__, "speechquant.zoo.train_quantized", Settings())
+    parser.add_argument("model", choices=CTC_MODELS)
+    parser.add_argument("--scales", type=Path, required=True, help="the table to start from")
+    parser.add_argument("--start", type=Path, help="checkpoint to start from; the zoo's by default")
+    options = parser.parse_args()
+    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    table = read_scales(options.scales)
+    start = options.start or TRAINED_MODELS / options.model
+    begin(options, settings, start=start.name, table=table.key, width=table.bits.name)
+    sets, scored = training_sets(
+        options.extra_data, settings.synthetic_share, random.Random(settings.seed)
+    )
+    model = load_for_training(start)
+    train(QuantizedRun(options.model, model, options.out, settings, table), sets, scored)
+
+
+if __name__ == "__main__":
+    main()
