@@ -246,6 +246,7 @@ NEEDS_OPTIONAL = {
     "speechquant.exporter.channel_norm": "torch",
     "speechquant.exporter.ctc_graph": "torch",
     "speechquant.exporter.wavlm_attention": "torch",
+    "speechquant.exporter.whisper_gates": "torch",
     "speechquant.exporter.whisper_graphs": "torch",
 }
 
