@@ -267,6 +267,7 @@ def test_every_module_imports_without_the_optional_packages() -> None:
         "exporter",
         "calibrators",
         "engines",
+        "students",
         "training",
         "recipes",
         "benchmarks",
