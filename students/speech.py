@@ -138,7 +138,8 @@ def read_speech(
     rng = random.Random(seed)
     sets, scored = [], {}
     for extra in trained:
-        seen, unseen = _split(extra)
+        clips = read_data_set(extra.source)
+        seen, unseen = split_speakers(clips, extra.hold_out_speakers)
         joined = limits.keep(join_single_words(seen, rng), extra.source)
         sets.append((extra.share, joined))
         if unseen:
@@ -153,15 +154,6 @@ def read_speech(
             "nothing to choose the best checkpoint by; give --dev PATH or --data PATH,hold_out=8"
         )
     return Heard(sets, scored)
-
-
-def _split(extra: Extra) -> tuple[list[LabelledClip], list[LabelledClip]]:
-    try:
-        return split_speakers(read_data_set(extra.source), extra.hold_out_speakers)
-    except ManifestError:
-        raise
-    except ValueError as error:
-        raise OptionError(f"--data {extra.source}: {error}; lower hold_out") from error
 
 
 def _thinned(clips: list[LabelledClip], most: int) -> list[LabelledClip]:
