@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 _TRANSCRIBE = "transcribe"
 _SLOWEST = 1.2  # times as long as it was, at another speed
-# Behind a clip that is not padded to a chunk there is up to so much silence.
-_MOST_SILENCE_SECONDS = 2.0
+# Behind the longest clip of a batch that fills no chunk: teachers repeat themselves without any.
+_SILENCE_SECONDS = (1.0, 4.0)
 
 
 def prompt_of(generation: GenerationSpec, language: str | None, source: str) -> list[int]:
@@ -178,5 +178,5 @@ def padded_samples(
     """Return to how many samples a batch is padded: to a whole chunk, or by a short silence."""
     if rng.random() < whole_share:
         return chunk_samples
-    silence = int(rng.uniform(0.1, _MOST_SILENCE_SECONDS) * SAMPLE_RATE_HZ)
+    silence = int(rng.uniform(*_SILENCE_SECONDS) * SAMPLE_RATE_HZ)
     return min(whole_positions(longest + silence), chunk_samples)

@@ -1,0 +1,39 @@
+"""A student is trained mostly on clips that fill no chunk, and used on whole chunks alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from speechquant.core.manifests import read_data_set
+from speechquant.students.distil import Distillation, Settings, read_teacher, train
+from speechquant.students.processes import Processes
+from speechquant.students.student import Shape, student_of
+from speechquant.training.samples import SAMPLE_RATE_HZ, load_samples
+from speechquant.zoo.corpus import corpus_manifest
+from speechquant.zoo.models import TRAINED_MODELS, WHISPER
+
+
+@pytest.mark.slow
+def test_a_student_hears_padded_clips_as_well_as_short_ones(tmp_path: Path) -> None:
+    teacher = read_teacher(str(TRAINED_MODELS / WHISPER), None)
+    config = teacher.model.config
+    clips = load_samples(read_data_set(corpus_manifest("dev"))[:340])
+    # Of about one length, so that the short ones lack nothing but what fills a chunk.
+    scored = sorted(clips[300:], key=lambda clip: len(clip.wave))[8:32]
+    settings = Settings(
+        steps=60, warmup_steps=10, batch_seconds=24.0, save_every=30, score_every=60
+    )
+    (tmp_path / "settings.json").write_text("{}")
+    shape = Shape(config.encoder_layers, config.decoder_layers, "token")
+    run = Distillation(tmp_path, settings, teacher, student_of(teacher.model, shape), Processes())
+    train(run, [(1.0, clips[:300])], {"dev": scored})
+    in_chunks = run.word_error_percent(scored)
+    longest = max(len(clip.wave) for clip in scored)
+    limits = replace(teacher.limits, chunk_samples=longest + SAMPLE_RATE_HZ)
+    run.teacher = replace(teacher, limits=limits)
+    alone = run.word_error_percent(scored)
+    assert in_chunks <= alone + 1.0
+    assert in_chunks < 15.0
