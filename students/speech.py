@@ -109,7 +109,7 @@ class Limits:
         kept = [sample for sample in samples if self._takes(sample)]
         if len(kept) < len(samples):
             left_out = len(samples) - len(kept)
-            log.info("%s: %d clips are longer than a chunk, and left out", source, left_out)
+            log.warning("warning: %s: %d clips are too long; they are left out", source, left_out)
         if not kept:
             raise ManifestError(
                 f"{source}: no clip to train or score on; give clips of at most "
