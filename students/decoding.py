@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from speechquant.students.speech import Writing
 
 
-def greedy_tokens(model: Any, hidden: torch.Tensor, writing: Writing) -> list[list[int]]:
-    """Return the tokens after the prompt of each clip, given what the encoder makes of it."""
+def greedy_tokens(model: Any, hidden: torch.Tensor, writing: Writing, most: int) -> list[list[int]]:
+    """Return at most so many tokens after the prompt of each clip that the encoder has heard."""
     import torch
 
     generation, device = writing.generation, hidden.device
@@ -20,7 +20,7 @@ def greedy_tokens(model: Any, hidden: torch.Tensor, writing: Writing) -> list[li
     given = torch.tensor([writing.prompt] * len(hidden), device=device)
     heard = given[:, :0]
     past = None
-    for step in range(generation.room_after(len(writing.prompt))):
+    for step in range(min(most, generation.room_after(len(writing.prompt)))):
         found = model.model.decoder(
             input_ids=given, encoder_hidden_states=hidden, past_key_values=past, use_cache=True
         )

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 _NORMALIZER = "whisper"
 _CLIPS_AT_ONCE = 8
+# Times the longest text of a group: a student that repeats itself early on would write to the end.
+_MOST_TOKENS = 2
 
 
 @dataclass(frozen=True)
@@ -205,10 +207,13 @@ class Distillation(TrainingRun):
         self.student.eval()
         own, texts = self.processes.share(samples), list[str]()
         for first in range(0, len(own), _CLIPS_AT_ONCE):
-            waves = [sample.floats for sample in own[first : first + _CLIPS_AT_ONCE]]
+            group = own[first : first + _CLIPS_AT_ONCE]
+            most = _MOST_TOKENS * max(len(self._writing.tokens(sample.text)) for sample in group)
             with torch.inference_mode(), fast_products(self.processes.kind):
+                waves = [sample.floats for sample in group]
                 features = self._features(waves, self.teacher.limits.chunk_samples)
-                rows = greedy_tokens(self.student, encode(self.student, features), self._writing)
+                hidden = encode(self.student, features)
+                rows = greedy_tokens(self.student, hidden, self._writing, most)
             texts += map(self._writing.text, rows)
         self.student.train()
         return self.processes.together(texts, len(samples))

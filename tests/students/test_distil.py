@@ -158,7 +158,8 @@ def test_greedy_texts_are_those_of_whole_passes(teacher: Teacher) -> None:
     features = torch.randn(3, 80, 200, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         hidden = encode(model, features)
-        found = greedy_tokens(model, hidden, writing)
+        found = greedy_tokens(model, hidden, writing, 100)
+        assert [row[:2] for row in found] == greedy_tokens(model, hidden, writing, 2)
         for row, states in zip(found, hidden, strict=True):
             tokens = list(writing.prompt)
             generation = writing.generation

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from speechquant.benchmarks.papers.gated_tables.run import BITS
 from speechquant.benchmarks.papers.real_whisper.candidates import Ours
 from speechquant.benchmarks.papers.real_whisper.models import Models
+from speechquant.benchmarks.papers.real_whisper.rows import EXEMPT
 from speechquant.calibrators.methods import EMA, MethodOptions
-from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle
 from speechquant.core.scales import TENSOR, Bits
-from speechquant.core.seq2seq import CROSS, LAST_PROJECTION
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.runners import CPU
-from speechquant.recipes.calibrate import CalibrationRequest, statistics_of, table_of
-from speechquant.recipes.data import ClipList
+from speechquant.recipes.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -36,21 +33,10 @@ class PaperModels(Models):
         folder = self.work / f"activations-{bits}"
         if (folder / DESCRIPTION).is_file():
             return load_bundle(folder)
-        table = table_of(self._request(bits), self._statistics)
+        method = MethodOptions(EMA, Bits(activations=bits), symmetric=False, weight_scales=TENSOR)
+        table = self._experiment.table_with(method, float_activations=EXEMPT)
         return quantize_bundle(self.float_bundle, folder, table)
 
     @cached_property
-    def _statistics(self) -> ActivationStatistics:
-        return statistics_of(self._request(BITS[0]), self.work, self.progress)
-
-    def _request(self, bits: int) -> CalibrationRequest:
-        return CalibrationRequest(
-            self.float_bundle,
-            ClipList(tuple(self.calibration)),
-            method=MethodOptions(
-                EMA, Bits(activations=bits), symmetric=False, weight_scales=TENSOR
-            ),
-            keep_float=(),
-            float_activations=(LAST_PROJECTION, CROSS),
-            threads=self.threads,
-        )
+    def _experiment(self) -> Experiment:
+        return Experiment(self.float_bundle, self.calibration, (), self.work)
