@@ -138,6 +138,21 @@ def test_a_gated_and_an_ungated_student_hear_the_same(
     assert all(map(torch.equal, heard["none"], heard["token"]))
 
 
+def test_scores_are_those_of_whole_chunks(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(teacher, tmp_path / "run")
+    features_of, lengths = run._features, list[int]()
+
+    def noted(waves: Any, length: int) -> torch.Tensor:
+        lengths.append(length)
+        return features_of(waves, length)
+
+    monkeypatch.setattr(run, "_features", noted)
+    run.transcribe(samples(10))
+    assert lengths == [2 * RATE_HZ] * 2
+
+
 def test_the_best_checkpoint_is_kept(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
