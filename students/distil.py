@@ -73,7 +73,7 @@ class Settings(RunSettings):
     score_every: int = 500
     cross_entropy_weight: float = 1.0
     divergence_weight: float = 0.8
-    whole_chunk_share: float = 0.5
+    whole_chunk_share: float = 0.25
     augmented_share: float = 0.5
 
     def __post_init__(self) -> None:
