@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc \
 	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
-	regression-check real-whisper real-whisper-speed \
+	regression-check real-whisper real-whisper-speed gated-tables \
 	test-tensorrt8 test-pythons release-check coverage clean
 
 demo: $(READY)
@@ -159,6 +159,14 @@ real-whisper: $(VENV)/.peers
 # With the same sets, on a machine that does nothing else; writes a page of its own.
 real-whisper-speed: $(VENV)/.peers
 	$(REAL_WHISPER) --speed
+
+# Hours. Students that speechquant.students.distil has trained, a pair of each size, and other checkpoints:
+# make gated-tables PAIRS='--pair runs/6-none/best runs/6-token/best' CHECKPOINTS=openai/whisper-base CALIBRATION=DEV \
+#     TESTS='--test read=LibriSpeech/test-clean --test telephone=an4/manifest.jsonl,as=telephone'
+# What was measured is in build/gated-tables, so that a killed run goes on.
+gated-tables: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.papers.gated_tables $(CHECKPOINTS) $(PAIRS) $(TESTS) \
+		--calibration $(CALIBRATION) $(OPTIONS)
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds > docs/results/engines-sm86.md

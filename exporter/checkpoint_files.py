@@ -10,6 +10,7 @@ from speechquant.core.ctc import TEXT_FILES
 from speechquant.core.errors import CheckpointError, one_line
 from speechquant.core.files import is_file, is_folder, read_text
 from speechquant.core.plain import parsed, value_of
+from speechquant.exporter.gate_kinds import GATED_WHISPER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,6 +109,16 @@ def preprocessor_of(folder: Path) -> dict[str, Any]:
     return read_json(folder / "preprocessor_config.json")
 
 
+def _class_of(architecture: str) -> Any:
+    import transformers
+
+    if architecture == GATED_WHISPER:
+        from speechquant.exporter.whisper_gates import GatedWhisperForConditionalGeneration
+
+        return GatedWhisperForConditionalGeneration
+    return getattr(transformers, architecture)
+
+
 def load_model(
     folder: Path, architecture: str, source: str, *, may_lack: str | None = None, mend: str
 ) -> PreTrainedModel:
@@ -123,7 +134,7 @@ def load_model(
     # What it would report line by line is in the error below.
     transformers.utils.logging.set_verbosity_error()
     try:
-        model, report = getattr(transformers, architecture).from_pretrained(
+        model, report = _class_of(architecture).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,

@@ -10,6 +10,7 @@ from speechquant.core.files import refuse_existing
 from speechquant.exporter.checkpoint_files import architecture_in, folder_of
 from speechquant.exporter.checkpoints import WHISPER
 from speechquant.exporter.ctc import export_with_parity as export_ctc
+from speechquant.exporter.gate_kinds import GATED_WHISPER
 from speechquant.exporter.parity import ParityResult
 from speechquant.exporter.random_models import PREFIX, WHISPER_SHAPES
 from speechquant.exporter.whisper import export_whisper
@@ -42,4 +43,4 @@ def is_whisper(source: str) -> bool:
     """Return whether a checkpoint is an encoder-decoder model; raises CheckpointError."""
     if source.startswith(PREFIX):
         return source.removeprefix(PREFIX) in WHISPER_SHAPES
-    return architecture_in(folder_of(source)) == WHISPER
+    return architecture_in(folder_of(source)) in (WHISPER, GATED_WHISPER)

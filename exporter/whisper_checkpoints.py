@@ -14,6 +14,7 @@ from speechquant.core.files import is_file
 from speechquant.core.plain import parsed
 from speechquant.core.seq2seq import TOKENIZER_FILE, GenerationSpec, LogMelSpec
 from speechquant.exporter.checkpoint_files import (
+    architecture_in,
     folder_of,
     load_model,
     preprocessor_of,
@@ -22,6 +23,7 @@ from speechquant.exporter.checkpoint_files import (
     setting,
 )
 from speechquant.exporter.checkpoints import WHISPER
+from speechquant.exporter.gate_kinds import GATED_WHISPER, GATES, GATES_KEY
 from speechquant.exporter.random_models import PREFIX, random_whisper
 
 if TYPE_CHECKING:
@@ -79,8 +81,22 @@ def load_whisper(source: str) -> WhisperCheckpoint:
         name: (folder / name).read_bytes() for name in _OTHER_FILES if (folder / name).is_file()
     }
     files[TOKENIZER_FILE] = _tokenizer_of(folder, source)
-    model = load_model(folder, WHISPER, source, mend="give a whole checkpoint")
+    model = load_model(folder, _architecture_of(folder), source, mend="give a whole checkpoint")
     return _checkpoint(source, model, files, preprocessor_of(folder), settings)
+
+
+def _architecture_of(folder: Path) -> str:
+    """Return the class of a checkpoint's model; raises CheckpointError for unknown gates."""
+    path = folder / "config.json"
+    gates = setting(read_json(path), GATES_KEY, str, path)
+    if gates is None and architecture_in(folder) != GATED_WHISPER:
+        return WHISPER
+    if gates not in GATES:
+        raise CheckpointError(
+            f"{path}: {GATES_KEY} is {gates!r}; {' and '.join(GATES)} are known: copy the file "
+            "again"
+        )
+    return GATED_WHISPER
 
 
 def _settings_of(path: Path) -> dict[str, Any] | None:

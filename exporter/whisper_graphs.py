@@ -26,6 +26,7 @@ class PlainAttention(nn.Module):
         self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
         self.heads = attention.num_heads
         self.scaling = attention.head_dim**-0.5
+        self.gate = getattr(attention, "gate", None)
 
     def split(self, hidden: Tensor) -> Tensor:
         """Return [batch, heads, positions, head size] of [batch, positions, size]."""
@@ -44,8 +45,10 @@ class PlainAttention(nn.Module):
         scores = queries @ keys.transpose(2, 3)
         if score_bias is not None:
             scores = scores + score_bias
-        gathered = torch.softmax(scores, dim=-1) @ values
-        return self.out_proj(gathered.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        gathered = (torch.softmax(scores, dim=-1) @ values).transpose(1, 2).flatten(2)
+        if self.gate is not None:
+            gathered = self.gate(hidden, gathered)
+        return self.out_proj(gathered)  # type: ignore[no-any-return]
 
 
 class _FeedForward(nn.Module):

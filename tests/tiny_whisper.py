@@ -29,11 +29,13 @@ def token_names() -> list[str]:
     return [*text, *(f"<|{name}|>" for name in special)]
 
 
-def save_tiny_whisper(folder: Path, *, seed: int = 3, **config: Any) -> Path:
+def save_tiny_whisper(
+    folder: Path, *, seed: int = 3, gates: str | None = None, **config: Any
+) -> Path:
     """Write a checkpoint with seeded weights, every one of them away from its default."""
     import torch
     import transformers
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
+    from transformers import WhisperConfig
 
     transformers.utils.logging.disable_progress_bar()
     tokens = token_names()
@@ -56,7 +58,7 @@ def save_tiny_whisper(folder: Path, *, seed: int = 3, **config: Any) -> Path:
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = WhisperForConditionalGeneration(WhisperConfig(**{**shape, **config})).eval()
+        model = _new_whisper(WhisperConfig(**{**shape, **config}), gates).eval()
         for parameter in model.parameters():
             parameter.data += 0.2 * torch.randn_like(parameter)
         # As in trained models, timestamps seldom win where none are asked for.
@@ -99,6 +101,18 @@ def save_tiny_whisper(folder: Path, *, seed: int = 3, **config: Any) -> Path:
     }
     (folder / "generation_config.json").write_text(json.dumps(generation))
     return folder
+
+
+def _new_whisper(config: Any, gates: str | None) -> Any:
+    from transformers import WhisperForConditionalGeneration
+
+    if gates is None:
+        return WhisperForConditionalGeneration(config)
+    from speechquant.exporter.gate_kinds import GATES_KEY
+    from speechquant.exporter.whisper_gates import GatedWhisperForConditionalGeneration
+
+    setattr(config, GATES_KEY, gates)
+    return GatedWhisperForConditionalGeneration(config)
 
 
 def with_generation(bundle: Bundle, target: Path, **changed: Any) -> Bundle:

@@ -5,30 +5,46 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Extra
 from speechquant.training.schedule import RunSettings
 
+Settings = TypeVar("Settings", bound=RunSettings)
 
-def run_parser(doc: str | None, program: str, settings: RunSettings) -> argparse.ArgumentParser:
+
+def run_parser(
+    doc: str | None, program: str, settings: RunSettings, data_option: str = "--extra-data"
+) -> argparse.ArgumentParser:
     """Return a parser of what every training takes, each of its `settings` among it."""
     parser = argparse.ArgumentParser(description=doc, prog=f"python -m {program}")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
-        "--extra-data",
+        data_option,
+        dest="extra_data",
         type=Extra.parse,
         action="append",
         default=[],
         help="PATH[,share=0.2][,hold_out=8]: a manifest or LibriSpeech folder to train on too",
     )
     parser.add_argument("--threads", type=int, help="threads of torch")
-    for key, value in asdict(settings).items():
+    for key in _chosen(settings):
+        value = getattr(settings, key)
         parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
     return parser
+
+
+def settings_of(options: argparse.Namespace, settings: Settings) -> Settings:
+    """Return the settings with what the command line says of each."""
+    return replace(settings, **{key: getattr(options, key) for key in _chosen(settings)})
+
+
+def _chosen(settings: RunSettings) -> list[str]:
+    """Return the settings that do not follow from others."""
+    return [field.name for field in fields(settings) if field.init]
 
 
 def begin(options: argparse.Namespace, settings: RunSettings, **facts: Any) -> None:

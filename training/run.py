@@ -26,14 +26,15 @@ LOG_FILE, SETTINGS_FILE = "log.jsonl", "settings.json"
 _MOST_GRADIENT_NORM = 1.0
 
 
-def fast_products() -> AbstractContextManager[Any]:
+def fast_products(device: str = "cpu") -> AbstractContextManager[Any]:
     """Return what matrix products are taken in: bfloat16 where the processor multiplies it.
 
     Where it does not, PyTorch's products of bfloat16 are many times slower than those of float32.
     """
     import torch
 
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=read_processor().has_bfloat16)
+    enabled = device != "cpu" or read_processor().has_bfloat16
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
 
 
 class TrainingRun:
@@ -59,7 +60,7 @@ class TrainingRun:
     def _restore(self) -> None:
         import torch
 
-        state = torch.load(self._state_path, weights_only=True)
+        state = torch.load(self._state_path, map_location="cpu", weights_only=True)
         for name, module in self._modules.items():
             module.load_state_dict(state[name])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -102,10 +103,22 @@ class TrainingRun:
         with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    @property
+    def is_best(self) -> bool:
+        """Whether no earlier scores of the log have a lower mean word error rate than the last."""
+        lines = (self.folder / LOG_FILE).read_text(encoding="utf-8").splitlines()
+        rates = [rate for line in lines if (rate := _mean_rate(json.loads(line))) is not None]
+        return bool(rates) and rates[-1] == min(rates)
+
     def copy_notes(self, checkpoint: Path) -> None:
         """Put the log and the settings beside the weights that they made."""
         for name in (LOG_FILE, SETTINGS_FILE):
             shutil.copyfile(self.folder / name, checkpoint / f"training-{name}")
+
+
+def _mean_rate(row: Mapping[str, Any]) -> float | None:
+    rates = [value for name, value in row.items() if name.startswith("wer_")]
+    return float(np.mean(rates)) if rates else None
 
 
 def train_to_end(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.audio import read_audio
+from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.training.augment import Conditions
 
@@ -75,7 +76,9 @@ def split_speakers(
     """Return (seen, unseen): the last `held_out` speakers in alphabetical order stay unseen."""
     speakers = sorted({clip.speaker or "" for clip in clips})
     if held_out >= len(speakers):
-        raise ValueError(f"{held_out} speakers cannot be held out of {len(speakers)}")
+        raise OptionError(
+            f"{held_out} speakers cannot be held out of {len(speakers)}; lower hold_out"
+        )
     unseen = set(speakers[len(speakers) - held_out :])
     return (
         [clip for clip in clips if (clip.speaker or "") not in unseen],

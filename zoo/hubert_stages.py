@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from speechquant.training.augment import degrade
 from speechquant.training.batches import collate
 from speechquant.training.run import (
-    LOG_FILE,
     SETTINGS_FILE,
     TrainingRun,
     fast_products,
@@ -194,20 +192,12 @@ class Stage(TrainingRun):
     def write_checkpoint(self) -> None:
         """Write the model in Hugging Face format, and once more as the best one where it is."""
         self._write(self.out / "checkpoint")
-        lines = (self.folder / LOG_FILE).read_text(encoding="utf-8").splitlines()
-        rates = [_development_rate(json.loads(line)) for line in lines]
-        scored = [rate for rate in rates if rate is not None]
-        if scored and scored[-1] == min(scored):
+        if self.is_best:
             self._write(self.out / "best")
 
     def _write(self, folder: Path) -> None:
         save_model("hubert", self.models.student, folder)
         self.copy_notes(folder)
-
-
-def _development_rate(row: dict[str, Any]) -> float | None:
-    rates = [value for name, value in row.items() if name.startswith("wer_")]
-    return float(np.mean(rates)) if rates else None
 
 
 def masked(

@@ -26,13 +26,14 @@ from speechquant.training.command_line import begin, run_parser
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
 from speechquant.training.schedule import RunSettings
+from speechquant.training.whisper import POSITION_SAMPLES, encode, log_mels, whole_positions
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
-from speechquant.zoo.models import TRAINED_MODELS, VOCABULARY, token_ids
+from speechquant.zoo.models import TRAINED_MODELS, VOCABULARY
+from speechquant.zoo.train import text_loss
 from speechquant.zoo.training_sets import training_sets
 from speechquant.zoo.whisper_model import (
     CHUNK_SECONDS,
     HEAD_FILE,
-    POSITIONS_PER_SECOND,
     WEIGHTS_FILE,
     Tokens,
     new_tokens,
@@ -49,11 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHUNK_SAMPLES = CHUNK_SECONDS * SAMPLE_RATE_HZ
-_HOP_SAMPLES, _FFT_SAMPLES = 160, 400
-_POSITION_SAMPLES = SAMPLE_RATE_HZ // POSITIONS_PER_SECOND
 _IGNORED = -100
-# What is so many decades of power below the loudest moment is cut off, as the extractor does.
-_RANGE_DECADES = 8.0
 # A chunk of long audio is up to so many decades quieter than the loudest one.
 _LOUDER_DECADES = 2.0
 # A chunk that begins with a clip begins up to so much before it, or so much after it.
@@ -247,38 +244,6 @@ def batches(sets: Sets, settings: Settings, seed: str) -> Iterator[list[Example]
         yield from groups
 
 
-def log_mels(
-    waves: torch.Tensor, filters: torch.Tensor, louder: torch.Tensor | float = 0.0
-) -> torch.Tensor:
-    """Return what WhisperFeatureExtractor makes of waves [clips, samples].
-
-    They are parts of audio whose loudest moment is `louder` decades above theirs.
-    """
-    import torch
-
-    window = torch.hann_window(_FFT_SAMPLES)
-    spectra = torch.stft(waves, _FFT_SAMPLES, _HOP_SAMPLES, window=window, return_complex=True)
-    powers = filters.T @ (spectra[..., :-1].abs() ** 2)
-    levels = torch.clamp(powers, min=1e-10).log10()
-    loudest = levels.amax(dim=(1, 2), keepdim=True) + louder
-    levels = torch.maximum(levels, loudest - _RANGE_DECADES)
-    return (levels + 4.0) / 4.0
-
-
-def encode(model: Any, features: torch.Tensor) -> torch.Tensor:
-    """Return the encoder's output for features of any length up to a chunk."""
-    from torch.nn.functional import gelu
-
-    encoder = model.model.encoder
-    hidden = gelu(encoder.conv2(gelu(encoder.conv1(features)))).transpose(1, 2)
-    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
-    for layer in encoder.layers:
-        given = layer(hidden, None)
-        hidden = given[0] if isinstance(given, tuple) else given
-    normed: torch.Tensor = encoder.layer_norm(hidden)
-    return normed
-
-
 class Run(TrainingRun):
     """A training run of the Whisper, with the CTC head beside its decoder.
 
@@ -385,7 +350,7 @@ class Run(TrainingRun):
             ).last_hidden_state
             logits = self.model.proj_out(states)
         loss = cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED)
-        ctc = self._ctc_loss(labels.float(), batch)
+        ctc = self._ctc_loss(labels, batch)
         self.descend(loss + self.settings.ctc_share * ctc)
         return float(loss.detach()), float(ctc.detach())
 
@@ -395,7 +360,7 @@ class Run(TrainingRun):
         # A transcript is always made of a whole chunk, most of it silence.
         is_chunk = draw.random() < self.settings.whole_chunk_share
         samples = _CHUNK_SAMPLES if is_chunk else min(least, _CHUNK_SAMPLES)
-        return in_rows([example.wave for example in batch], _whole_positions(samples))
+        return in_rows([example.wave for example in batch], whole_positions(samples))
 
     def _louder(self, batch: list[Example], draw: random.Random) -> torch.Tensor:
         """Return how much louder the audio gets elsewhere that each is a chunk of.
@@ -438,7 +403,7 @@ class Run(TrainingRun):
         by_length = sorted(samples, key=lambda sample: len(sample.wave))
         for first in range(0, len(samples), at_once):
             group = by_length[first : first + at_once]
-            longest = min(_whole_positions(len(group[-1].wave)), _CHUNK_SAMPLES)
+            longest = min(whole_positions(len(group[-1].wave)), _CHUNK_SAMPLES)
             waves = in_rows([sample.floats for sample in group], longest)
             with torch.inference_mode(), fast_products():
                 labels = self.head(
@@ -446,34 +411,18 @@ class Run(TrainingRun):
                 )
             scores = torch.log_softmax(labels.float(), -1).numpy()
             for sample, row in zip(group, scores, strict=True):
-                positions = -(-len(sample.wave) // _POSITION_SAMPLES)
+                positions = -(-len(sample.wave) // POSITION_SAMPLES)
                 ends = word_ends(row[:positions], sample.text) if positions <= len(row) else []
-                samples_at = (min(int(end * _POSITION_SAMPLES), len(sample.wave)) for end in ends)
+                samples_at = (min(int(end * POSITION_SAMPLES), len(sample.wave)) for end in ends)
                 given.append(replace(sample, word_ends=tuple(samples_at)))
         return given
 
     def _ctc_loss(self, labels: torch.Tensor, batch: list[Example]) -> torch.Tensor:
         import torch
-        from torch.nn.functional import ctc_loss
 
-        rows, positions = [], []
-        for example in batch:
-            text, samples = example.heard
-            rows.append(token_ids(text))
-            positions.append(min(labels.shape[1], samples // _POSITION_SAMPLES + 1))
-        return ctc_loss(
-            torch.log_softmax(labels, -1).transpose(0, 1),
-            torch.tensor([label for row in rows for label in row]),
-            torch.tensor(positions),
-            torch.tensor([len(row) for row in rows]),
-            blank=0,
-            zero_infinity=True,
-        )
-
-
-def _whole_positions(samples: int) -> int:
-    """Return the samples of as many of the encoder's positions as hold `samples`."""
-    return -(-samples // _POSITION_SAMPLES) * _POSITION_SAMPLES
+        heard = [example.heard for example in batch]
+        positions = [min(labels.shape[1], samples // POSITION_SAMPLES + 1) for _, samples in heard]
+        return text_loss(labels, torch.tensor(positions), [text for text, _ in heard])
 
 
 def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechquant.training.whisper import log_mels
 from speechquant.zoo.models import VOCABULARY
-from speechquant.zoo.train_whisper import log_mels
 
 if TYPE_CHECKING:
     import torch

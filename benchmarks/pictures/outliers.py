@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +13,9 @@ from speechquant.benchmarks.pictures.style import BLUE, TEXT_POINTS, new_figure,
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+Shares = Sequence[tuple[int, float]]  # of all outliers, by hidden dimension
 
 
 class Head(Protocol):
@@ -28,9 +31,9 @@ class Head(Protocol):
     def mixed(self) -> NDArray[np.float32]: ...
 
 
-def draw_outlier_dimensions(module: str, shares: Sequence[tuple[int, float]], path: Path) -> None:
-    """Draw the dimensions with the largest shares of a module's outliers."""
-    save_figure(lambda: _figure_of_dimensions(module, shares), path)
+def draw_outlier_dimensions(panels: Mapping[str, Shares], path: Path) -> None:
+    """Draw the dimensions with the largest shares of outliers, a panel for each module's title."""
+    save_figure(lambda: _figure_of_dimensions(panels), path)
 
 
 def draw_attention(title: str, head: Head, path: Path) -> None:
@@ -38,17 +41,18 @@ def draw_attention(title: str, head: Head, path: Path) -> None:
     save_figure(lambda: _figure_of_head(title, head), path)
 
 
-def _figure_of_dimensions(module: str, shares: Sequence[tuple[int, float]]) -> Figure:
-    figure = new_figure(6.0, 3.0)
-    axes = figure.subplots()
-    percents = [100 * share for _, share in shares]
-    axes.bar(range(len(shares)), percents, color=BLUE)
-    axes.set_xticks(range(len(shares)), [str(index) for index, _ in shares], fontsize=TEXT_POINTS)
-    axes.set_xlabel("hidden dimension")
-    axes.set_ylabel("share of all outliers (%)")
-    title = f"Outliers of {module}" if shares else f"{module} gives no outliers"
-    axes.set_title(title, fontsize=TEXT_POINTS + 1)
-    axes.spines[["top", "right"]].set_visible(False)
+def _figure_of_dimensions(panels: Mapping[str, Shares]) -> Figure:
+    figure = new_figure(6.0 * len(panels), 3.0)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, shares) in zip(row, panels.items(), strict=True):
+        percents = [100 * share for _, share in shares]
+        axes.bar(range(len(shares)), percents, color=BLUE)
+        names = [str(index) for index, _ in shares]
+        axes.set_xticks(range(len(shares)), names, fontsize=TEXT_POINTS)
+        axes.set_xlabel("hidden dimension")
+        axes.set_ylabel("share of all outliers (%)")
+        axes.set_title(title if shares else f"{title}: none", fontsize=TEXT_POINTS + 1)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -88,8 +88,17 @@ def _with_bias(
 def _attention_before(
     node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]
 ) -> AttentionTensors | None:
-    """Return the attention that a projection reads: heads joined, values mixed, a softmax."""
-    before: onnx.NodeProto | None = producers.get(node.input[0])
+    """Return the attention that a projection reads, if any, its gate aside."""
+    joined = producers.get(node.input[0])
+    is_gated = joined is not None and joined.op_type == "Mul"
+    ends = map(producers.get, joined.input) if joined is not None and is_gated else [joined]
+    return next((found for end in ends if (found := _attention_ending_in(end, producers))), None)
+
+
+def _attention_ending_in(
+    before: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]
+) -> AttentionTensors | None:
+    """Return the attention whose last node is given: heads joined, values mixed, a softmax."""
     for operator in ("Reshape", "Transpose"):
         if before is None or before.op_type != operator:
             return None

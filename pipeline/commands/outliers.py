@@ -58,7 +58,8 @@ def outliers(
     if pictures is not None and shown is not None:
         paths = [pictures / "outlier-dimensions.png", pictures / "attention.png"]
         row = next(row for row in rows if row.module == module)
-        draw_outlier_dimensions(module, row.top_dimensions(_TOP_DIMENSIONS), paths[0])
+        shares = row.top_dimensions(_TOP_DIMENSIONS)
+        draw_outlier_dimensions({f"Outliers of {module}": shares}, paths[0])
         draw_attention(f"{module}, head {head}", shown, paths[1])
     attended = [row for row in rows if row.module in attentions]
     if json:

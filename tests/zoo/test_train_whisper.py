@@ -15,13 +15,12 @@ from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.exporter.whisper import export_whisper
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Sample
+from speechquant.training.whisper import encode, log_mels
 from speechquant.zoo import train_whisper as training
 from speechquant.zoo.train_whisper import (
     Example,
     Run,
     Settings,
-    encode,
-    log_mels,
     make_example,
     train,
 )

@@ -39,7 +39,7 @@ def measure_rows(
             planned, models[planned.checkpoint.key], clips[planned.section], records, reporter
         )
         records.write(planned.record, record)
-        _journal_of(planned, records).unlink(missing_ok=True)
+        records.journal(planned.record).unlink(missing_ok=True)
 
 
 def missing(rows: Sequence[PlannedRow], records: Records) -> list[PlannedRow]:
@@ -53,13 +53,23 @@ def _measured(
 ) -> WordRecord:
     try:
         candidate, size_bytes = models.candidate(planned.row)
-        journal = _journal_of(planned, records)
-        heard = list(_heard(candidate, clips, journal, planned.record, reporter))
+        journal = records.journal(planned.record)
+        return measured_words(candidate, size_bytes, clips, journal, reporter)
     except (SpeechquantError, CandidateError, CalledProcessError) as error:
         reason = one_line(error)
         reporter.say(f"not run: {reason}")
         reporter.skip(planned.clips.seconds)
         return WordRecord(reason=reason)
+
+
+def measured_words(
+    candidate: Candidate, size_bytes: int, clips: Clips, journal: Path, reporter: Reporter
+) -> WordRecord:
+    """Return what a candidate makes of clips; raises CandidateError.
+
+    What it heard is kept in `journal`, whose name tells all that it depends on.
+    """
+    heard = list(_heard(candidate, clips, journal, reporter))
     normalize = normalizer(NORMALIZER)
     references = [normalize(text_of(clip)) for clip in clips]
     texts = tuple(one["text"] for one in heard)
@@ -73,11 +83,11 @@ def _measured(
 
 
 def _heard(
-    candidate: Candidate, clips: Clips, path: Path, key: str, reporter: Reporter
+    candidate: Candidate, clips: Clips, path: Path, reporter: Reporter
 ) -> Iterator[dict[str, Any]]:
     """Yield the text and the seconds of each clip."""
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(path, key))
+        journal = stack.enter_context(Journal(path, path.stem))
         turns: Turns | None = None
         for index, clip in enumerate(clips):
             one = journal.get(str(index))
@@ -97,7 +107,3 @@ def _heard(
             else:
                 reporter.skip(one["audio_seconds"])
             yield one
-
-
-def _journal_of(planned: PlannedRow, records: Records) -> Path:
-    return records.folder / f"{planned.record}.jsonl"

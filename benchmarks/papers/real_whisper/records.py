@@ -58,6 +58,10 @@ class Records:
         """Return the file of a measurement."""
         return self.folder / f"{name}.json"
 
+    def journal(self, name: str) -> Path:
+        """Return the file in which a measurement that is under way is kept."""
+        return self.folder / f"{name}.jsonl"
+
     def read(self, kind: type[Record], name: str) -> Record | None:
         """Return a measurement, None where there is none; raises ReportError for a broken one."""
         path = self.path(name)

@@ -1,0 +1,1 @@
+"""Smaller Whispers trained from larger ones: gated attention and distillation."""

@@ -1,0 +1,39 @@
+"""Greedy decoding of a Whisper in torch, for scores during a training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from speechquant.students.speech import Writing
+
+
+def greedy_tokens(model: Any, hidden: torch.Tensor, writing: Writing, most: int) -> list[list[int]]:
+    """Return at most so many tokens after the prompt of each clip that the encoder has heard."""
+    import torch
+
+    generation, device = writing.generation, hidden.device
+    never = torch.tensor(generation.suppressed, dtype=torch.long, device=device)
+    never_first = torch.tensor(generation.suppressed_first, dtype=torch.long, device=device)
+    given = torch.tensor([writing.prompt] * len(hidden), device=device)
+    heard = given[:, :0]
+    past = None
+    for step in range(min(most, generation.room_after(len(writing.prompt)))):
+        found = model.model.decoder(
+            input_ids=given, encoder_hidden_states=hidden, past_key_values=past, use_cache=True
+        )
+        past = found.past_key_values
+        logits = model.proj_out(found.last_hidden_state[:, -1]).float()
+        # As transcription without timestamps has it.
+        logits[:, generation.end + 1 :] = -torch.inf
+        logits[:, never] = -torch.inf
+        if step == 0:
+            logits[:, never_first] = -torch.inf
+        given = logits.argmax(-1, keepdim=True)
+        heard = torch.cat([heard, given], dim=1)
+        if bool((heard == generation.end).any(1).all()):
+            break
+    rows: list[list[int]] = heard.tolist()
+    return rows

@@ -1,0 +1,365 @@
+"""Train a smaller Whisper from a larger one: `python -m speechquant.students.distil TEACHER ...`.
+
+The student is made of some of the teacher's layers, with gated attention where --gates says so, and
+lowers the cross-entropy of the texts and its divergence from the teacher (equation 1 of the
+gated-attention paper). A run is killed and started again at will. `torchrun --nproc-per-node N -m
+speechquant.students.distil ...` runs it on several GPUs or machines that share --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from speechquant.core.errors import OptionError, SpeechquantError
+from speechquant.core.files import new_folder
+from speechquant.core.text import normalizer
+from speechquant.core.wer import score_wer
+from speechquant.exporter.checkpoint_files import folder_of
+from speechquant.exporter.whisper_checkpoints import load_whisper
+from speechquant.students.decoding import greedy_tokens
+from speechquant.students.losses import cross_entropy_and_divergence
+from speechquant.students.processes import Processes, joined_processes
+from speechquant.students.speech import (
+    Limits,
+    Writing,
+    augmented,
+    padded_samples,
+    prompt_of,
+    read_speech,
+)
+from speechquant.students.student import GATE_CHOICES, NO_GATES, Shape, save_student, student_of
+from speechquant.training.batches import batches, in_rows
+from speechquant.training.command_line import begin, run_parser, settings_of
+from speechquant.training.run import SETTINGS_FILE, TrainingRun, fast_products, train_to_end
+from speechquant.training.samples import Sample, Sets
+from speechquant.training.schedule import RunSettings
+from speechquant.training.whisper import encode, log_mels
+
+if TYPE_CHECKING:
+    import torch
+
+_NORMALIZER = "whisper"
+_CLIPS_AT_ONCE = 8
+# Times the longest text of a group: a student that repeats itself early on would write to the end.
+_MOST_TOKENS = 2
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings):
+    """What a run is made of; written beside its checkpoints.
+
+    The learning rate falls linearly from the end of the warm-up on. A step adds up the gradients of
+    `accumulate` batches in each process.
+    """
+
+    steps: int = 10_000
+    warmup_steps: int = 1_000
+    decay_steps: int = field(init=False, default=0)
+    peak_learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    batch_seconds: float = 32.0
+    accumulate: int = 1
+    save_every: int = 100
+    score_every: int = 500
+    cross_entropy_weight: float = 1.0
+    divergence_weight: float = 0.8
+    whole_chunk_share: float = 0.25
+    augmented_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decay_steps", max(1, self.steps - self.warmup_steps))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A checkpoint's model, its folder, and how it writes texts."""
+
+    model: Any
+    folder: Path
+    limits: Limits
+
+    @property
+    def writing(self) -> Writing:
+        """How the student writes too."""
+        return self.limits.writing
+
+
+def read_teacher(source: str, language: str | None) -> Teacher:
+    """Return a teacher; raises CheckpointError and OptionError."""
+    from tokenizers import Tokenizer
+
+    checkpoint = load_whisper(source)
+    generation = checkpoint.generation
+    writing = Writing(
+        Tokenizer.from_str(checkpoint.files["tokenizer.json"].decode()),
+        generation,
+        tuple(prompt_of(generation, language, source)),
+    )
+    limits = Limits(checkpoint.features.chunk_samples, writing)
+    return Teacher(checkpoint.model.requires_grad_(False), folder_of(source), limits)
+
+
+def logits_of(model: Any, features: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """Return the logits after each given token, [clips, tokens, vocabulary]."""
+    states = model.model.decoder(
+        input_ids=given, encoder_hidden_states=encode(model, features), use_cache=False
+    ).last_hidden_state
+    logits: torch.Tensor = model.proj_out(states)
+    return logits
+
+
+class Distillation(TrainingRun):
+    """A training of a student; `processes` are all that train it together."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        teacher: Teacher,
+        student: Any,
+        processes: Processes,
+    ) -> None:
+        import torch
+        from transformers import WhisperFeatureExtractor
+
+        self.settings, self.teacher, self.processes = settings, teacher, processes
+        self.student = student.to(processes.device)
+        teacher.model.to(processes.device)
+        bins = student.config.num_mel_bins
+        filters = torch.from_numpy(WhisperFeatureExtractor(bins).mel_filters).float()
+        self.filters = filters.to(processes.device)
+        optimizer = torch.optim.AdamW(
+            [p for p in student.parameters() if p.requires_grad],
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        super().__init__(folder, settings, {"student": student}, optimizer)
+        self._learner = _learner(student, processes)
+
+    def take_step(self, given: Sequence[list[Sample]]) -> dict[str, float]:
+        """Take one step on so many batches and return the means of their losses."""
+        rows = []
+        for turn, samples in enumerate(given):
+            is_last = turn == len(given) - 1
+            # Gradients travel between processes once a step.
+            waits = self.processes.count > 1 and not is_last
+            with self._learner.no_sync() if waits else nullcontext():
+                entropy, divergence = self._losses(samples, turn)
+                loss = (
+                    self.settings.cross_entropy_weight * entropy
+                    + self.settings.divergence_weight * divergence
+                )
+                rows.append({
+                    "loss": float(loss.detach()),
+                    "cross_entropy": float(entropy.detach()),
+                    "divergence": float(divergence.detach()),
+                })  # fmt: skip
+                if not is_last:
+                    (loss / len(given)).backward()
+        self.descend(loss / len(given))
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    def _losses(self, samples: list[Sample], turn: int) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        # Seeded by the batch's place in the data, so that every run of a seed hears the same.
+        place = (self.step * self.settings.accumulate + turn) * self.processes.count
+        rng = np.random.default_rng((self.settings.seed, place + self.processes.rank))
+        chunk = self.teacher.limits.chunk_samples
+        share = self.settings.augmented_share
+        waves = [augmented(sample, chunk, share, rng) for sample in samples]
+        longest = max(map(len, waves))
+        length = padded_samples(longest, chunk, self.settings.whole_chunk_share, rng)
+        features = self._features(waves, length)
+        texts = [sample.text for sample in samples]
+        given, wanted = (
+            tokens.to(self.processes.device)
+            for tokens in self.teacher.writing.inputs_and_targets(texts)
+        )
+        with fast_products(self.processes.kind):
+            with torch.no_grad():
+                taught = logits_of(self.teacher.model, features, given)
+            own = self._learner(features, given)
+        return cross_entropy_and_divergence(own, taught, wanted)
+
+    def _features(self, waves: Sequence[Any], length: int) -> torch.Tensor:
+        import torch
+
+        rows = torch.from_numpy(in_rows(waves, length)).to(self.processes.device)
+        return log_mels(rows, self.filters)
+
+    def transcribe(self, samples: list[Sample]) -> list[str]:
+        """Return the greedy text of each sample, in whole chunks as in use."""
+        import torch
+
+        self.student.eval()
+        own, texts = self.processes.share(samples), list[str]()
+        for first in range(0, len(own), _CLIPS_AT_ONCE):
+            group = own[first : first + _CLIPS_AT_ONCE]
+            most = _MOST_TOKENS * max(len(self._writing.tokens(sample.text)) for sample in group)
+            with torch.inference_mode(), fast_products(self.processes.kind):
+                waves = [sample.floats for sample in group]
+                features = self._features(waves, self.teacher.limits.chunk_samples)
+                hidden = encode(self.student, features)
+                rows = greedy_tokens(self.student, hidden, self._writing, most)
+            texts += map(self._writing.text, rows)
+        self.student.train()
+        return self.processes.together(texts, len(samples))
+
+    @property
+    def _writing(self) -> Writing:
+        return self.teacher.writing
+
+    def word_error_percent(self, samples: list[Sample]) -> float:
+        """Return the WER of the student on the samples, in percent."""
+        normalize = normalizer(_NORMALIZER)
+        heard = map(normalize, self.transcribe(samples))
+        return 100 * score_wer([normalize(s.text) for s in samples], list(heard)).rate
+
+    def save(self) -> None:
+        """Write the state a killed run starts from."""
+        if self.processes.is_first:
+            super().save()
+
+    def note(self, **values: Any) -> None:
+        """Append a line to the log, with the hours that are left at this pace, scoring included."""
+        if self.processes.is_first:
+            left = (self.settings.steps - self.step) * self.seconds / self.step / 3600
+            super().note(**values, hours_left=round(left, 2))
+
+    def write_checkpoint(self) -> None:
+        """Write the student in Hugging Face format, and once more where it is the best so far."""
+        if not self.processes.is_first:
+            return
+        for name in ("checkpoint", "best") if self.is_best else ("checkpoint",):
+            with new_folder(self.folder / name, "config.json", force=True) as folder:
+                save_student(self.student, self.teacher.folder, folder)
+                self.copy_notes(folder)
+
+
+def _learner(student: Any, processes: Processes) -> Any:
+    """Return the student as a module whose gradients are those of all processes."""
+    import torch
+
+    class Learner(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = student
+
+        def forward(self, features: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+            return logits_of(self.student, features, given)
+
+    if processes.count == 1:
+        return Learner()
+    return torch.nn.parallel.DistributedDataParallel(Learner())
+
+
+def train(run: Distillation, sets: Sets, scored: dict[str, list[Sample]]) -> None:
+    """Train to the end of the settings, on data whose order the seed alone decides."""
+    source = steps_of(sets, run.settings, run.processes, run.step)
+    run.student.train()
+    train_to_end(
+        run,
+        run.settings,
+        lambda: run.take_step(next(source)),
+        lambda: {f"wer_{name}": run.word_error_percent(some) for name, some in scored.items()},
+        run.write_checkpoint,
+    )
+
+
+def steps_of(
+    sets: Sets, settings: Settings, processes: Processes, first: int
+) -> Iterator[list[list[Sample]]]:
+    """Yield the batches of each step from the `first` on that this process trains on."""
+    source = batches(sets, settings.batch_seconds, random.Random(settings.seed))
+    before = first * settings.accumulate * processes.count
+    own = islice(source, before + processes.rank, None, processes.count)
+    while True:
+        yield list(islice(own, settings.accumulate))
+
+
+def _parser() -> argparse.ArgumentParser:
+    program = "speechquant.students.distil"
+    parser = run_parser(__doc__, program, Settings(), data_option="--data")
+    parser.add_argument("teacher", help="folder of a Whisper checkpoint, or a hub id")
+    parser.add_argument("--encoder-layers", type=int, required=True)
+    parser.add_argument("--decoder-layers", type=int, default=2)
+    parser.add_argument("--gates", choices=GATE_CHOICES, default=NO_GATES)
+    parser.add_argument("--language", help="of the clips, for a teacher that knows several")
+    parser.add_argument(
+        "--dev", type=Path, action="append", default=[], help="what the best is chosen by"
+    )
+    parser.add_argument("--dev-clips", type=int, default=100, help="at most so many of each set")
+    return parser
+
+
+def _refuse_another_run(folder: Path, facts: dict[str, Any]) -> None:
+    """Raise OptionError where the folder holds a run of another student."""
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        return
+    known = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in facts.items():
+        if known.get(name) != value:
+            raise OptionError(
+                f"{folder}: holds a run with {name} {known.get(name)}, not {value}; give another "
+                "--out"
+            )
+
+
+def _run(options: argparse.Namespace, processes: Processes) -> None:
+    import torch
+
+    torch.set_flush_denormal(True)
+    settings = settings_of(options, Settings())
+    shape = Shape(options.encoder_layers, options.decoder_layers, options.gates)
+    teacher = read_teacher(options.teacher, options.language)
+    student = student_of(teacher.model, shape)
+    heard = read_speech(
+        options.extra_data, options.dev, options.dev_clips, teacher.limits, settings.seed
+    )
+    facts = {
+        "teacher": Path(options.teacher).name,
+        "encoder_layers": shape.encoder_layers,
+        "decoder_layers": shape.decoder_layers,
+        "gates": shape.gates,
+        "seed": settings.seed,
+    }
+    _refuse_another_run(options.out, facts)
+    processes.wait()
+    if processes.is_first:
+        begin(options, settings, **facts, processes=processes.count)
+    elif options.threads:
+        torch.set_num_threads(options.threads)
+    processes.wait()
+    run = Distillation(options.out, settings, teacher, student, processes)
+    train(run, heard.sets, dict(heard.scored))
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = _parser()
+    options = parser.parse_args()
+    if not options.extra_data:
+        parser.error("give --data PATH: a manifest or a folder of LibriSpeech to train on")
+    try:
+        with joined_processes() as processes:
+            _run(options, processes)
+    except SpeechquantError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
