@@ -244,11 +244,14 @@ def _averaged(file: Any, samples: int) -> NDArray[np.float32]:
     """Return the next samples, channels averaged; all channels of a block alone are in memory."""
     mono, count = np.empty(samples, np.float32), 0
     while count < samples:
-        block = file.read(min(samples - count, _BLOCK_SAMPLES), dtype="float32", always_2d=True)
-        if not len(block):
-            break
-        mono[count : count + len(block)] = block.mean(axis=1, dtype=np.float32)
+        wanted = min(samples - count, _BLOCK_SAMPLES)
+        block = file.read(wanted, dtype="float32", always_2d=True)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is named later
+            mono[count : count + len(block)] = block.mean(axis=1, dtype=np.float32)
         count += len(block)
+        # Behind what is damaged the decoder would go on as if nothing were missing.
+        if len(block) < wanted:
+            break
     return mono[:count]
 
 

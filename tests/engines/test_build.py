@@ -235,9 +235,9 @@ def test_the_script_says_errors_on_one_line(tmp_path: Path) -> None:
         (
             {"float_type": "int4"},
             OptionError,
-            "float type is 'int4'; choose one of fp16, bf16, fp32",
+            "float type is 'int4'; choose fp16, bf16, fp32",
         ),
-        ({"backend": "cuda"}, OptionError, "no backend 'cuda'; choose one of tensorrt"),
+        ({"backend": "cuda"}, OptionError, "no backend 'cuda'; choose tensorrt"),
         ({"timing_cache": Path("t")}, OptionError, "--timing-cache: TensorRT-RTX has no such"),
         ({"version_compatible": True}, OptionError, "--version-compatible: TensorRT-RTX has no"),
         ({"hardware_compatible": True}, OptionError, "--hardware-compatible: TensorRT-RTX has"),

@@ -57,7 +57,7 @@ def test_what_cannot_be_measured(
     quantized = w8a8(tiny_bundle, tmp_path / "w8a8")
     for folder, options, message in (
         (quantized.folder, [], "already quantized"),
-        (tiny_bundle.folder, ["--attention", "head"], "'head': no such attention; choose among"),
+        (tiny_bundle.folder, ["--attention", "head"], "'head': no such attention; choose"),
         (tiny_bundle.folder, ["--head", "9"], "has no head 9; they are counted from 0"),
     ):
         assert run(["outliers", str(folder), "--data", str(data), *options]) == 1

@@ -377,7 +377,7 @@ def test_options_that_do_not_suit_the_model(
         open_recognizer(whisper_bundle, decoding=DecodingOptions(language="xx"))
     with pytest.raises(OptionError, match=r"'sing': no task of .* give transcribe, translate"):
         open_recognizer(whisper_bundle, decoding=DecodingOptions(task="sing"))
-    with pytest.raises(OptionError, match="no provider 'cuda'; choose one of auto, cpu, openvino"):
+    with pytest.raises(OptionError, match="no provider 'cuda'; choose auto, cpu, openvino"):
         open_recognizer(whisper_bundle, provider="cuda")
     with pytest.raises(OptionError, match="threads is 0; give at least 1"):
         open_recognizer(whisper_bundle, threads=0)
