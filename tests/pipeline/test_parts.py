@@ -18,7 +18,8 @@ from speechquant.benchmarks.papers.joined_clips import lots_of
 from speechquant.benchmarks.peers.graphs import _feeds_of_clips
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CTC
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.scoring import Job, Trial
 from speechquant.engines import open_recognizer
