@@ -24,7 +24,7 @@ from speechquant.core.plain import parsed
 TOLERANCE_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledClip:
     """One clip of a data set; `text`, `seconds` and `speaker` are None where the set has none.
 
@@ -58,7 +58,7 @@ class LabelledClip:
         return self.path.stem if self.member is None else PurePosixPath(self.member.name).stem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedClip:
     """A clip as a data set lists it, at `where`, before its audio is looked for."""
 
@@ -171,7 +171,7 @@ def _part(
     if begin >= length or end > length + TOLERANCE_SECONDS:
         raise ClipError(
             f"{where}: asks for {begin:g} to {end:g} s of {file}, which lasts {length:g} s; mend "
-            "'offset' and 'duration'"
+            "its times"
         )
     if begin == 0 and abs(end - length) <= TOLERANCE_SECONDS:
         return None, duration

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,3 +68,13 @@ def assert_same(source: Path | str, small: SmallSet, indices: Sequence[int] | No
         np.testing.assert_array_equal(one, other)
     assert [clip_key(clip) for clip in found] == [clip_key(clip) for clip in expected]
     assert [clip.stem for clip in found] == [clip.stem for clip in expected]
+
+
+def write_tar(path: Path, *members: tuple[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path

@@ -9,7 +9,7 @@ from pathlib import Path
 from speechquant.core.errors import AudioError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AudioMember(ABC):
     """An audio file inside the file `path`, read when it is asked for; `name` is its own, if any.
 
@@ -27,7 +27,7 @@ class AudioMember(ABC):
         return f"{self.path}, {self.name}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileSlice(AudioMember):
     """Bytes of a file that are stored as they are, as in a tar."""
 

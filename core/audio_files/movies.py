@@ -50,7 +50,8 @@ def decoded_movie(
 ) -> tuple[NDArray[np.float32], int]:
     """Return the samples of the first sound track, channels averaged, and their rate.
 
-    `name` is what messages call the file. Stops soon after `most_seconds`. Raises AudioError and MissingPackageError.
+    `name` is what messages call the file. Stops soon after `most_seconds`. Raises AudioError and
+    MissingPackageError.
     """
     pieces: list[NDArray[np.float32]] = []
     count = 0

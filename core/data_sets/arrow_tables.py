@@ -73,7 +73,7 @@ def _fields(kind: Any) -> list[str]:
     return [kind.field(index).name for index in range(kind.num_fields)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TableCell(AudioMember):
     """The audio in a row of a table, counted over the whole file; `name` is empty for none."""
 

@@ -28,4 +28,4 @@ def _clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
         yield ListedClip(str(path), path, text)
 
 
-AUDIO_FILES = DataFormat("audio files, with .txt beside for texts", _is_mine, _clips)
+AUDIO_FILES = DataFormat("audio with .txt beside", _is_mine, _clips)

@@ -130,4 +130,4 @@ def _object(value: object, name: str, where: str) -> Mapping[str, Any]:
     return value
 
 
-LHOTSE = DataFormat("lhotse's cuts and Shar folders", _is_mine, _clips)
+LHOTSE = DataFormat("lhotse cuts or Shar folder", _is_mine, _clips)

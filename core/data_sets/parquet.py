@@ -27,7 +27,7 @@ _SUFFIX = ".parquet"
 _LOCK = Lock()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ParquetCell(TableCell):
     """The audio in a row of a Parquet file; the last row group that was read is kept."""
 
@@ -90,4 +90,4 @@ def _clips_of_file(path: Path, require_text: bool) -> Iterator[ListedClip]:
             first += count
 
 
-PARQUET = DataFormat("Parquet with an audio column", lambda source: bool(_files(source)), _clips)
+PARQUET = DataFormat("Parquet with audio", lambda source: bool(_files(source)), _clips)

@@ -45,10 +45,10 @@ FORMATS = (
     LHOTSE,
     KALDI,
     AUDIO_FOLDER,
+    LIBRISPEECH,
     PARQUET,
     WEBDATASET,
     COMMON_VOICE,
-    LIBRISPEECH,
     AUDIO_FILES,
     DataFormat("", lambda source: bool(source.files), _clips_of_manifests),
 )
@@ -109,5 +109,5 @@ def _format_of(source: Source) -> DataFormat:
         if data_format.is_mine(source):
             return data_format
     raise ManifestError(
-        f"{source}: a folder of none of the kinds that are read; give a {', '.join(FORMAT_NAMES)}"
+        f"{source}: no data set in it; give one of these (docs/data.md): {', '.join(FORMAT_NAMES)}"
     )

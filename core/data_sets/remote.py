@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,9 @@ from speechquant.core.errors import ManifestError, MissingPackageError, Speechqu
 from speechquant.core.files import cache_folder, is_file, new_file
 
 log = logging.getLogger(__name__)
+
+# What takes so long to copy that it is said.
+_LARGE_BYTES = 20_000_000
 
 
 def is_uri(name: str) -> bool:
@@ -32,8 +34,10 @@ def copied_files(patterns: Sequence[str], name: str) -> tuple[Path | None, dict[
             files, place = _opened(pattern)
             if files.isdir(place):
                 return _copied_folder(files, place, name), {}
-            found = sorted(files.glob(place)) if glob.has_magic(place) else [place]
-            uris = [files.unstrip_protocol(one) for one in found]
+            # A question mark is no pattern in an address of the web.
+            is_pattern = "*" in place or "[" in place
+            found = sorted(files.glob(place)) if is_pattern else []
+            uris = [files.unstrip_protocol(one) for one in found] if is_pattern else [pattern]
         copies.update({copied_file(uri): uri for uri in uris})
     if not copies:
         raise ManifestError(f"{name}: no file fits this pattern; check it")
@@ -71,11 +75,13 @@ def _copied_folder(files: Any, place: str, name: str) -> Path:
 def _copy(files: Any, place: str, target: Path) -> None:
     if is_file(target):
         return
-    log.info("copying %s to %s", files.unstrip_protocol(place), target)
+    announced = files.info(place).get("size")
+    if (announced or 0) >= _LARGE_BYTES:
+        log.info("copying %s (%.0f MB) to %s", place, announced / 1e6, target)
     with new_file(target, force=True) as partial:
         files.get_file(place, str(partial))
-        size, announced = partial.stat().st_size, files.info(place).get("size")
-        if announced is not None and size != announced:
+        size = partial.stat().st_size
+        if announced not in (None, size):
             raise ManifestError(
                 f"{place}: {announced} bytes announced, {size} came; run the same command again"
             )

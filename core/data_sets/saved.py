@@ -25,7 +25,7 @@ _STATE, _SPLITS = "state.json", "dataset_dict.json"
 _FILE_MAGIC, _STREAM_END = b"ARROW1", b"\xff\xff\xff\xff\0\0\0\0"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ArrowCell(TableCell):
     """The audio in a row of an Arrow file."""
 
@@ -97,4 +97,4 @@ def _described(path: Path, key: str) -> list[Any]:
     return found
 
 
-SAVED = DataFormat("folder that `datasets` saved", _is_mine, _clips)
+SAVED = DataFormat("saved datasets folder", _is_mine, _clips)

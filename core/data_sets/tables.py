@@ -11,7 +11,7 @@ from speechquant.core.data_sets.json_lines import first_row, rows_of
 from speechquant.core.data_sets.source import DataFormat, Source
 from speechquant.core.data_sets.text_columns import text_column
 from speechquant.core.errors import ManifestError, one_line
-from speechquant.core.files import is_file, read_text
+from speechquant.core.files import is_file, is_folder, read_text
 from speechquant.core.manifests import ListedClip
 
 _CSV, _JSONL, _TSV = ".csv", ".jsonl", ".tsv"
@@ -79,7 +79,9 @@ def _audio_folder_clips(source: Source, require_text: bool) -> Iterator[ListedCl
 
 
 def _is_common_voice(source: Source) -> bool:
-    return source.ends_with(_TSV) or bool(source.inside(f"*{_TSV}"))
+    if source.folder is None:
+        return source.ends_with(_TSV)
+    return is_folder(source.folder / _CLIPS) and bool(source.inside(f"*{_TSV}"))
 
 
 def _common_voice_clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
@@ -103,4 +105,4 @@ def _common_voice_clips(source: Source, require_text: bool) -> Iterator[ListedCl
 AUDIO_FOLDER = DataFormat(
     "audiofolder", lambda source: bool(_metadata(source)), _audio_folder_clips
 )
-COMMON_VOICE = DataFormat("Common Voice's TSV", _is_common_voice, _common_voice_clips)
+COMMON_VOICE = DataFormat("Common Voice TSV", _is_common_voice, _common_voice_clips)

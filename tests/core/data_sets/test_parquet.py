@@ -73,7 +73,7 @@ def test_clips_say_where_they_are(small: SmallSet, tmp_path: Path) -> None:
     assert (clip.path, clip.stem, clip.speaker) == (path, "clip3", "8")
     assert str(clip.audio) == f"{path}, row 3, clip3.mp3"
     assert str(AudioPart(clip.file, 0.25)) == f"{path}, row 3, clip3.mp3 from 0.25 s on"
-    assert pickle.loads(pickle.dumps(clip)) == clip
+    assert pickle.loads(pickle.dumps(clip)) == clip  # noqa: S301
 
 
 def test_parts_of_a_clip(small: SmallSet, tmp_path: Path) -> None:
@@ -168,17 +168,23 @@ def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch, small: SmallSet, tmp_p
         read_data_set(path)
 
 
+# Not getrusage, whose highest figure is the parent's at first.
+MEMORY = Path("/proc/self/status")
 HELD = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from speechquant.core.audio import read_audio
 from speechquant.core.data_sets.read import read_data_set
+
+def most_kilobytes():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
 few = read_data_set(sys.argv[1])
 for clip in few: read_audio(clip.audio, 16_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = most_kilobytes()
 many = read_data_set(sys.argv[2])
 for clip in many: read_audio(clip.audio, 16_000)
-print(len(few), len(many), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(len(few), len(many), most_kilobytes() - before)
 """
 
 
@@ -198,7 +204,7 @@ def write_noise(path: Path, clips: int) -> Path:
     return path
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="measured by getrusage")
+@pytest.mark.skipif(not MEMORY.exists(), reason="the system does not tell what a process held")
 def test_ten_thousand_clips_hold_little_more_memory_than_a_hundred(tmp_path: Path) -> None:
     few, many = (
         write_noise(tmp_path / "few.parquet", 100),
@@ -210,5 +216,5 @@ def test_ten_thousand_clips_hold_little_more_memory_than_a_hundred(tmp_path: Pat
     *counts, kilobytes = map(int, done.stdout.split())
     assert counts == [100, 10_000]
     assert many.stat().st_size > 60e6
-    # What is held of each clip is its text and where it lies.
-    assert kilobytes * 1024 / 9_900 < 1_500
+    # The text of each clip and where it lies, 300 bytes, and what pyarrow keeps for the next read.
+    assert kilobytes * 1024 < many.stat().st_size / 3
