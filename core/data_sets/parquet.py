@@ -65,13 +65,16 @@ def _row_group(opened: _Opened, group: int, content: str, column: str) -> Any:
 
 
 def _files(source: Source) -> list[Path]:
-    return list(source.files) if source.ends_with(_SUFFIX) else source.inside(f"*{_SUFFIX}")
+    if source.ends_with(_SUFFIX):
+        return list(source.files)
+    # Repositories of Hugging Face have them in a folder `data`.
+    return source.inside(f"*{_SUFFIX}") or source.inside(f"data/*{_SUFFIX}")
 
 
 def _clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
     files = _files(source)
     if source.folder is not None:
-        refuse_splits(source.folder, files)
+        refuse_splits(source.name, files)
     for path in files:
         with arrow_errors(ManifestError, str(path)):
             yield from _clips_of_file(path, require_text)

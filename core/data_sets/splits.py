@@ -11,12 +11,12 @@ from speechquant.core.errors import ManifestError
 _SHARD = re.compile(r"(.+?)-\d+(-of-\d+.*)?\.\w+")
 
 
-def refuse_splits(folder: Path, files: Sequence[Path]) -> None:
+def refuse_splits(name: str, files: Sequence[Path]) -> None:
     """Raise ManifestError for several splits in files such as train-00000-of-00002.parquet."""
     shards = [match for path in files if (match := _SHARD.fullmatch(path.name))]
     splits = sorted({match[1] for match in shards})
     if len(splits) > 1 and len(shards) == len(files):
         raise ManifestError(
-            f"{folder}: holds the splits {', '.join(splits)}; name one, such as "
-            f"{folder / (splits[-1] + '-*' + files[0].suffix)}"
+            f"{name}: holds the splits {', '.join(splits)}; name one, such as "
+            f"{files[0].parent / (splits[-1] + '-*' + files[0].suffix)}"
         )

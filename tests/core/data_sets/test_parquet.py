@@ -67,6 +67,12 @@ def test_a_folder_and_patterns_have_the_files_in_order(small: SmallSet, tmp_path
     assert_same(f"{folder}/test-*.parquet", small, [4])
 
 
+def test_a_repository_has_the_files_in_a_folder(small: SmallSet, tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    write(tmp_path / "repository/data/train-00000-of-00001.parquet", table_of(small))
+    assert_same(tmp_path / "repository", small)
+
+
 def test_clips_say_where_they_are(small: SmallSet, tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", table_of(small, speaker_id=[7, 7, 8, 8, 9]))
     clip = read_data_set(path)[3]
