@@ -134,5 +134,6 @@ def arrow_errors(kind: type[SpeechquantError], what: str) -> Iterator[None]:
         yield
     except SpeechquantError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    # A name of a damaged column may be no text.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise kind(f"{what}: cannot be read ({one_line(error)}); copy it again") from error

@@ -87,7 +87,7 @@ def _clip(cut: Mapping[str, Any], where: str, recordings: _Recordings) -> Listed
         file = recordings.member(str(cut.get("id")), where)
     else:
         file = recordings.file(str(source["source"]))
-    said = [_object(one, "supervision", where) for one in cut.get("supervisions") or ()]
+    said = [_object(one, "supervision", where) for one in _list(cut, "supervisions", where)]
     texts = [one["text"] for one in said if isinstance(one.get("text"), str)]
     speakers = {one["speaker"] for one in said if isinstance(one.get("speaker"), str)}
     return ListedClip(
@@ -102,26 +102,38 @@ def _clip(cut: Mapping[str, Any], where: str, recordings: _Recordings) -> Listed
 
 def _source_of(recording: Mapping[str, Any], channel: object, where: str) -> Mapping[str, Any]:
     """Return the one source of a recording that is read; raises ManifestError."""
-    transforms = [_object(one, "transform", where) for one in recording.get("transforms") or ()]
+    transforms = [_object(one, "transform", where) for one in _list(recording, "transforms", where)]
     names = [str(one.get("name")) for one in transforms]
     if any(name != _HARMLESS_TRANSFORM for name in names):
         raise ManifestError(
             f"{where}: its recording is changed by {', '.join(names)} when lhotse reads it; save "
             "it with lhotse's save_audios"
         )
-    sources = [_object(one, "source", where) for one in recording.get("sources") or ()]
-    fitting = [one for one in sources if channel is None or channel in (one.get("channels") or ())]
-    if len(fitting) != 1 or len(fitting[0].get("channels") or ()) > 1:
+    sources = [_object(one, "source", where) for one in _list(recording, "sources", where)]
+    channels = [_list(one, "channels", where) for one in sources]
+    fitting = [
+        one
+        for one, its in zip(sources, channels, strict=True)
+        if its == [channel] or (len(its) < 2 and channel is None)
+    ]
+    if len(fitting) != 1:
         raise ManifestError(
             f"{where}: takes channel {channel} of several in one file; save each channel as a file"
         )
     kind = fitting[0].get("type")
-    if kind not in (_FILE, _IN_TAR) or not isinstance(fitting[0].get("source", ""), str):
+    if kind not in (_FILE, _IN_TAR) or not isinstance(fitting[0].get("source"), str):
         raise ManifestError(
             f"{where}: its recording is of the type {kind!r}, which is not read (a command is "
             "never run); save it as a file with lhotse's save_audios"
         )
     return fitting[0]
+
+
+def _list(row: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    value = row.get(key)
+    if value is not None and not isinstance(value, list):
+        raise ManifestError(f"{where}: its {key} are no list; write the cuts again")
+    return value or []
 
 
 def _object(value: object, name: str, where: str) -> Mapping[str, Any]:

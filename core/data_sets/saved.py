@@ -64,6 +64,8 @@ def _clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
             columns = columns_of(table.schema, str(path), require_text=require_text)
             first = 0
             for rows in table.to_batches():
+                # Else an offset that points elsewhere is followed, beyond what is mapped too.
+                rows.validate(full=True)
                 span = range(first, first + rows.num_rows)
                 yield from clips_of_rows(path, rows, span, columns, ArrowCell)
                 first = span.stop
