@@ -277,11 +277,12 @@ def _averaged(file: Any, samples: int) -> NDArray[np.float32]:
     """Return the next samples, channels averaged; all channels of a block alone are in memory."""
     mono, count = np.empty(samples, np.float32), 0
     while count < samples:
-        block = file.read(min(samples - count, _BLOCK_SAMPLES), dtype="float32", always_2d=True)
-        if not len(block):
-            break
+        asked = min(samples - count, _BLOCK_SAMPLES)
+        block = file.read(asked, dtype="float32", always_2d=True)
         mono[count : count + len(block)] = block.mean(axis=1, dtype=np.float32)
         count += len(block)
+        if len(block) < asked:  # what lies behind a lost page would close the gap
+            break
     return mono[:count]
 
 
