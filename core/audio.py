@@ -279,7 +279,7 @@ def _averaged(file: Any, samples: int) -> NDArray[np.float32]:
     while count < samples:
         asked = min(samples - count, _BLOCK_SAMPLES)
         block = file.read(asked, dtype="float32", always_2d=True)
-        with np.errstate(invalid="ignore"):  # infinities of both signs, which are refused later
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
             mono[count : count + len(block)] = block.mean(axis=1, dtype=np.float32)
         count += len(block)
         if len(block) < asked:  # what lies behind a lost page would close the gap
