@@ -209,7 +209,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
 	PYTHONWARNINGS=ignore $(RUN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[export,quantize,openvino,tensorrt-rtx,report,zoo,docs,movies,serve,dev]'
+		--editable '.[export,quantize,openvino,tensorrt-rtx,report,zoo,data,docs,movies,serve,dev]'
 	touch $@
 
 # What a release must pass: twine, and the wheel alone in clean environments.

@@ -6,7 +6,7 @@ from speechquant.benchmarks.bench.plan import Plan
 from speechquant.benchmarks.bench.run import run_bench
 from speechquant.benchmarks.report.record import Report, read_report
 from speechquant.benchmarks.report.write import write_pages
-from speechquant.core.manifests import read_data_set
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.recipes.evaluate import Evaluation, evaluate
 
 __all__ = [

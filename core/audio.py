@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio_files.containers import READ_FORMATS, OggStream, check_whole
+from speechquant.core.audio_files.containers import (
+    READ_FORMATS,
+    OggStream,
+    check_content,
+    check_whole,
+)
+from speechquant.core.audio_files.members import AudioMember
 from speechquant.core.audio_files.movies import (
     MOVIE_SUFFIXES,
     decoded_movie,
@@ -47,11 +53,15 @@ _MOVIE_UNITS = 1_000_000
 _UNKNOWN_LENGTH = 1 << 62
 
 
+# A file, or one inside another.
+AudioFile = Path | AudioMember
+
+
 @dataclass(frozen=True)
 class AudioPart:
     """A part of a file; up to the file's end where `seconds` is None."""
 
-    path: Path
+    file: AudioFile
     offset_seconds: float
     seconds: float | None = None
 
@@ -61,12 +71,12 @@ class AudioPart:
 
     def __str__(self) -> str:
         if self.seconds is None:
-            return f"{self.path} from {self.offset_seconds:g} s on"
-        return f"{self.path} from {self.offset_seconds:g} s for {self.seconds:g} s"
+            return f"{self.file} from {self.offset_seconds:g} s on"
+        return f"{self.file} from {self.offset_seconds:g} s for {self.seconds:g} s"
 
 
 # A whole file or a part of one; what either is called in messages is `str` of it.
-Audio = Path | AudioPart
+Audio = AudioFile | AudioPart
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ class _Length:
 
     def span_of(self, audio: Audio) -> tuple[int, int]:
         """Return the first sample that is to be read and the one behind the last."""
-        if isinstance(audio, Path):
+        if not isinstance(audio, AudioPart):
             return 0, self.samples
         begin = round(audio.offset_seconds * self.rate_hz)
         end = self.samples
@@ -133,14 +143,9 @@ def read_audio(
     if isinstance(audio, Samples):
         return _of_samples(audio, sample_rate_hz, max_seconds)
     if isinstance(audio, bytes):
-        return _of_bytes(audio, sample_rate_hz, max_seconds)
-    with _readable(audio) as stream:
-        if is_movie(path_of(audio)):
-            channels, rate = _decode_movie(audio, max_seconds)
-        elif isinstance(stream, MpegStream) and not stream.tells_length:
-            channels, rate = _decode_from_start(audio, stream, max_seconds)
-        else:
-            channels, rate = _decode(audio, stream, max_seconds)
+        return read_audio(_Given(Path(), _BYTES, audio), sample_rate_hz, max_seconds)
+    with _readable(audio) as content:
+        channels, rate = _decode(audio, content, max_seconds)
     for channel in channels.T:
         check_samples(channel, str(audio))
     return resample(channels.mean(axis=1, dtype=np.float32), rate, sample_rate_hz)
@@ -162,74 +167,102 @@ def _of_samples(audio: Samples, sample_rate_hz: int, max_seconds: float | None) 
     return resample(mono, audio.rate_hz, sample_rate_hz)
 
 
-def _of_bytes(audio: bytes, sample_rate_hz: int, max_seconds: float | None) -> Waveform:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "audio"
-        path.write_bytes(audio)
-        try:
-            return read_audio(path, sample_rate_hz, max_seconds)
-        except AudioError as error:
-            raise AudioError(str(error).replace(str(path), _BYTES)) from error
+@dataclass(frozen=True)
+class _Given(AudioMember):
+    """A file that is in memory already."""
+
+    content: bytes
+
+    def read(self) -> bytes:
+        return self.content
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A file, or the bytes of one inside another, and what an mp3 or ogg is made of."""
+
+    file: Path | bytes
+    stream: MpegStream | OggStream | None
+
+    def bytes_from(self, begin: int) -> bytes:
+        """Return the file's bytes from one of them on."""
+        return (self.file if isinstance(self.file, bytes) else self.file.read_bytes())[begin:]
+
+    def opened(self) -> Any:
+        """Return the file as libsndfile reads it."""
+        import soundfile
+
+        if isinstance(self.file, bytes):
+            return soundfile.SoundFile(io.BytesIO(self.file))
+        return soundfile.SoundFile(os.fsencode(self.file))
 
 
 def audio_seconds(audio: Audio) -> float:
     """Return how long a file or a part of it is, by its header; raises AudioError."""
-    with _readable(audio) as stream:
-        if is_movie(path_of(audio)):
-            length = _Length(round(movie_seconds(path_of(audio)) * _MOVIE_UNITS), _MOVIE_UNITS)
+    with _readable(audio) as content:
+        stream = content.stream
+        if is_movie(content.file):
+            seconds = movie_seconds(content.file, str(file_of(audio)))
+            length = _Length(round(seconds * _MOVIE_UNITS), _MOVIE_UNITS)
         elif isinstance(stream, MpegStream) and not stream.tells_length:
             length = _Length(stream.samples, stream.rate_hz)
         else:
-            with _opened(path_of(audio)) as file:
+            with content.opened() as file:
                 length = _length(audio, file)
     begin, end = length.span_of(audio)
     return (end - begin) / length.rate_hz
 
 
-def path_of(audio: Audio) -> Path:
-    """Return the file."""
-    return audio if isinstance(audio, Path) else audio.path
+def file_of(audio: Audio) -> AudioFile:
+    """Return the whole file."""
+    return audio.file if isinstance(audio, AudioPart) else audio
 
 
 @contextmanager
-def _readable(audio: Audio) -> Iterator[MpegStream | OggStream | None]:
-    """Yield what a file is made of, and turn whatever else is wrong with it into AudioError."""
+def _readable(audio: Audio) -> Iterator[_Content]:
+    """Yield what is to be decoded, and turn whatever else is wrong with it into AudioError."""
     import soundfile
 
-    path = path_of(audio)
+    file = file_of(audio)
     try:
-        if not is_file(path):
-            raise AudioError(f"{path}: no such audio file; check the path")
-        yield check_whole(path)
+        if isinstance(file, AudioMember):
+            content = file.read()
+            yield _Content(content, check_content(content, str(file)))
+        elif is_file(file):
+            yield _Content(file, check_whole(file))
+        else:
+            raise AudioError(f"{file}: no such audio file; check the path")
     except MemoryError as error:
         raise AudioError(f"{audio}: does not fit into memory; cut the file") from error
     # soundfile answers a suffix it takes for headerless samples with a TypeError.
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        # libsndfile is given the name as bytes, and says it so.
-        reason = one_line(error).removeprefix(f"Error opening {os.fsencode(path)!r}: ")
-        raise AudioError(f"{path}: cannot be read as audio ({reason}); {READ_FORMATS}") from error
-
-
-def _opened(path: Path) -> Any:
-    import soundfile
-
-    return soundfile.SoundFile(os.fsencode(path))
+        # soundfile's whole message names the file as bytes, or as an object.
+        reason = str(getattr(error, "error_string", one_line(error)))
+        raise AudioError(f"{file}: cannot be read as audio ({reason}); {READ_FORMATS}") from error
 
 
 def _length(audio: Audio, file: Any) -> _Length:
     if file.frames >= _UNKNOWN_LENGTH:
         raise AudioError(
-            f"{path_of(audio)}: its header does not tell its length, as when it was written to a "
+            f"{file_of(audio)}: its header does not tell its length, as when it was written to a "
             "pipe; write it again to a file"
         )
     return _Length(file.frames, file.samplerate)
 
 
 def _decode(
-    audio: Audio, stream: MpegStream | OggStream | None, max_seconds: float | None
+    audio: Audio, content: _Content, max_seconds: float | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return the samples [time, channels] and their rate."""
-    with _opened(path_of(audio)) as file:
+    stream = content.stream
+    if is_movie(content.file):
+        return _decode_movie(audio, content.file, max_seconds)
+    if isinstance(stream, MpegStream) and not stream.tells_length:
+        return _decode_from_start(audio, content.bytes_from(stream.audio_at), stream, max_seconds)
+    with content.opened() as file:
         length = _length(audio, file)
         begin, end = _span(audio, length, max_seconds)
         start = _start(begin, file, stream)
@@ -244,13 +277,12 @@ def _averaged(file: Any, samples: int) -> NDArray[np.float32]:
     """Return the next samples, channels averaged; all channels of a block alone are in memory."""
     mono, count = np.empty(samples, np.float32), 0
     while count < samples:
-        wanted = min(samples - count, _BLOCK_SAMPLES)
-        block = file.read(wanted, dtype="float32", always_2d=True)
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is named later
+        asked = min(samples - count, _BLOCK_SAMPLES)
+        block = file.read(asked, dtype="float32", always_2d=True)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
             mono[count : count + len(block)] = block.mean(axis=1, dtype=np.float32)
         count += len(block)
-        # Behind what is damaged the decoder would go on as if nothing were missing.
-        if len(block) < wanted:
+        if len(block) < asked:  # what lies behind a lost page would close the gap
             break
     return mono[:count]
 
@@ -268,7 +300,7 @@ def _start(begin: int, file: Any, stream: MpegStream | OggStream | None) -> int:
 
 
 def _decode_from_start(
-    audio: Audio, stream: MpegStream, max_seconds: float | None
+    audio: Audio, frames: bytes, stream: MpegStream, max_seconds: float | None
 ) -> tuple[NDArray[np.float32], int]:
     """As `_decode`, an mp3 whose length is known from its frames alone.
 
@@ -279,18 +311,20 @@ def _decode_from_start(
 
     length = _Length(stream.samples, stream.rate_hz)
     begin, end = _span(audio, length, max_seconds)
-    content = path_of(audio).read_bytes()[stream.audio_at :]
-    with _piped(content) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
+    with _piped(frames) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
         channels = file.read(end, dtype="float32", always_2d=True)[begin:]
     _check_count(audio, stream, end - begin, len(channels))
     return channels, length.rate_hz
 
 
-def _decode_movie(audio: Audio, max_seconds: float | None) -> tuple[NDArray[np.float32], int]:
+def _decode_movie(
+    audio: Audio, file: Path | bytes, max_seconds: float | None
+) -> tuple[NDArray[np.float32], int]:
+    name = str(file_of(audio))
     most = None if isinstance(audio, AudioPart) else max_seconds
-    if most is not None and (told := told_seconds(path_of(audio))) is not None:
+    if most is not None and (told := told_seconds(file, name)) is not None:
         refuse_too_long(str(audio), told, most)
-    mono, rate_hz = decoded_movie(path_of(audio), most)
+    mono, rate_hz = decoded_movie(file, name, most)
     begin, end = _span(audio, _Length(len(mono), rate_hz), max_seconds)
     return mono[begin:end, None], rate_hz
 

@@ -3,6 +3,7 @@
 SpeechquantError
 |-- AudioError            a clip that cannot be used                     (ValueError)
 |-- ManifestError         a data set that cannot be used                 (ValueError)
+|   `-- ClipError         a clip of one whose audio cannot be used
 |-- BundleError           a bundle that is damaged or of the wrong kind  (ValueError)
 |-- CheckpointError       a checkpoint that cannot be exported           (ValueError)
 |-- ParityError           an exported graph that differs from its model
@@ -33,6 +34,10 @@ class AudioError(SpeechquantError, ValueError):
 
 class ManifestError(SpeechquantError, ValueError):
     """A data set that cannot be used."""
+
+
+class ClipError(ManifestError):
+    """A clip of a data set whose audio cannot be used."""
 
 
 class BundleError(SpeechquantError, ValueError):

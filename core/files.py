@@ -32,6 +32,12 @@ _UNWRITABLE = frozenset(
 )  # fmt: skip
 
 
+def cache_folder() -> Path:
+    """Return where made and copied data is kept; SPEECHQUANT_CACHE overrides the place."""
+    configured = os.environ.get("SPEECHQUANT_CACHE")
+    return Path(configured) if configured else Path.home() / ".cache" / "speechquant"
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()

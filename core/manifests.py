@@ -1,4 +1,4 @@
-"""Data sets: NeMo manifests and LibriSpeech folders, as lists of clips with their text."""
+"""The clips of data sets, what identifies them, and JSONL manifests in NeMo's convention."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import hashlib
 import json
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from speechquant.core.audio import AUDIO_SUFFIXES, Audio, AudioPart, audio_seconds
-from speechquant.core.errors import AudioError, ManifestError
-from speechquant.core.files import is_file, is_folder, read_text, reading_errors, sha256_of
+from speechquant.core.audio import Audio, AudioFile, AudioPart, audio_seconds
+from speechquant.core.audio_files.members import AudioMember
+from speechquant.core.errors import AudioError, ClipError, ManifestError
+from speechquant.core.files import is_file, read_text, sha256_of
 from speechquant.core.plain import parsed
 
-TRANSCRIPT_SUFFIX = ".trans.txt"
 # By how much a manifest's seconds may miss the file's: twice what rounding to a tenth loses, and
 # about what an mp3 encoder adds.
 TOLERANCE_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledClip:
     """One clip of a data set; `text`, `seconds` and `speaker` are None where the set has none.
 
     It is the whole file where `offset_seconds` is None, else the part that begins there and lasts
-    `seconds`, or to the file's end where these are None.
+    `seconds`, or to the file's end where these are None. `member` is the file where it lies inside
+    another one, which is `path` then.
     """
 
     path: Path
@@ -37,73 +38,90 @@ class LabelledClip:
     seconds: float | None = None
     speaker: str | None = None
     offset_seconds: float | None = None
+    member: AudioMember | None = None
+
+    @property
+    def file(self) -> AudioFile:
+        """The whole file, alone or inside another one."""
+        return self.path if self.member is None else self.member
 
     @property
     def audio(self) -> Audio:
         """What is to be read."""
         if self.offset_seconds is None:
-            return self.path
-        return AudioPart(self.path, self.offset_seconds, self.seconds)
+            return self.file
+        return AudioPart(self.file, self.offset_seconds, self.seconds)
+
+    @property
+    def stem(self) -> str:
+        """The name of the audio file without its suffix."""
+        return self.path.stem if self.member is None else PurePosixPath(self.member.name).stem
 
 
-def read_data_set(source: Path, *, require_text: bool = True) -> list[LabelledClip]:
-    """Return the clips of a JSONL manifest or of a folder in LibriSpeech layout.
+@dataclass(frozen=True, slots=True)
+class ListedClip:
+    """A clip as a data set lists it, at `where`, before its audio is looked for."""
 
-    Raises ManifestError where it is missing, malformed, empty, or names a file that is not there.
-    """
-    with reading_errors(ManifestError, str(source)):
-        clips = _clips_of(source, require_text)
-    if not clips:
-        raise ManifestError(f"{source}: no clip in it; give data with at least one clip")
-    return clips
+    where: str
+    file: AudioFile
+    text: str | None
+    speaker: str | None = None
+    offset_seconds: float | None = None
+    seconds: float | None = None
 
 
-def _clips_of(source: Path, require_text: bool) -> list[LabelledClip]:
-    if is_file(source):
-        return _clips_of_manifest(source, require_text)
-    if not is_folder(source):
-        raise ManifestError(
-            f"{source}: no such data; give a JSONL manifest, a folder in LibriSpeech layout, "
-            "or zoo:train, zoo:dev, zoo:test"
+def labelled(listed: ListedClip) -> LabelledClip:
+    """Return the clip; raises ClipError where its audio is missing or ends before the clip does."""
+    where, file, text = listed.where, listed.file, listed.text
+    if text is not None:
+        _check_unicode(text, "text", where)
+    if listed.speaker is not None:
+        _check_unicode(listed.speaker, "speaker", where)
+    if isinstance(file, Path) and not is_file(file):
+        raise ClipError(f"{where}: no such audio file: {file}; mend the path or drop the line")
+    offset, seconds = _part(file, listed.offset_seconds, listed.seconds, where)
+    if isinstance(file, Path):
+        return LabelledClip(file, text, seconds, listed.speaker, offset)
+    return LabelledClip(file.path, text, seconds, listed.speaker, offset, file)
+
+
+# From a file that lists others and a name in it to that other one.
+Beside = Callable[[Path, str], Path]
+
+
+def clips_of_manifest(
+    manifest: Path, beside: Beside, *, require_text: bool
+) -> Iterator[ListedClip]:
+    """Yield the clips of a JSONL manifest; raises ManifestError."""
+    for number, line in numbered_lines(manifest):
+        where = f"{manifest}:{number}"
+        row = row_of(line, where)
+        needed = {"audio_filepath", "text"} if require_text else {"audio_filepath"}
+        for key in ("audio_filepath", "text", "speaker"):
+            value = row.get(key)
+            if not isinstance(value, str) and (key in needed or value is not None):
+                raise ManifestError(
+                    f"{where}: no string under the key {key!r}; add it to that line"
+                )
+        yield ListedClip(
+            where,
+            beside(manifest, row["audio_filepath"]),
+            row.get("text"),
+            row.get("speaker"),
+            seconds_in(row, "offset", where),
+            seconds_in(row, "duration", where),
         )
-    manifest = source / "manifest.jsonl"
-    if is_file(manifest):
-        return _clips_of_manifest(manifest, require_text)
-    return _clips_of_librispeech(source)
 
 
-def _clips_of_manifest(manifest: Path, require_text: bool) -> list[LabelledClip]:
-    return [
-        _clip_of_line(line, f"{manifest}:{number}", manifest.parent, require_text)
-        for number, line in _numbered_lines(manifest)
-    ]
-
-
-def _numbered_lines(path: Path) -> list[tuple[int, str]]:
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a UTF-8 text that are not blank, counted from 1; raises ManifestError."""
     text = read_text(path, ManifestError, "save it as UTF-8")
     # Not splitlines(), which also splits at characters that JSON allows inside a string.
     return [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def _clip_of_line(line: str, where: str, folder: Path, require_text: bool) -> LabelledClip:
-    row = _row_of(line, where)
-    needed = {"audio_filepath", "text"} if require_text else {"audio_filepath"}
-    for key in ("audio_filepath", "text", "speaker"):
-        value = row.get(key)
-        if not isinstance(value, str) and (key in needed or value is not None):
-            raise ManifestError(f"{where}: no string under the key {key!r}; add it to that line")
-        if key != "audio_filepath" and value is not None:
-            _check_unicode(value, key, where)
-    path = folder / row["audio_filepath"]
-    if not is_file(path):
-        raise ManifestError(f"{where}: no such audio file: {path}; mend the path or drop the line")
-    offset, seconds = _part(
-        path, _seconds(row, "offset", where), _seconds(row, "duration", where), where
-    )
-    return LabelledClip(path, row.get("text"), seconds, row.get("speaker"), offset)
-
-
-def _row_of(line: str, where: str) -> dict[str, Any]:
+def row_of(line: str, where: str) -> dict[str, Any]:
+    """Return the JSON object of a line; raises ManifestError."""
     try:
         row = parsed(line)
     except ValueError as error:
@@ -125,7 +143,8 @@ def _check_unicode(text: str, key: str, where: str) -> None:
         ) from error
 
 
-def _seconds(row: dict[str, object], key: str, where: str) -> float | None:
+def seconds_in(row: Mapping[str, object], key: str, where: str) -> float | None:
+    """Return a number of seconds that a row may have; raises ManifestError where it is none."""
     value = row.get(key)
     if value is None:
         return None
@@ -141,66 +160,48 @@ def _seconds(row: dict[str, object], key: str, where: str) -> float | None:
 
 
 def _part(
-    path: Path, offset: float | None, duration: float | None, where: str
+    file: AudioFile, offset: float | None, duration: float | None, where: str
 ) -> tuple[float | None, float | None]:
     """Return where a clip begins and how long it is, as a LabelledClip has them."""
     begin = offset or 0.0
     if begin == 0 and duration is None:
         return None, None
-    length = _length(path, where)
+    length = _length(file, where)
     end = length if duration is None else begin + duration
     if begin >= length or end > length + TOLERANCE_SECONDS:
-        raise ManifestError(
-            f"{where}: asks for {begin:g} to {end:g} s of {path}, which lasts {length:g} s; mend "
-            "'offset' and 'duration'"
+        raise ClipError(
+            f"{where}: asks for {begin:g} to {end:g} s of {file}, which lasts {length:g} s; mend "
+            "its times"
         )
     if begin == 0 and abs(end - length) <= TOLERANCE_SECONDS:
         return None, duration
     return begin, duration if end < length else None
 
 
-def _length(path: Path, where: str) -> float:
+def _length(file: AudioFile, where: str) -> float:
     try:
-        return audio_seconds(path)
+        return audio_seconds(file)
     except AudioError as error:
-        raise ManifestError(f"{where}: {error}") from error
-
-
-def _clips_of_librispeech(folder: Path) -> list[LabelledClip]:
-    transcripts = sorted(folder.rglob(f"*{TRANSCRIPT_SUFFIX}"))
-    if not transcripts:
-        raise ManifestError(
-            f"{folder}: neither a manifest.jsonl nor a *{TRANSCRIPT_SUFFIX} file in it; "
-            "give a JSONL manifest or a folder in LibriSpeech layout"
-        )
-    return [clip for transcript in transcripts for clip in _clips_of_chapter(transcript)]
-
-
-def _clips_of_chapter(transcript: Path) -> list[LabelledClip]:
-    audio = {
-        path.stem: path
-        for path in transcript.parent.iterdir()
-        if path.suffix.lower() in AUDIO_SUFFIXES
-    }
-    clips = []
-    for number, line in _numbered_lines(transcript):
-        name, _, text = line.partition(" ")
-        if name not in audio:
-            raise ManifestError(
-                f"{transcript}:{number}: no audio file {name}.* beside it; copy it there"
-            )
-        clips.append(LabelledClip(audio[name], text.strip(), speaker=name.split("-")[0]))
-    return clips
+        raise ClipError(f"{where}: {error}") from error
 
 
 def clip_key(clip: LabelledClip) -> str:
-    """Return a hash of the clip's audio file, of the part that it is of it, and of its text."""
-    status = clip.path.stat()
-    digest = hashlib.sha256(_sha256_of(clip.path, status.st_size, status.st_mtime_ns).encode())
+    """Return a hash of the clip's audio file, of the part that it is of it, and of its text.
+
+    It is the same for a file inside another one as for the file alone.
+    """
+    digest = hashlib.sha256(_content_key(clip.file).encode())
     if clip.offset_seconds is not None:
         digest.update(f"\0{clip.offset_seconds} {clip.seconds}\0".encode())
     digest.update((clip.text or "").encode())
     return digest.hexdigest()[:16]
+
+
+def _content_key(file: AudioFile) -> str:
+    if isinstance(file, AudioMember):
+        return hashlib.sha256(file.read()).hexdigest()
+    status = file.stat()
+    return _sha256_of(file, status.st_size, status.st_mtime_ns)
 
 
 # A manifest may name a thousand parts of one file.

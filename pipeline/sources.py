@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import CheckpointError, ManifestError, OptionError, choice_among
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import OnStep
 from speechquant.pipeline.console import progress
 
@@ -27,11 +28,23 @@ def checkpoint_of(model: str) -> str:
 
 
 def data_set_of(
-    data: str, *, require_text: bool, on_step: OnStep | None = None
+    data: str,
+    *,
+    require_text: bool,
+    limit: int | None = None,
+    skip_unreadable: bool = False,
+    on_step: OnStep | None = None,
 ) -> list[LabelledClip]:
-    """Return the clips of a manifest, a LibriSpeech folder, or `zoo:train|dev|test`."""
-    if not data.startswith(ZOO_PREFIX):
-        return read_data_set(Path(data), require_text=require_text)
+    """Return the clips of data of any kind of docs/data.md, or of `zoo:train|dev|test`."""
+    place: Path | str = data
+    if data.startswith(ZOO_PREFIX):
+        place = _zoo_data(data, on_step)
+    return read_data_set(
+        place, require_text=require_text, limit=limit, skip_unreadable=skip_unreadable
+    )
+
+
+def _zoo_data(data: str, on_step: OnStep | None) -> Path:
     from speechquant.zoo.corpus import SPLITS
 
     split = data.removeprefix(ZOO_PREFIX)
@@ -40,15 +53,19 @@ def data_set_of(
         raise ManifestError(
             f"{data}: no such part of the zoo's corpus; {choice_among(data, known)}"
         )
-    return read_data_set(zoo_manifest(split, on_step), require_text=require_text)
+    return zoo_manifest(split, on_step)
 
 
 @dataclass(frozen=True)
 class NamedData:
-    """What --data names; `limit` keeps the first clips alone. Rendering shows its progress."""
+    """What --data names; `limit` keeps the first clips alone. Rendering shows its progress.
+
+    With `skip_unreadable` clips that cannot be read are left out with a warning.
+    """
 
     name: str
     limit: int | None = None
+    skip_unreadable: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -56,13 +73,20 @@ class NamedData:
     def clips(self, *, require_text: bool) -> list[LabelledClip]:
         """Read the clips."""
         with progress("rendering") as on_step:
-            clips = data_set_of(self.name, require_text=require_text, on_step=on_step)
-        return clips[: self.limit]
+            return data_set_of(
+                self.name,
+                require_text=require_text,
+                limit=self.limit,
+                skip_unreadable=self.skip_unreadable,
+                on_step=on_step,
+            )
 
 
-def named_data(name: str | None, limit: int | None = None) -> NamedData | None:
+def named_data(
+    name: str | None, limit: int | None = None, *, skip_unreadable: bool = False
+) -> NamedData | None:
     """Return what an option names, None where it was left out."""
-    return None if name is None else NamedData(name, limit)
+    return None if name is None else NamedData(name, limit, skip_unreadable)
 
 
 def zoo_manifest(split: str, on_step: OnStep | None = None) -> Path:

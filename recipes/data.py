@@ -10,7 +10,8 @@ from typing import Protocol
 
 from speechquant.core.audio import audio_seconds
 from speechquant.core.bundles import Bundle
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.recipes.evaluate import text_of
 
 log = logging.getLogger(__name__)
@@ -26,17 +27,26 @@ class DataSource(Protocol):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A JSONL manifest or a folder in LibriSpeech layout; `limit` keeps the first clips alone."""
+    """Data of any kind of docs/data.md; `limit` keeps the first clips alone.
 
-    path: str | Path
+    With `skip_unreadable` clips that cannot be read are left out with a warning.
+    """
+
+    path: Path | str
     limit: int | None = None
+    skip_unreadable: bool = False
 
     def __str__(self) -> str:
         return str(self.path)
 
     def clips(self, *, require_text: bool) -> list[LabelledClip]:
         """Read the clips."""
-        return read_data_set(Path(self.path), require_text=require_text)[: self.limit]
+        return read_data_set(
+            self.path,
+            require_text=require_text,
+            limit=self.limit,
+            skip_unreadable=self.skip_unreadable,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import ManifestError, OptionError
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import GenerationSpec
 from speechquant.students.losses import IGNORED
 from speechquant.training.augment import degrade

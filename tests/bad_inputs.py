@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +122,71 @@ def _no_audio(name: str) -> Callable[[Workspace], list[object]]:
         return ["transcribe", at.bundle, path]
 
     return arguments
+
+
+def _data(
+    write: Callable[[Path], object], name: str = "set"
+) -> Callable[[Workspace], list[object]]:
+    """Return the evaluation of what `write` makes of the path that it is given."""
+
+    def arguments(at: Workspace) -> list[object]:
+        path = at.path(name)
+        write(path)
+        return ["evaluate", at.bundle, "--data", path]
+
+    return arguments
+
+
+def _wav_bytes() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.full(RATE_HZ, 0.1), RATE_HZ, format="WAV")
+    return file.getvalue()
+
+
+def _write_parquet(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    audio = [{"bytes": _wav_bytes(), "path": "good.wav"}]
+    pq.write_table(pa.table({"id": [0], "audio": audio, "words": ["yes"]}), path)
+
+
+def _write_cut_parquet(path: Path) -> None:
+    _write_parquet(path)
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def _write_cut_shard(path: Path) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in (("good.txt", b"yes"), ("good.wav", _wav_bytes())):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def _write_cuts(path: Path, *, end: int | None = None, **changes: object) -> None:
+    (path.parent / "good.wav").write_bytes(_wav_bytes())
+    source = {"type": "file", "channels": [0], "source": "good.wav"}
+    cut = {
+        "type": "MonoCut", "id": "good", "start": 0.0, "duration": 1.0, "channel": 0,
+        "supervisions": [{"text": "yes"}], "recording": {"sources": [source]},
+    }  # fmt: skip
+    lines = f"{json.dumps(cut)}\n{json.dumps({**cut, **changes})}\n"
+    path.write_bytes(gzip.compress(lines.encode())[:end])
+
+
+def _write_kaldi(folder: Path, **files: str) -> None:
+    folder.mkdir()
+    (folder / "good.wav").write_bytes(_wav_bytes())
+    for name, line in {"wav_scp": "good good.wav", "text": "good yes", **files}.items():
+        (folder / name.replace("_", ".")).write_text(f"{line}\n")
+
+
+def _write_metadata(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "good.wav").write_bytes(_wav_bytes())
+    (folder / "metadata.csv").write_text("file_name,words\ngood.wav,yes\n")
 
 
 def _truncated(name: str, **options: str) -> Callable[[Workspace], list[object]]:
@@ -513,7 +582,7 @@ CASES = (
     Case("data that is not there", lambda at: ["evaluate", at.bundle, "--data", at.path("none")],
          r"none: no such data"),
     Case("a folder that is no data set",
-         lambda at: ["evaluate", at.bundle, "--data", at.checkpoint], r"neither a manifest\.jsonl nor"),
+         lambda at: ["evaluate", at.bundle, "--data", at.checkpoint], r"checkpoint: no data set in it"),
     Case("a manifest with a missing file",
          _evaluate(_GOOD_LINE, '{"audio_filepath": "gone.wav", "text": "yes"}'),
          r"manifest\.jsonl:2: no such audio file: .*gone\.wav"),
@@ -522,9 +591,9 @@ CASES = (
     Case("a manifest with broken JSON", _evaluate(_GOOD_LINE, _GOOD_LINE, "{'audio"),
          r"manifest\.jsonl:3: broken JSON"),
     Case("a manifest with a part that begins behind the end", _evaluate(_GOOD_LINE, _part(offset=3.5)),
-         r"manifest\.jsonl:2: asks for 3\.5 to 4\.5 s of .*good\.wav, which lasts 1 s; mend 'offset'"),
+         r"manifest\.jsonl:2: asks for 3\.5 to 4\.5 s of .*good\.wav, which lasts 1 s; mend its times"),
     Case("a manifest with a part that ends behind the end", _evaluate(_GOOD_LINE, _part(duration=2.5)),
-         r"manifest\.jsonl:2: asks for 0 to 2\.5 s of .*good\.wav, which lasts 1 s; mend 'offset'"),
+         r"manifest\.jsonl:2: asks for 0 to 2\.5 s of .*good\.wav, which lasts 1 s; mend its times"),
     Case("a manifest with a negative offset", _evaluate(_GOOD_LINE, _part(offset=-1)),
          r"manifest\.jsonl:2: 'offset' is -1; give seconds or leave it out"),
     Case("a manifest with an offset of NaN", _evaluate(_GOOD_LINE, _part(offset=float("nan"))),
@@ -540,6 +609,29 @@ CASES = (
     Case("a manifest nested too deeply", _evaluate(_GOOD_LINE, "[" * 10_000),
          r"manifest\.jsonl:2: broken JSON \(nested too deeply\); mend that line"),
     Case("an empty manifest", _evaluate(), r"manifest\.jsonl: no clip in it"),
+    Case("a pattern that fits no file",
+         lambda at: ["evaluate", at.bundle, "--data", at.path("shard-*.tar")],
+         r"shard-\*\.tar: no file fits this pattern"),
+    Case("Parquet without a text column", _data(_write_parquet, "set.parquet"),
+         r"set\.parquet: no text column; its columns are id, audio, words; call one of them text"),
+    Case("a truncated Parquet file", _data(_write_cut_parquet, "set.parquet"),
+         r"set\.parquet: cannot be read \(Parquet magic bytes not found"),
+    Case("a truncated tar shard", _data(_write_cut_shard, "shard.tar"),
+         r"shard\.tar: truncated inside good\.wav; copy it again"),
+    Case("truncated lhotse cuts", _data(partial(_write_cuts, end=-20), "cuts.jsonl.gz"),
+         r"cuts\.jsonl\.gz: truncated or damaged behind line"),
+    Case("a cut that begins behind the end of its recording",
+         _data(partial(_write_cuts, start=3.5), "cuts.jsonl.gz"),
+         r"cuts\.jsonl\.gz:2: asks for 3\.5 to 4\.5 s of .*good\.wav, which lasts 1 s"),
+    Case("a mixed cut", _data(partial(_write_cuts, type="MixedCut"), "cuts.jsonl.gz"),
+         r"cuts\.jsonl\.gz:2: a MixedCut; only MonoCut is read"),
+    Case("a command in Kaldi's wav.scp", _data(partial(_write_kaldi, wav_scp="good sox good.wav - |")),
+         r"wav\.scp:1: a command, which is never run"),
+    Case("a Kaldi segment that ends before it begins",
+         _data(partial(_write_kaldi, segments="good good 0.5 0.2")),
+         r"segments:1: no segment: 'good 0\.5 0\.2'"),
+    Case("an audiofolder without a text column", _data(_write_metadata),
+         r"metadata\.csv:2: no text column; its columns are file_name, words"),
     Case("an unknown part of the zoo", lambda at: ["evaluate", at.bundle, "--data", "zoo:valid"],
          r"zoo:valid: no such part .* choose zoo:train"),
     Case("an unknown normalizer",

@@ -65,6 +65,8 @@ OPTIONAL = (
     "uvicorn",
     "starlette",
     "prometheus_client",
+    "pyarrow",
+    "fsspec",
 )
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from speechquant.core.errors import StorageError
-from speechquant.core.files import only_process, storage_errors
+from speechquant.core.files import cache_folder, only_process, storage_errors
 from speechquant.core.progress import OnStep
 from speechquant.zoo.espeak import Utterance, require_espeak
 from speechquant.zoo.grammar import sentence, transcript_of
@@ -43,9 +43,7 @@ class Clip:
 
 def cache_directory() -> Path:
     """Return where rendered corpora are kept; SPEECHQUANT_CACHE overrides the place."""
-    configured = os.environ.get("SPEECHQUANT_CACHE")
-    root = Path(configured) if configured else Path.home() / ".cache" / "speechquant"
-    return root / f"zoo-corpus-{CORPUS_VERSION}"
+    return cache_folder() / f"zoo-corpus-{CORPUS_VERSION}"
 
 
 def sentences_of(split: str, rng: random.Random) -> Iterator[str]:

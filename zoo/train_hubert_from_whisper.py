@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from speechquant.core.manifests import read_data_set
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.wer import score_wer
 from speechquant.training.batches import batches
 from speechquant.training.command_line import begin, run_parser

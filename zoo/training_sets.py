@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from speechquant.core.manifests import read_data_set
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.training.samples import (
     Extra,
     Sample,

@@ -16,8 +16,8 @@ from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.load.clients import Answered, Load, SpokenClip, percentile_ms, wav_of
 from speechquant.benchmarks.load.hostile import Target, answered_statuses, is_failure
 from speechquant.benchmarks.load.servers import ServerProcess, server_process
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import OptionError
-from speechquant.core.manifests import read_data_set
 from speechquant.engines.families import open_recognizer
 from speechquant.zoo.corpus import corpus_manifest
 

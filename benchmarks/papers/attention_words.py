@@ -14,7 +14,7 @@ from pathlib import Path
 from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.calibrators.methods import STABLEQUANT
-from speechquant.core.manifests import read_data_set
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.exporter.ctc import export

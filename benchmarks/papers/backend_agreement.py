@@ -21,7 +21,8 @@ from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import ScaleTable
 from speechquant.core.wer import ErrorRate, difference_interval
 from speechquant.engines import CtcRecognizer, Session, open_session, quantize_bundle

@@ -24,7 +24,8 @@ from speechquant.calibrators.methods import MethodOptions, table_from_statistics
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.onnx_files import save_graph
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions

@@ -20,7 +20,8 @@ from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.text import normalizer
 from speechquant.core.wer import ErrorRate, score_wer
 from speechquant.engines.ctc.recognizer import open_ctc_recognizer

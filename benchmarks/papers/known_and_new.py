@@ -17,7 +17,8 @@ from pathlib import Path
 from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.joined_clips import clip_by_clip, joined_errors, lots_of
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_recognizer
 from speechquant.exporter.whisper import export_whisper
 from speechquant.zoo.corpus import (

@@ -24,8 +24,9 @@ from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.benchmarks.report.comparison import REGRESSION, compare_reports
 from speechquant.benchmarks.report.record import Report
 from speechquant.benchmarks.report.statistics import LatencyStats
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.engine_folders import Engine, EngineManifest, load_engine, make_engine
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.engines import BuildOptions, build_engine, quantize_bundle
 from speechquant.exporter.ctc import export
 from speechquant.recipes.experiment import Experiment

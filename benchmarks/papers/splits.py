@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.training.samples import Extra, split_speakers
 from speechquant.zoo.corpus import corpus_manifest
 

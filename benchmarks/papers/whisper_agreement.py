@@ -26,7 +26,8 @@ from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.calibrators.methods import EMA
 from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.bundles import Bundle
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import CROSS, ENCODER, GRAPHS, LAST_PROJECTION
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
 from speechquant.engines.decoding_options import GREEDY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import struct
 from dataclasses import dataclass
@@ -39,32 +40,41 @@ def check_whole(path: Path) -> MpegStream | OggStream | None:
     of such a wav, ogg or mp3 without a word, so a half-copied clip would pass for whole.
     """
     status = path.stat()
-    return _checked(path, status.st_size, status.st_mtime_ns)
+    return _checked_file(path, status.st_size, status.st_mtime_ns)
+
+
+def check_content(content: bytes, name: str) -> MpegStream | OggStream | None:
+    """As `check_whole`, for the bytes of a file that messages call `name`."""
+    return _checked(io.BytesIO(content), name)
 
 
 # A manifest may name a thousand parts of one file.
 @lru_cache(maxsize=256)
-def _checked(path: Path, size: int, modified_ns: int) -> MpegStream | OggStream | None:
+def _checked_file(path: Path, size: int, modified_ns: int) -> MpegStream | OggStream | None:
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-        file.seek(0)
-        if head.startswith(b"RIFF"):
-            _check_wav(path, file)
-        elif head.startswith(_OGG):
-            return _checked_ogg(path, file.read())
-        elif _may_be_mpeg(path, head):
-            return _checked_mpeg(path, file.read())
+        return _checked(file, str(path))
+
+
+def _checked(file: BinaryIO, name: str) -> MpegStream | OggStream | None:
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if head.startswith(b"RIFF"):
+        _check_wav(name, file)
+    elif head.startswith(_OGG):
+        return _checked_ogg(name, file.read())
+    elif _may_be_mpeg(name, head):
+        return _checked_mpeg(name, file.read())
     return None
 
 
-def _check_wav(path: Path, file: BinaryIO) -> None:
+def _check_wav(name: str, file: BinaryIO) -> None:
     sizes = _wav_data_bytes(file)
     if sizes is None:
         return
     announced, present = sizes
     if announced < _WAV_SIZE_UNKNOWN and present < announced:
         raise AudioError(
-            f"{path}: truncated: its header announces {announced} bytes of samples, "
+            f"{name}: truncated: its header announces {announced} bytes of samples, "
             f"{present} are there; copy the file again"
         )
 
@@ -83,7 +93,7 @@ def _wav_data_bytes(file: BinaryIO) -> tuple[int, int] | None:
     return None
 
 
-def _checked_ogg(path: Path, data: bytes) -> OggStream:
+def _checked_ogg(name: str, data: bytes) -> OggStream:
     place, end, flags, is_begun = 0, 0, 0, False
     ends = [0, 0]  # where the last two pages end, in the stream's own units
     while (place := data.find(_OGG, end)) >= 0:
@@ -93,7 +103,7 @@ def _checked_ogg(path: Path, data: bytes) -> OggStream:
         flags = data[place + _OGG_FLAGS]
         if is_begun and flags & _OGG_FIRST:
             raise AudioError(
-                f"{path}: another stream begins at byte {place}, behind the first one, and would "
+                f"{name}: another stream begins at byte {place}, behind the first one, and would "
                 "not be read; cut the file there, or write both as one stream"
             )
         is_begun = is_begun or not flags & _OGG_FIRST
@@ -103,11 +113,11 @@ def _checked_ogg(path: Path, data: bytes) -> OggStream:
     left = data[end:]
     if place >= 0 or (left and _OGG.startswith(left)):
         raise AudioError(
-            f"{path}: truncated: it ends inside a page of its ogg stream; copy the file again"
+            f"{name}: truncated: it ends inside a page of its ogg stream; copy the file again"
         )
     if not flags & _OGG_LAST:
         # Programs that record a stream leave it so; a copy is hardly ever cut between two pages.
-        log.warning("warning: %s: its last page does not end the stream; is the file whole?", path)
+        log.warning("warning: %s: its last page does not end the stream; is the file whole?", name)
     return OggStream(ends[1] - ends[0])
 
 
@@ -122,29 +132,29 @@ def _ogg_page_end(data: bytes, place: int) -> int:
     return table + segments + sum(data[table : table + segments])
 
 
-def _may_be_mpeg(path: Path, head: bytes) -> bool:
+def _may_be_mpeg(name: str, head: bytes) -> bool:
     has_mark = head.startswith((b"ID3", b"\xff"))
-    is_named = path.suffix.lower() == ".mp3"
+    is_named = name.lower().endswith(".mp3")
     return (has_mark or is_named) and not head.startswith(_OTHER_FORMATS)
 
 
-def _checked_mpeg(path: Path, data: bytes) -> MpegStream | None:
+def _checked_mpeg(name: str, data: bytes) -> MpegStream | None:
     if data.startswith(_OTHER_FORMATS, after_id3(data)):
         return None
     stream = mpeg_stream(data)
     if stream is None:
         # Said here, as the decoder, asked for its opinion, prints several lines of its own.
-        raise AudioError(f"{path}: cannot be read as audio (no mp3 frames in it); {READ_FORMATS}")
+        raise AudioError(f"{name}: cannot be read as audio (no mp3 frames in it); {READ_FORMATS}")
     if stream.is_truncated:
         announced = (
             "it ends inside a frame"
             if stream.announced_frames is None
             else f"its header announces {stream.announced_frames} frames, {stream.frames} are there"
         )
-        raise AudioError(f"{path}: truncated: {announced}; copy the file again")
+        raise AudioError(f"{name}: truncated: {announced}; copy the file again")
     if stream.gap_at is not None:
         raise AudioError(
-            f"{path}: damaged: no mp3 frames behind byte {stream.gap_at}, where more should be; "
+            f"{name}: damaged: no mp3 frames behind byte {stream.gap_at}, where more should be; "
             "copy the file again"
         )
     return stream

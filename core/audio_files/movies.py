@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,36 +20,42 @@ _MP4_MARK, _WEBM_MARK = b"ftyp", b"\x1a\x45\xdf\xa3"
 _UNSURE_SECONDS = 0.5
 
 
-def is_movie(path: Path) -> bool:
-    """Return whether a file begins as an mp4 or a webm does; raises OSError."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+def is_movie(file: Path | bytes) -> bool:
+    """Return whether a file, or its bytes, begins as an mp4 or a webm does; raises OSError."""
+    if isinstance(file, bytes):
+        head = file[:_HEAD_BYTES]
+    else:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
     return head[4:8] == _MP4_MARK or head.startswith(_WEBM_MARK)
 
 
-def told_seconds(path: Path) -> float | None:
+def told_seconds(file: Path | bytes, name: str) -> float | None:
     """Return how long the file says that its sound is; raises AudioError, MissingPackageError."""
-    with _sound_of(path) as (container, stream):
+    with _sound_of(file, name) as (container, stream):
         return _told_seconds(container, stream)
 
 
-def movie_seconds(path: Path) -> float:
+def movie_seconds(file: Path | bytes, name: str) -> float:
     """Return how long the sound is; raises AudioError and MissingPackageError."""
-    told = told_seconds(path)
+    told = told_seconds(file, name)
     if told is not None:
         return told
-    samples, rate_hz = decoded_movie(path)
+    samples, rate_hz = decoded_movie(file, name)
     return len(samples) / rate_hz
 
 
-def decoded_movie(path: Path, most_seconds: float | None = None) -> tuple[NDArray[np.float32], int]:
+def decoded_movie(
+    file: Path | bytes, name: str, most_seconds: float | None = None
+) -> tuple[NDArray[np.float32], int]:
     """Return the samples of the first sound track, channels averaged, and their rate.
 
-    Stops soon after `most_seconds`. Raises AudioError and MissingPackageError.
+    `name` is what messages call the file. Stops soon after `most_seconds`. Raises AudioError and
+    MissingPackageError.
     """
     pieces: list[NDArray[np.float32]] = []
     count = 0
-    with _sound_of(path) as (container, stream):
+    with _sound_of(file, name) as (container, stream):
         import av
 
         rate_hz = int(stream.rate)
@@ -63,7 +70,7 @@ def decoded_movie(path: Path, most_seconds: float | None = None) -> tuple[NDArra
         else:
             if told is not None and count < (told - _UNSURE_SECONDS) * rate_hz:
                 raise AudioError(
-                    f"{path}: truncated or damaged: {told:.2f} s announced, {count / rate_hz:.2f} "
+                    f"{name}: truncated or damaged: {told:.2f} s announced, {count / rate_hz:.2f} "
                     "are there; copy the file again"
                 )
     return np.concatenate([*pieces, np.zeros(0, np.float32)]), rate_hz
@@ -78,17 +85,18 @@ def _told_seconds(container: Any, stream: Any) -> float | None:
 
 
 @contextmanager
-def _sound_of(path: Path) -> Iterator[tuple[Any, Any]]:
+def _sound_of(file: Path | bytes, name: str) -> Iterator[tuple[Any, Any]]:
     try:
         import av
     except ImportError as error:
         raise MissingPackageError(
-            f"{path}: m4a, mp4 and webm files need PyAV: pip install 'speechquant[movies]'"
+            f"{name}: m4a, mp4 and webm files need PyAV: pip install 'speechquant[movies]'"
         ) from error
+    opened = io.BytesIO(file) if isinstance(file, bytes) else str(file)
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(opened, metadata_errors="ignore") as container:
             if not container.streams.audio:
-                raise AudioError(f"{path}: no sound track in it; give a file with one")
+                raise AudioError(f"{name}: no sound track in it; give a file with one")
             yield container, container.streams.audio[0]
     except av.FFmpegError as error:
-        raise AudioError(f"{path}: cannot be read as audio ({one_line(error)})") from error
+        raise AudioError(f"{name}: cannot be read as audio ({one_line(error)})") from error

@@ -49,6 +49,7 @@ def calibrate(
     ] = None,
     normalizer: options.Normalizer = "basic",
     limit: options.Limit = None,
+    skip_unreadable: options.SkipUnreadable = False,
     workers: options.Workers = 1,
     threads: options.Threads = None,
     force: options.Force = False,
@@ -57,8 +58,8 @@ def calibrate(
     """Make a scale table from a bundle and audio."""
     request = CalibrationRequest(
         bundle=load_bundle(bundle),
-        data=named_data(data, limit),
-        dev=named_data(dev, limit),
+        data=named_data(data, limit, skip_unreadable=skip_unreadable),
+        dev=named_data(dev, limit, skip_unreadable=skip_unreadable),
         method=MethodOptions(
             method,
             bits_of(bits, weight_bits),

@@ -22,6 +22,7 @@ def evaluate(
     data: options.Data,
     normalizer: options.Normalizer = "basic",
     limit: options.FirstClips = None,
+    skip_unreadable: options.SkipUnreadable = False,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst clips to show.")] = 5,
     language: options.Language = None,
     task: options.Task = None,
@@ -35,7 +36,7 @@ def evaluate(
     opened = open_recognizer(bundle, provider=provider, threads=threads, decoding=decoding)
     with opened as recognizer:
         runs_on = recognizer.provider
-        clips = NamedData(data, limit).clips(require_text=True)
+        clips = NamedData(data, limit, skip_unreadable).clips(require_text=True)
         with progress("evaluating") as on_step:
             result = evaluate_clips(recognizer, clips, normalizer=normalizer, on_step=on_step)
     if json:

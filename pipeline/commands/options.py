@@ -56,7 +56,17 @@ Normalizer = Annotated[
     str, typer.Option(help=f"How texts are made comparable: {', '.join(NORMALIZERS)}.")
 ]
 Data = Annotated[
-    str, typer.Option(help="JSONL manifest, LibriSpeech folder, or zoo:train, zoo:dev, zoo:test.")
+    str,
+    typer.Option(
+        help="JSONL manifest, folder, Parquet, tar shards, lhotse cuts or another kind of "
+        "docs/data.md; a URI of one; zoo:train, zoo:dev, zoo:test."
+    ),
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable", help="Name clips that cannot be read and go on without them."
+    ),
 ]
 FirstClips = Annotated[int | None, typer.Option(min=1, help="Only the first clips.")]
 

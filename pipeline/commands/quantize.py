@@ -39,7 +39,9 @@ def quantize(
     out: options.BundleToWrite,
     data: Annotated[
         str | None,
-        typer.Option(help="Calibration audio: manifest, LibriSpeech folder, zoo:train|dev|test."),
+        typer.Option(
+            help="Calibration audio: a manifest, a folder, or another kind of docs/data.md."
+        ),
     ] = None,
     dev: options.Dev = None,
     scales: Annotated[
@@ -73,6 +75,7 @@ def quantize(
     ] = QdqFormat.U8.value,
     normalizer: options.Normalizer = "basic",
     limit: options.Limit = None,
+    skip_unreadable: options.SkipUnreadable = False,
     workers: options.Workers = 1,
     threads: options.Threads = None,
     force: options.Force = False,
@@ -86,8 +89,8 @@ def quantize(
     symmetric = not asymmetric and (method != BALANCED or qdq_format == QdqFormat.S8.value)
     request = CalibrationRequest(
         bundle=source,
-        data=named_data(data, limit),
-        dev=named_data(dev, limit),
+        data=named_data(data, limit, skip_unreadable=skip_unreadable),
+        dev=named_data(dev, limit, skip_unreadable=skip_unreadable),
         method=MethodOptions(
             method,
             bits_of(bits, weight_bits),

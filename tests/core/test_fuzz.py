@@ -19,6 +19,7 @@ from speechquant.core.artifact_folders import digest_of
 from speechquant.core.audio import AudioPart, read_audio
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
 from speechquant.core.ctc import CTC, MODEL, CtcDecoding, CtcSpec
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.engine_folders import (
     Engine,
     EngineManifest,
@@ -28,7 +29,7 @@ from speechquant.core.engine_folders import (
 )
 from speechquant.core.errors import BundleError, EngineError, SpeechquantError
 from speechquant.core.files import sha256_of
-from speechquant.core.manifests import clip_key, read_data_set
+from speechquant.core.manifests import clip_key
 from speechquant.core.scales import (
     Bits,
     CalibrationData,

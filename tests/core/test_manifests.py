@@ -10,9 +10,10 @@ import pytest
 import soundfile
 
 from speechquant.core.audio import AudioPart
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import ManifestError
 from speechquant.core.files import sha256_of
-from speechquant.core.manifests import LabelledClip, clip_key, read_data_set
+from speechquant.core.manifests import LabelledClip, clip_key
 
 RATE_HZ = 16_000
 SECONDS = 2.0

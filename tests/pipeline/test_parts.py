@@ -1,4 +1,4 @@
-"""Whatever reads a clip reads the part that a manifest names: as if it were a file of its own."""
+"""Whatever reads a clip reads a part of a file, or a file in a tar, as if it were one of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from bad_inputs import table_of
+from small_sets import write_tar
 
 from speechquant.benchmarks import evaluate
 from speechquant.benchmarks.bench.timing_audio import TimingAudio
@@ -18,7 +19,8 @@ from speechquant.benchmarks.papers.joined_clips import lots_of
 from speechquant.benchmarks.peers.graphs import _feeds_of_clips
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CTC
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.scoring import Job, Trial
 from speechquant.engines import open_recognizer
@@ -69,6 +71,16 @@ def files(data: tuple[Path, Path]) -> Clips:
     return read_data_set(data[1])
 
 
+@pytest.fixture(scope="module")
+def shard(data: tuple[Path, Path]) -> Path:
+    """A tar of the three files and their texts."""
+    members = []
+    for number, text in enumerate(TEXTS):
+        content = (data[1].parent / f"{number}.wav").read_bytes()
+        members += [(f"{number}.wav", content), (f"{number}.txt", text.encode())]
+    return write_tar(data[1].parent / "shard.tar", *members)
+
+
 def activations(bundle: Bundle, clips: Clips) -> object:
     with ProbeSession(bundle, 1) as probe:
         return [probe.activations_of(clip) for clip in clips]
@@ -98,6 +110,14 @@ def test_a_reader_reads_the_part(
     read = READERS[reader]
     np.testing.assert_equal(read(tiny_bundle, parts), read(tiny_bundle, files))
     assert measured_seconds(tiny_bundle, parts) == pytest.approx(sum(SECONDS))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_reader_reads_a_file_in_a_tar(
+    tiny_bundle: Bundle, shard: Path, files: Clips, reader: str
+) -> None:
+    read = READERS[reader]
+    np.testing.assert_equal(read(tiny_bundle, read_data_set(shard)), read(tiny_bundle, files))
 
 
 def table(bundle: Bundle) -> ScaleTable:
@@ -153,20 +173,46 @@ def test_a_part_is_named_in_what_is_said_of_it(
 def test_evaluate_and_calibrate(
     tiny_bundle: Bundle,
     data: tuple[Path, Path],
+    shard: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found, tables = [], []
-    for number, manifest in enumerate(data):
-        asked = ["evaluate", tiny_bundle.folder, "--data", manifest]
+    for number, source in enumerate((*data, shard)):
+        asked = ["evaluate", tiny_bundle.folder, "--data", source]
         found.append(printed(asked, capsys))
         out = tmp_path / f"{number}.json"
-        printed(["calibrate", tiny_bundle.folder, "--data", manifest, "--out", out, "--method",
+        printed(["calibrate", tiny_bundle.folder, "--data", source, "--out", out, "--method",
                  "max"], capsys)  # fmt: skip
         tables.append(json.loads(out.read_text()))
-    assert found[0]["wer"] == found[1]["wer"]
+    assert found[0]["wer"] == found[1]["wer"] == found[2]["wer"]
     assert found[0]["audio_seconds"] == found[1]["audio_seconds"] == pytest.approx(sum(SECONDS))
     assert tables[0]["tensors"] == tables[1]["tensors"]
-    keys = [table["data"].pop("sha256") for table in tables]
+    # A file in a tar is known by its bytes, as alone.
+    assert tables[2] == tables[1]
+    keys = [table["data"].pop("sha256") for table in tables[:2]]
     assert keys[0] != keys[1]
     assert tables[0]["data"] == tables[1]["data"]
+
+
+def test_clips_that_cannot_be_read_are_skipped_where_that_is_asked_for(
+    tiny_bundle: Bundle,
+    data: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [json.loads(line) for line in data[1].read_text().splitlines()]
+    for row in rows:
+        row["audio_filepath"] = str(data[1].parent / row["audio_filepath"])
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"this is no audio")
+    manifest = tmp_path / "manifest.jsonl"
+    rows.insert(1, {"audio_filepath": str(bad), "text": "no"})
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    asked = ["evaluate", str(tiny_bundle.folder), "--data", str(manifest)]
+    assert run(asked) == 1
+    capsys.readouterr()
+    found = printed([*asked, "--skip-unreadable"], capsys)
+    assert found["wer"] == printed([*asked[:3], data[1]], capsys)["wer"]
+    assert run([*asked, "--skip-unreadable"]) == 0
+    assert f"warning: {manifest}: 1 of 4 clips left out" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speechquant.core.manifests import read_data_set
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.wer import score_wer
 from speechquant.students.distil import Distillation, Settings, read_teacher, train
 from speechquant.students.processes import Processes

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import StorageError
-from speechquant.core.manifests import read_data_set
 from speechquant.zoo import corpus
 from speechquant.zoo.corpus import SPLITS, UTTERANCES, plan_clips
 from speechquant.zoo.grammar import RULES, sentence, spoken_number, transcript_of, vocabulary

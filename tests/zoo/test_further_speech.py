@@ -9,7 +9,7 @@ import espeakng_loader
 import numpy as np
 import pytest
 
-from speechquant.core.manifests import read_data_set
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.zoo import further_speech
 from speechquant.zoo.corpus import plan_clips
 from speechquant.zoo.further_speech import plan_further

@@ -8,7 +8,8 @@ import pytest
 
 from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS, score_torch
 from speechquant.core.bundles import Bundle
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_recognizer
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult

@@ -13,7 +13,8 @@ from speechquant.benchmarks.papers.joined_clips import clip_by_clip, joined_erro
 from speechquant.benchmarks.papers.whisper_agreement import GREEDY, Reference
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_recognizer
 from speechquant.training.augment import coloured_noise
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest

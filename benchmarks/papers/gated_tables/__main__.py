@@ -21,9 +21,9 @@ from speechquant.benchmarks.papers.gated_tables.sets import HeardSet
 from speechquant.benchmarks.papers.real_whisper.records import Records, key_of
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
 from speechquant.benchmarks.papers.real_whisper.run import facts_of_set, thinned
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import OptionError, ReportError, SpeechquantError
 from speechquant.core.files import new_file
-from speechquant.core.manifests import read_data_set
 from speechquant.exporter.checkpoint_files import folder_of
 
 

@@ -14,8 +14,9 @@ import soxr
 from speechquant.benchmarks.papers.real_whisper.records import key_of
 from speechquant.benchmarks.papers.real_whisper.run import thinned
 from speechquant.core.audio import Waveform, read_audio
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.files import new_folder
-from speechquant.core.manifests import LabelledClip, clip_key, read_data_set
+from speechquant.core.manifests import LabelledClip, clip_key
 from speechquant.training.augment import add_noise
 from speechquant.training.samples import split_speakers
 

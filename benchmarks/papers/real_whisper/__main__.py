@@ -29,8 +29,8 @@ from speechquant.benchmarks.papers.real_whisper.run import (
     thinned,
 )
 from speechquant.benchmarks.papers.real_whisper.speed_page import speed_page_of
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.files import new_file
-from speechquant.core.manifests import read_data_set
 from speechquant.exporter.checkpoint_files import folder_of
 
 _PEERS = ("openvino", "ctranslate2", "faster-whisper")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechquant.benchmarks.papers.real_whisper.records import key_of
-from speechquant.core.audio import AudioPart, audio_seconds
+from speechquant.core.audio import audio_seconds
 from speechquant.core.files import sha256_of
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 
@@ -77,9 +77,7 @@ def seconds_of(clip: LabelledClip) -> float:
     """Return how long a clip is."""
     if clip.seconds is not None:
         return clip.seconds
-    if isinstance(clip.audio, AudioPart):
-        return audio_seconds(clip.path) - clip.audio.offset_seconds
-    return audio_seconds(clip.path)
+    return audio_seconds(clip.audio)
 
 
 def thinned(clips: Sequence[LabelledClip], most: int | None) -> list[LabelledClip]:
@@ -92,5 +90,5 @@ def thinned(clips: Sequence[LabelledClip], most: int | None) -> list[LabelledCli
 def _speaker_of(clip: LabelledClip) -> str | None:
     if clip.speaker is not None:
         return clip.speaker
-    match = _LIBRISPEECH_NAME.fullmatch(clip.path.stem)
+    match = _LIBRISPEECH_NAME.fullmatch(clip.stem)
     return match[1] if match else None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from speechquant.core.audio import AudioPart, audio_files_in, audio_seconds, read_audio
+from speechquant.core.audio_files.members import FileSlice
 from speechquant.core.errors import AudioError, MissingPackageError
 
 av = pytest.importorskip("av")
@@ -40,6 +41,10 @@ def test_the_sound_is_read(tmp_path: Path, name: str, codec: str, rate: int) -> 
     assert np.sqrt((middle**2).mean()) == pytest.approx(0.25 / np.sqrt(2), rel=0.03)
     assert len(read_audio(AudioPart(path, 1.0, 0.5), RATE_HZ)) == RATE_HZ // 2
     assert audio_files_in(tmp_path) == [path]
+    inside = FileSlice(path, name, 0, path.stat().st_size)
+    np.testing.assert_array_equal(read_audio(inside, RATE_HZ), wave)
+    np.testing.assert_array_equal(read_audio(path.read_bytes(), RATE_HZ), wave)
+    assert audio_seconds(inside) == audio_seconds(path)
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), KINDS)

@@ -12,7 +12,8 @@ from speechquant.benchmarks.papers.real_whisper.candidates import Transformers
 from speechquant.calibrators.methods import BALANCED, MethodOptions
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
-from speechquant.core.manifests import LabelledClip, read_data_set
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.text import normalizer
 from speechquant.core.wer import ErrorRate, score_wer
