@@ -505,8 +505,6 @@ def test_checkpoints(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch)
     for file, document in CHECKPOINT.items():
         tmp_path.joinpath(file).write_text(json.dumps(document))
     tmp_path.joinpath("model.safetensors").touch()
-    architecture = {"architectures": ["WhisperForConditionalGeneration"]}
-    tmp_path.joinpath("config.json").write_text(json.dumps(architecture))
     path = tmp_path / name
 
     def use() -> None:
@@ -542,6 +540,8 @@ def test_whisper_checkpoints(tmp_path: Path, name: str, monkeypatch: pytest.Monk
     for file, document in WHISPER.items():
         tmp_path.joinpath(file).write_text(json.dumps(document))
     tmp_path.joinpath("model.safetensors").touch()
+    architecture = {"architectures": ["WhisperForConditionalGeneration"]}
+    tmp_path.joinpath("config.json").write_text(json.dumps(architecture))
     path = tmp_path / name
 
     def use() -> None:

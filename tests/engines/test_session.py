@@ -110,7 +110,7 @@ def test_what_is_wanted_needs_no_warning(
 
 def test_bad_options_are_named(tiny_bundle: Bundle) -> None:
     with pytest.raises(
-        OptionError, match="no provider 'gpu'; did you mean cpu[?] choose auto, cpu, openvino"
+        OptionError, match=r"no provider 'gpu'; did you mean cpu[?] choose auto, cpu, openvino"
     ):
         open_session(tiny_bundle, provider="gpu")
     with pytest.raises(OptionError, match="threads is 0"):
