@@ -18,13 +18,13 @@ def checkpoint_of(model: str) -> str:
     """Return the checkpoint folder of `zoo:NAME`, anything else as it is."""
     if not model.startswith(ZOO_PREFIX):
         return model
-    from speechquant.zoo.models import MODEL_NAMES, TRAINED_MODELS
+    from speechquant.zoo.models import MODEL_NAMES, trained_model
 
     name = model.removeprefix(ZOO_PREFIX)
     if name not in MODEL_NAMES:
         known = [ZOO_PREFIX + known for known in MODEL_NAMES]
         raise CheckpointError(f"{model}: no such model in the zoo; {choice_among(model, known)}")
-    return str(TRAINED_MODELS / name)
+    return str(trained_model(name))
 
 
 def data_set_of(

@@ -6,14 +6,32 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechquant.core.errors import CheckpointError
+from speechquant.core.files import cache_folder
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# A wheel has their descriptions without their weights, which are most of its bytes.
 # The hyphen keeps setuptools from taking the folders for packages.
 TRAINED_MODELS = Path(__file__).parent / "trained-models"
 CTC_MODELS = ("wav2vec2", "hubert")
 WHISPER = "whisper"  # in whisper_model.py
 MODEL_NAMES = (*CTC_MODELS, WHISPER)
+_WEIGHTS = "model.safetensors"
+
+
+def trained_model(name: str) -> Path:
+    """Return the checkpoint of a model of the zoo; raises CheckpointError where it is not here."""
+    in_cache = cache_folder() / TRAINED_MODELS.name
+    for folder in (TRAINED_MODELS / name, in_cache / name):
+        if (folder / _WEIGHTS).is_file():
+            return folder
+    raise CheckpointError(
+        f"zoo:{name}: its weights are in the repository, not in the wheel; copy "
+        f"zoo/{TRAINED_MODELS.name}/{name} from there to {in_cache}"
+    )
+
 
 # Blank first, as CTC in Hugging Face has it; "|" stands for the space between words.
 VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", "'", *"abcdefghijklmnopqrstuvwxyz")

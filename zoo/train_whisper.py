@@ -28,7 +28,7 @@ from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_anoth
 from speechquant.training.schedule import RunSettings
 from speechquant.training.whisper import POSITION_SAMPLES, encode, log_mels, whole_positions
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
-from speechquant.zoo.models import TRAINED_MODELS, VOCABULARY
+from speechquant.zoo.models import VOCABULARY, trained_model
 from speechquant.zoo.train import text_loss
 from speechquant.zoo.training_sets import training_sets
 from speechquant.zoo.whisper_model import (
@@ -294,7 +294,7 @@ class Run(TrainingRun):
     def _begin_with_hubert(self) -> None:
         from safetensors.torch import load_file
 
-        given = load_file(TRAINED_MODELS / "hubert" / "model.safetensors")
+        given = load_file(trained_model("hubert") / "model.safetensors")
         names = {
             "attention": "self_attn",
             "layer_norm": "self_attn_layer_norm",

@@ -17,7 +17,7 @@ from speechquant.engines import open_session
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.exporter.checkpoints import load_checkpoint
 from speechquant.exporter.random_models import PREFIX as RANDOM_PREFIX
-from speechquant.zoo.models import TRAINED_MODELS
+from speechquant.zoo.models import trained_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def local_checkpoint(bundle: Bundle) -> str:
     if source.startswith(RANDOM_PREFIX):
         return source
     if source.startswith(_ZOO_PREFIX):
-        return str(TRAINED_MODELS / source.removeprefix(_ZOO_PREFIX))
+        return str(trained_model(source.removeprefix(_ZOO_PREFIX)))
     if source and Path(source).is_dir():
         return str(Path(source).resolve())
     from huggingface_hub import snapshot_download

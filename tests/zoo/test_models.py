@@ -9,11 +9,13 @@ import pytest
 from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS, score_torch
 from speechquant.core.bundles import Bundle
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import CheckpointError
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_recognizer
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
 from speechquant.recipes.evaluate import evaluate
+from speechquant.zoo import models
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import (
     CTC_MODELS,
@@ -88,3 +90,16 @@ def test_saved_files_are_what_transformers_reads(name: str) -> None:
 def test_every_model_on_disk_is_in_the_list() -> None:
     folders = sorted(path.name for path in Path(TRAINED_MODELS).iterdir() if path.is_dir())
     assert folders == sorted(MODEL_NAMES)
+
+
+def test_a_wheel_without_weights_says_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHQUANT_CACHE", str(tmp_path))
+    monkeypatch.setattr(models, "TRAINED_MODELS", tmp_path / "wheel" / "trained-models")
+    with pytest.raises(CheckpointError, match=r"zoo:hubert: its weights .* copy .* to"):
+        models.trained_model("hubert")
+    copied = tmp_path / "trained-models" / "hubert"
+    copied.mkdir(parents=True)
+    (copied / "model.safetensors").touch()
+    assert models.trained_model("hubert") == copied

@@ -17,6 +17,7 @@ from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Sample
 from speechquant.training.whisper import encode, log_mels
 from speechquant.zoo import train_whisper as training
+from speechquant.zoo.models import trained_model
 from speechquant.zoo.train_whisper import (
     Example,
     Run,
@@ -314,7 +315,7 @@ def test_wrong_tokens_are_given_and_never_wanted(tokens: Tokens, tmp_path: Path)
 def test_it_begins_with_the_blocks_of_zoo_hubert(tokens: Tokens, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    given = load_file(training.TRAINED_MODELS / "hubert" / "model.safetensors")
+    given = load_file(trained_model("hubert") / "model.safetensors")
     own = run_in(tmp_path / "run", tokens).model.model.encoder.state_dict()
     for theirs, mine in (
         ("attention.v_proj", "self_attn.v_proj"),
