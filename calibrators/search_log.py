@@ -12,7 +12,7 @@ from typing import TextIO
 from speechquant.core.errors import StorageError
 from speechquant.core.files import storage_errors
 from speechquant.core.plain import parsed, record_of
-from speechquant.core.scoring import Job, Score, Scorer
+from speechquant.core.scoring import Job, JobRunner, Score
 
 SEARCH_FILE = "search.jsonl"
 
@@ -24,8 +24,8 @@ class RecordedScorer:
     all that a score depends on, so a log stays good when the command's other options change.
     """
 
-    def __init__(self, scorer: Scorer, path: Path, utterance_keys: Sequence[str]) -> None:
-        self._scorer = scorer
+    def __init__(self, runner: JobRunner, path: Path, utterance_keys: Sequence[str]) -> None:
+        self._runner = runner
         self._keys = utterance_keys
         self.path = path
         self.scores = read_search_log(path)
@@ -49,15 +49,18 @@ class RecordedScorer:
             self._file.close()
 
     def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
-        """Yield the score of every job; each one is in the log before it is yielded."""
+        """Yield the scores in the order of the jobs; each is in the log as soon as it is there."""
         missing: dict[tuple[str, str], Job] = {}
         for job in jobs:
             if self._key(job) not in self.scores:
                 missing.setdefault(self._key(job), job)
-        computed = self._scorer.score(list(missing.values()))
-        for key, score in zip(missing, computed, strict=True):
-            self._write(key, missing[key].trial.label, score)
-        return iter([self.scores[self._key(job)] for job in jobs])
+        keys, lacking = list(missing), list(missing.values())
+        computed = self._runner.completed(lacking)
+        for job in jobs:
+            while self._key(job) not in self.scores:
+                place, score = next(computed)
+                self._write(keys[place], lacking[place].trial.label, score)
+            yield self.scores[self._key(job)]
 
     def _key(self, job: Job) -> tuple[str, str]:
         return job.trial.key, self._keys[job.utterance]

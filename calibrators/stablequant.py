@@ -102,30 +102,36 @@ def search_exhaustively(
     on_step: OnStep | None = None,
 ) -> SearchResult:
     """Return S, p and all scores of Algorithm 1 over the utterances 0..utterances-1."""
-    trials = 1 + len(candidates.layer_names) + len(CLIP_PERCENTS)
-    done = iter(range(1, trials + 1))
+    layers = candidates.layer_names
+    trials = 1 + len(layers) + len(CLIP_PERCENTS)
+    done = iter(range(1, trials * utterances + 1))
 
-    def score_all(trial: Trial) -> list[Score]:
-        scores = list(scorer.score([Job(trial, place) for place in range(utterances)]))
-        if on_step is not None:
-            on_step(next(done), trials)
-        return scores
+    def score_all(trials_of_stage: Sequence[Trial]) -> list[list[Score]]:
+        """Return the scores of each trial; all are asked for at once, so that no worker waits."""
+        jobs = [Job(trial, place) for trial in trials_of_stage for place in range(utterances)]
+        scores = []
+        for score in scorer.score(jobs):
+            scores.append(score)
+            if on_step is not None:
+                on_step(next(done), trials * utterances)
+        return [scores[start : start + utterances] for start in range(0, len(jobs), utterances)]
 
-    float_scores = score_all(candidates.unquantized())
-    words = total_words(float_scores)
-    float_errors = total_errors(float_scores)
+    unquantized, *alone = score_all(
+        [candidates.unquantized(), *map(candidates.layer_alone, layers)]
+    )
+    words, float_errors = total_words(unquantized), total_errors(unquantized)
     effects = []
-    for layer in candidates.layer_names:
-        scores = score_all(candidates.layer_alone(layer))
+    for layer, scores in zip(layers, alone, strict=True):
         added = total_errors(scores) - float_errors
         points = 100 * added / words
-        interval = points_interval(float_scores, scores)
+        interval = points_interval(unquantized, scores)
         is_clipped = points > gamma_points
         effects.append(LayerEffect(layer, added, words, utterances, points, is_clipped, interval))
     clipped_layers = [effect.layer for effect in effects if effect.clipped]
+    of_percents = score_all([candidates.clipped(clipped_layers, p) for p in CLIP_PERCENTS])
     scored = []
-    for percent in CLIP_PERCENTS:
-        errors = total_errors(score_all(candidates.clipped(clipped_layers, percent)))
+    for percent, scores in zip(CLIP_PERCENTS, of_percents, strict=True):
+        errors = total_errors(scores)
         scored.append(PercentileScore(percent, errors, words, utterances, errors / words))
     best = min(scored, key=lambda score: (score.errors, score.percent))
     return SearchResult(

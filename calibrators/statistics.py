@@ -19,7 +19,7 @@ from speechquant.calibrators.histogram import (
 )
 from speechquant.core.errors import CalibrationError
 
-FORMAT = "speechquant.statistics/1"
+FORMAT = "speechquant.statistics/2"
 # Wagner et al.: minimum and maximum are averaged over this many batches, then they stand.
 EMA_BATCHES = 16
 EMA_MOMENTUM = 0.9
@@ -32,51 +32,46 @@ _MEND = "delete it and calibrate again"
 
 
 class TensorStatistics:
-    """One activation: the histogram, and the extent as a moving average over batches."""
+    """One activation: the histogram, and the extent of each batch."""
 
     def __init__(self) -> None:
         self.histogram = Histogram()
-        self._averaged: Extent | None = None
-        self._batch: Extent | None = None
-        self._batches = 0
+        self._batches: dict[int, Extent] = {}
 
     @property
     def averaged_extent(self) -> Extent | None:
         """The moving average of the batches' minima and maxima, None before the first batch."""
-        return self._averaged
+        averaged: Extent | None = None
+        for _, batch in sorted(self._batches.items()):
+            averaged = batch if averaged is None else Extent(*map(_average, averaged, batch))
+        return averaged
 
-    def add(self, values: NDArray[np.float32], extent: Extent | None = None) -> None:
-        """Count `values`; `extent` is theirs where the caller has it already."""
+    def add(self, values: NDArray[np.float32], batch: int, extent: Extent | None = None) -> None:
+        """Count `values` of a batch, 0 to EMA_BATCHES - 1; `extent` is theirs where it is known."""
         extent = extent_of(values) if extent is None else extent
         self.histogram.add(values, extent)
-        self._batch = extent.union(self._batch)
+        self._batches[batch] = extent.union(self._batches.get(batch))
 
-    def end_batch(self) -> None:
-        """Let the values since the last batch count as one; those after EMA_BATCHES do not."""
-        batch, self._batch = self._batch, None
-        if batch is None or self._batches == EMA_BATCHES:
-            return
-        self._batches += 1
-        old = batch if self._averaged is None else self._averaged
-        self._averaged = batch if old is batch else Extent(*map(_average, old, batch))
+    def merge(self, other: TensorStatistics) -> None:
+        """Add what `other` counted."""
+        self.histogram.merge(other.histogram)
+        for batch, extent in other._batches.items():
+            self._batches[batch] = extent.union(self._batches.get(batch))
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the state as arrays; an extent of NaN stands for None."""
-        return {
-            **self.histogram.to_arrays(),
-            "averaged": array_from_extent(self._averaged),
-            "batch": array_from_extent(self._batch),
-            "batches": np.array(self._batches, np.int64),
-        }
+        batches = [array_from_extent(self._batches.get(batch)) for batch in range(EMA_BATCHES)]
+        return {**self.histogram.to_arrays(), "batches": np.stack(batches)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> TensorStatistics:
         """Return the statistics of `to_arrays`."""
         statistics = cls()
         statistics.histogram = Histogram.from_arrays(arrays)
-        statistics._averaged = extent_from_array(arrays["averaged"])
-        statistics._batch = extent_from_array(arrays["batch"])
-        statistics._batches = int(arrays["batches"].item())
+        for batch, row in enumerate(arrays["batches"]):
+            extent = extent_from_array(row)
+            if extent is not None:
+                statistics._batches[batch] = extent
         return statistics
 
 
@@ -87,15 +82,15 @@ def _average(old: float, new: float) -> float:
 class ActivationStatistics:
     """Every activation of one model over a calibration set of `total_utterances`, one at a time.
 
-    The set is cut into at most EMA_BATCHES batches. What `save` writes is all that is needed to go
-    on after `load` and to come to the same numbers as without the interruption.
+    The set is cut into at most EMA_BATCHES batches. The utterances may come in any order, and parts
+    of the set may be counted apart and merged: the numbers are the same. What `save` writes is all
+    that is needed to go on after `load`.
     """
 
     def __init__(self, total_utterances: int) -> None:
         if total_utterances < 1:
             raise CalibrationError("no utterances to calibrate on: give data that holds some")
-        self._total = total_utterances
-        self._seen = 0
+        self._seen = np.zeros(total_utterances, np.bool_)
         self._tensors: dict[str, TensorStatistics] = {}
 
     @property
@@ -106,34 +101,63 @@ class ActivationStatistics:
     @property
     def total_utterances(self) -> int:
         """How many utterances the calibration set has."""
-        return self._total
+        return self._seen.size
 
     @property
     def utterances(self) -> int:
         """How many of them were added."""
-        return self._seen
+        return int(self._seen.sum())
 
-    def add_utterance(self, activations: Mapping[str, NDArray[np.float32]]) -> None:
-        """Count one utterance's activations by tensor name.
+    @property
+    def missing(self) -> list[int]:
+        """The places in the set of those that were not."""
+        places: list[int] = np.flatnonzero(~self._seen).tolist()
+        return places
+
+    def add_utterance(
+        self, activations: Mapping[str, NDArray[np.float32]], place: int | None = None
+    ) -> None:
+        """Count the activations by tensor name of the utterance at `place`; None: the next one.
 
         Raises CalibrationError, naming the tensor, and counts nothing where one holds NaN, infinity
         or no values, where the names are not those of the first utterance, and after the last one.
         """
-        if self._seen == self._total:
+        if place is None:
+            place = next(iter(self.missing), self.total_utterances)
+        if place >= self.total_utterances:
             raise CalibrationError(
-                f"more utterances than the {self._total} announced: calibrate anew on this data"
+                f"more utterances than the {self.total_utterances} announced: "
+                "calibrate anew on this data"
             )
+        self._require_new(self._seen[place])
         _require_same_names(activations, self._tensors or activations)
         # All are checked before one is counted, so that a caller may leave this utterance out.
         extents = {name: _named_extent(name, values) for name, values in activations.items()}
-        for name, values in activations.items():
-            self._tensors.setdefault(name, TensorStatistics()).add(values, extents[name])
-        batches_before = self._seen * EMA_BATCHES // self._total
-        self._seen += 1
         # Batches as even as can be: EMA_BATCHES of them, or one for each utterance of a small set.
-        if self._seen * EMA_BATCHES // self._total > batches_before:
-            for statistics in self._tensors.values():
-                statistics.end_batch()
+        batch = place * EMA_BATCHES // self.total_utterances
+        for name, values in activations.items():
+            self._tensors.setdefault(name, TensorStatistics()).add(values, batch, extents[name])
+        self._seen[place] = True
+
+    def merge(self, other: ActivationStatistics) -> None:
+        """Add what `other` saw of the same set; raises CalibrationError where both saw something.
+
+        Raises it as well where the sets or the names of the tensors differ.
+        """
+        if other.total_utterances != self.total_utterances:
+            raise CalibrationError(
+                f"statistics of {other.total_utterances} utterances beside those of "
+                f"{self.total_utterances}: calibrate with one data set throughout"
+            )
+        self._require_new((self._seen & other._seen).any())
+        _require_same_names(other._tensors, self._tensors or other._tensors)
+        for name, statistics in other._tensors.items():
+            self._tensors.setdefault(name, TensorStatistics()).merge(statistics)
+        self._seen |= other._seen
+
+    def _require_new(self, was_seen: bool | np.bool_) -> None:
+        if was_seen:
+            raise CalibrationError("an utterance counted twice: calibrate anew on this data")
 
     def save(self, path: Path) -> None:
         """Write all of it to `path`, a .npz file whatever it is called."""
@@ -144,8 +168,7 @@ class ActivationStatistics:
         stacked: dict[str, Any] = {key: np.stack(rows) for key, rows in arrays.items()}
         stacked["format"] = np.array(FORMAT)
         stacked["names"] = np.array(list(self._tensors), np.str_)
-        stacked["total"] = np.array(self._total)
-        stacked["seen"] = np.array(self._seen)
+        stacked["seen"] = self._seen
         # NumPy adds .npz to a name that lacks it, but not to an open file.
         with path.open("wb") as file:
             np.savez_compressed(file, **stacked)
@@ -166,9 +189,10 @@ class ActivationStatistics:
     def _from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> ActivationStatistics:
         if str(arrays["format"]) != FORMAT:
             raise ValueError(f"in the format {arrays['format']}, not {FORMAT}")
-        loaded = cls(int(arrays["total"].item()))
-        loaded._seen = int(arrays["seen"].item())
-        rows = {key: arrays[key] for key in TensorStatistics().to_arrays()} if loaded._seen else {}
+        seen = np.asarray(arrays["seen"], np.bool_)
+        loaded = cls(seen.size)
+        loaded._seen[:] = seen
+        rows = {key: arrays[key] for key in TensorStatistics().to_arrays()} if seen.any() else {}
         for index, name in enumerate(arrays["names"].tolist()):
             own = {key: stacked[index] for key, stacked in rows.items()}
             loaded._tensors[name] = TensorStatistics.from_arrays(own)

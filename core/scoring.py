@@ -50,8 +50,16 @@ class Score:
     labels: str
 
 
+class JobRunner(Protocol):
+    """What runs jobs: this process, several, a cluster."""
+
+    def completed(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Score]]:
+        """Yield the place of every job and its score as soon as it is there, in any order."""
+        ...
+
+
 class Scorer(Protocol):
-    """What runs jobs: a process, a pool of them, a cluster."""
+    """What a search asks for scores."""
 
     def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
         """Yield the score of every job, in their order, each as soon as it is there."""

@@ -40,9 +40,10 @@ from speechquant.core.text import normalizer
 from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.probes import open_probe
-from speechquant.engines.scorers import open_scorer
 from speechquant.engines.trials.task import ScoringTask
 from speechquant.recipes.data import DataSource, measured_seconds
+from speechquant.recipes.executors.options import HERE, ExecutorOptions, opened_workers
+from speechquant.recipes.tasks import CollectingStatistics, ScoringTrials, opened_collection
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class CalibrationRequest:
     placement: str = INPUT
     weight_rounding: str = NEAREST
     normalizer: str = "basic"
-    workers: int = 1
+    executor: ExecutorOptions = HERE
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -262,8 +263,11 @@ def statistics_of(
     key = statistics_key(
         bundle, data_key(request.clip_keys), attention=attention, placement=placement
     )
+    task = CollectingStatistics(
+        bundle.folder, tuple(clips), request.threads, attention=attention, placement=placement
+    )
     with (
-        open_probe(bundle, request.threads, attention=attention, placement=placement) as probe,
+        opened_collection(task, request.executor) as parts_of,
         progress("collecting statistics") as on_step,
     ):
         log.info(
@@ -272,7 +276,7 @@ def statistics_of(
             len(clips),
         )
         saved = work / f"statistics-{key}.npz"
-        return collect(probe.activations_of, clips, saved, on_step=on_step)
+        return collect(parts_of, len(clips), saved, on_step=on_step)
 
 
 def table_of(request: CalibrationRequest, statistics: ActivationStatistics) -> ScaleTable:
@@ -340,8 +344,8 @@ def recorded_scorer(
     rest += [_levels_name(request)] if rounds else []
     keys = [data_key([key, *rest])[:16] for key in request.dev_clip_keys]
     with (
-        open_scorer(task, request.workers) as scorer,
-        RecordedScorer(scorer, work / SEARCH_FILE, keys) as recorded,
+        opened_workers(ScoringTrials(task), request.executor) as workers,
+        RecordedScorer(workers, work / SEARCH_FILE, keys) as recorded,
     ):
         yield recorded
 

@@ -22,7 +22,6 @@ from speechquant.core.scales import Bits, ScaleTable
 from speechquant.core.specs import is_graph_file
 from speechquant.core.weights import Levels
 from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
-from speechquant.engines.families import open_recognizer
 from speechquant.engines.quantize import QdqOptions, quantize_bundle
 from speechquant.recipes.balance import balance
 from speechquant.recipes.calibrate import (
@@ -34,7 +33,8 @@ from speechquant.recipes.calibrate import (
     table_of,
 )
 from speechquant.recipes.data import ClipList
-from speechquant.recipes.evaluate import evaluate
+from speechquant.recipes.evaluate import Listening, evaluate_over
+from speechquant.recipes.executors.options import HERE, ExecutorOptions
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Experiment:
     calibration: Sequence[LabelledClip]
     test: Sequence[LabelledClip]
     work: Path
-    workers: int = 1
+    executor: ExecutorOptions = HERE
     attention: bool = False
     placement: str = INPUT
 
@@ -148,7 +148,7 @@ class Experiment:
             keep_float=(),
             attention=self.attention,
             placement=self.placement,
-            workers=self.workers,
+            executor=self.executor,
         )
 
     def score_balanced(self, bits: int, *, symmetric: bool = True) -> Scored:
@@ -199,5 +199,4 @@ class Experiment:
         return data_key([self.bundle.reading_sha256, *map(clip_key, self.test)])[:16]
 
     def _words(self, bundle: Bundle) -> ErrorRate:
-        with open_recognizer(bundle) as recognizer:
-            return evaluate(recognizer, self.test).words
+        return evaluate_over(Listening(bundle.folder, tuple(self.test)), self.executor).words

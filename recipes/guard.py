@@ -13,11 +13,11 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, quantizes_attention
 from speechquant.core.wer import DifferenceInterval, difference_interval
-from speechquant.engines.families import family_of, open_recognizer
+from speechquant.engines.families import family_of
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.runners import CPU
 from speechquant.recipes.calibrate import CalibrationRequest, recorded_scorer
-from speechquant.recipes.evaluate import Evaluation, evaluate
+from speechquant.recipes.evaluate import Evaluation, Listening, evaluate_over
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +92,16 @@ class Guard:
         # As the guard and the search score their trials. On another provider, whose arithmetic is
         # another, their errors could not be compared, and with all in float no budget might hold.
         request = self.request
-        decoding = family_of(bundle).trial_decoding
-        opened = open_recognizer(bundle, provider=CPU, threads=request.threads, decoding=decoding)
-        with opened as recognizer, self.progress("evaluating") as on_step:
-            return evaluate(
-                recognizer, request.dev_clips, normalizer=request.normalizer, on_step=on_step
+        task = Listening(
+            bundle.folder,
+            tuple(request.dev_clips),
+            provider=CPU,
+            threads=request.threads,
+            decoding=family_of(bundle).trial_decoding,
+        )
+        with self.progress("evaluating") as on_step:
+            return evaluate_over(
+                task, request.executor, normalizer=request.normalizer, on_step=on_step
             )
 
     def _keep(self, table: ScaleTable, allowed: float) -> GuardResult:

@@ -67,6 +67,8 @@ OPTIONAL = (
     "prometheus_client",
     "pyarrow",
     "fsspec",
+    "ray",
+    "grpc",
 )
 
 

@@ -18,6 +18,7 @@ from speechquant.benchmarks.papers.splits import zoo_split
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.core.wer import difference_interval
 from speechquant.exporter.ctc import export
+from speechquant.recipes.executors.options import ExecutorOptions
 from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
@@ -76,7 +77,9 @@ def main() -> None:
         for model in options.models:
             work = (options.work or Path(folder)) / model
             bundle = export(TRAINED_MODELS / model, work / "float", force=True, name=f"zoo:{model}")
-            bench = Experiment(bundle, split.calibration, test, work, options.workers)
+            bench = Experiment(
+                bundle, split.calibration, test, work, ExecutorOptions(workers=options.workers)
+            )
             print_heading(f"zoo:{model}, float {100 * bench.float_words.rate:.2f}", *_COLUMNS)
             for bits in options.widths:
                 measure(bench, bits, options.search, options.dev_clips)

@@ -25,7 +25,7 @@ import soundfile
 
 from speechquant.benchmarks.bench.machine import describe_machine, load_average, peak_bytes
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
-from speechquant.calibrators.collection import collect
+from speechquant.calibrators.collection import collect, one_by_one
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
@@ -136,7 +136,7 @@ def cost_of_collecting(bundle: Bundle, clips: Sequence[LabelledClip]) -> Cost:
     """Return what this project's statistics take."""
     with ProbeSession(bundle, THREADS) as probe:
         started = time.perf_counter()
-        collected = collect(probe.activations_of, clips)
+        collected = collect(one_by_one(probe.activations_of, clips), len(clips))
         return Cost(len(collected.tensors), time.perf_counter() - started, peak_gib())
 
 

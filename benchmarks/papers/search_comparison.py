@@ -22,6 +22,7 @@ from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.wer import DifferenceInterval, difference_interval
 from speechquant.exporter.ctc import export
+from speechquant.recipes.executors.options import ExecutorOptions
 from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
@@ -159,7 +160,13 @@ def main() -> None:
         for model in CTC_MODELS:
             work = Path(folder) / model
             bundle = export(TRAINED_MODELS / model, work / "float", name=f"zoo:{model}")
-            bench = Experiment(bundle, split.calibration, split.test, work, options.workers)
+            bench = Experiment(
+                bundle,
+                split.calibration,
+                split.test,
+                work,
+                ExecutorOptions(workers=options.workers),
+            )
             for bits in WIDTHS:
                 for number in range(options.sets):
                     dev = split.calibration[number :: options.sets][: options.clips]

@@ -27,6 +27,7 @@ from speechquant.core.files import new_file
 from speechquant.core.graphs import PLACEMENTS
 from speechquant.core.scales import read_scales
 from speechquant.exporter.ctc import export
+from speechquant.recipes.executors.options import ExecutorOptions
 from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.training.samples import Extra
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
@@ -191,7 +192,9 @@ def _bench_of(model: str, split: DataSplit, work: Path, plan: Plan) -> Experimen
     name = f"{Path(model.replace(':', '-')).name}-{split.name.split(',')[0].replace(':', '-')}"
     folder = work / name
     bundle = export(source_of(model), folder / "float", force=True, name=model)
-    return Experiment(bundle, split.calibration, split.test, folder, plan.workers)
+    return Experiment(
+        bundle, split.calibration, split.test, folder, ExecutorOptions(workers=plan.workers)
+    )
 
 
 def report_on(split: DataSplit, work: Path, plan: Plan) -> list[str]:

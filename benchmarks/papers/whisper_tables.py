@@ -21,6 +21,7 @@ from speechquant.calibrators.methods import EMA, STABLEQUANT
 from speechquant.core.files import new_file
 from speechquant.core.seq2seq import CROSS, ENCODER, LAST_PROJECTION
 from speechquant.exporter.whisper import export_whisper
+from speechquant.recipes.executors.options import ExecutorOptions
 from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
@@ -96,7 +97,9 @@ def main() -> None:
         bundle, _ = export_whisper(
             TRAINED_MODELS / WHISPER, work / "float", force=True, name=f"zoo:{WHISPER}"
         )
-        bench = Experiment(bundle, split.calibration, split.test, work, options.workers)
+        bench = Experiment(
+            bundle, split.calibration, split.test, work, ExecutorOptions(workers=options.workers)
+        )
         lines = [
             "# Whisper at W8A8: word errors",
             "",

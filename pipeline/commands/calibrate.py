@@ -18,6 +18,7 @@ from speechquant.pipeline.commands.options import bits_of, kept_in_float
 from speechquant.pipeline.console import print_json, progress
 from speechquant.pipeline.sources import named_data
 from speechquant.recipes.calibrate import Calibration, CalibrationRequest
+from speechquant.recipes.executors.options import PROCESSES, ExecutorOptions
 from speechquant.recipes.facts import search_facts, table_facts, table_summary
 from speechquant.recipes.table_files import TableFiles, write_calibration
 
@@ -50,7 +51,8 @@ def calibrate(
     normalizer: options.Normalizer = "basic",
     limit: options.Limit = None,
     skip_unreadable: options.SkipUnreadable = False,
-    workers: options.Workers = 1,
+    executor: options.Executor = PROCESSES,
+    workers: options.Workers = None,
     threads: options.Threads = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -73,7 +75,7 @@ def calibrate(
         attention=quantize_attention,
         placement=placement,
         normalizer=normalizer,
-        workers=workers,
+        executor=ExecutorOptions(executor, workers),
         threads=threads,
     )
     files = TableFiles(out, tensorrt_cache, tensorrt_version, force)

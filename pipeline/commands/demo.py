@@ -24,6 +24,7 @@ from speechquant.pipeline.commands.quantize import show_quantized
 from speechquant.pipeline.console import progress
 from speechquant.pipeline.sources import NamedData, checkpoint_of
 from speechquant.recipes.calibrate import CalibrationRequest
+from speechquant.recipes.executors.options import ExecutorOptions
 from speechquant.recipes.quantize import QuantizeOptions, quantize
 
 _MODEL = "zoo:hubert"
@@ -68,9 +69,8 @@ def _make(out: Path) -> list[Path]:
 
 
 def _quantize(bundle: Bundle, out: Path) -> None:
-    request = CalibrationRequest(
-        bundle, NamedData(_DEV, _SEARCHED_CLIPS), workers=os.cpu_count() or 1
-    )
+    every_core = ExecutorOptions(workers=os.cpu_count())
+    request = CalibrationRequest(bundle, NamedData(_DEV, _SEARCHED_CLIPS), executor=every_core)
     asked_for = QuantizeOptions(out, force=True)
     show_quantized(quantize(request, asked_for, progress), asked_for)
 

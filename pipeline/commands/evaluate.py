@@ -9,12 +9,14 @@ import typer
 
 from speechquant.core.wer import ErrorRate
 from speechquant.engines.families import open_recognizer
+from speechquant.engines.session import load_source
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.commands.options import decoding_options
 from speechquant.pipeline.console import print_json, print_table, progress
 from speechquant.pipeline.sources import NamedData
-from speechquant.recipes.evaluate import ClipResult, Evaluation
+from speechquant.recipes.evaluate import ClipResult, Evaluation, Listening, evaluate_over
 from speechquant.recipes.evaluate import evaluate as evaluate_clips
+from speechquant.recipes.executors.options import PROCESSES, ExecutorOptions
 
 
 def evaluate(
@@ -28,17 +30,28 @@ def evaluate(
     task: options.Task = None,
     temperatures: options.Temperatures = None,
     provider: options.ScoringProvider = None,
+    executor: options.Executor = PROCESSES,
+    workers: options.Workers = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
     """Count the errors of a bundle on a data set with texts."""
     decoding = decoding_options(language, task, temperatures)
-    opened = open_recognizer(bundle, provider=provider, threads=threads, decoding=decoding)
-    with opened as recognizer:
-        runs_on = recognizer.provider
+    spread = ExecutorOptions(executor, workers)
+    source = load_source(bundle)
+    if spread.is_this_process:
+        opened = open_recognizer(source, provider=provider, threads=threads, decoding=decoding)
+        with opened as recognizer:
+            runs_on = recognizer.provider
+            clips = NamedData(data, limit, skip_unreadable).clips(require_text=True)
+            with progress("evaluating") as on_step:
+                result = evaluate_clips(recognizer, clips, normalizer=normalizer, on_step=on_step)
+    else:
         clips = NamedData(data, limit, skip_unreadable).clips(require_text=True)
+        listening = Listening(source.folder, tuple(clips), provider, threads, decoding)
         with progress("evaluating") as on_step:
-            result = evaluate_clips(recognizer, clips, normalizer=normalizer, on_step=on_step)
+            result = evaluate_over(listening, spread, normalizer=normalizer, on_step=on_step)
+        runs_on = result.provider or ""
     if json:
         facts = {"bundle": str(bundle), "data": data, "provider": runs_on}
         print_json({**facts, **evaluation_facts(result)})
@@ -53,9 +66,14 @@ def _show(result: Evaluation, runs_on: str) -> None:
         ERROR_HEADINGS,
         [error_row("words", result.words), error_row("characters", result.characters)],
     )
+    factor = result.real_time_factor
+    took = (
+        f"{result.workers} workers"
+        if factor is None
+        else f"{result.compute_seconds:.1f} s: real-time factor {factor:.3f}"
+    )
     print(
-        f"{len(result.clips)} clips, {result.audio_seconds:.0f} s of audio in "
-        f"{result.compute_seconds:.1f} s: real-time factor {result.real_time_factor:.3f}; "
+        f"{len(result.clips)} clips, {result.audio_seconds:.0f} s of audio in {took}; "
         f"normalizer {result.normalizer}; provider {runs_on}"
     )
 

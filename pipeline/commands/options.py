@@ -22,6 +22,7 @@ from speechquant.engines.registry import provider_names
 from speechquant.engines.runners import AUTO
 from speechquant.pipeline.sources import numbers_of
 from speechquant.recipes.calibrate import DEFAULT_METHODS
+from speechquant.recipes.executors.options import PROCESSES, RAY, RAY_SCHEME
 
 BUNDLE_PROVIDERS = provider_names()
 
@@ -174,7 +175,21 @@ Placement = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first clips of each set.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that score trials.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes that jobs are spread over.",
+        show_default=f"1; all that a cluster has room for with --executor {RAY}",
+    ),
+]
+Executor = Annotated[
+    str,
+    typer.Option(
+        help=f"Where jobs run: {PROCESSES} of this machine, {RAY} (the cluster in RAY_ADDRESS, "
+        f"else one started here), or {RAY_SCHEME}HOST:PORT. Never used for latency."
+    ),
+]
 
 
 def kept_in_float(asked_for: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -28,6 +28,7 @@ from speechquant.recipes.calibrate import (
     CalibrationRequest,
     default_method,
 )
+from speechquant.recipes.executors.options import PROCESSES, ExecutorOptions
 from speechquant.recipes.facts import table_summary
 from speechquant.recipes.guard import Outcome
 from speechquant.recipes.quantize import Quantized, QuantizeOptions
@@ -76,7 +77,8 @@ def quantize(
     normalizer: options.Normalizer = "basic",
     limit: options.Limit = None,
     skip_unreadable: options.SkipUnreadable = False,
-    workers: options.Workers = 1,
+    executor: options.Executor = PROCESSES,
+    workers: options.Workers = None,
     threads: options.Threads = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -105,7 +107,7 @@ def quantize(
         placement=placement,
         weight_rounding=weights,
         normalizer=normalizer,
-        workers=workers,
+        executor=ExecutorOptions(executor, workers),
         threads=threads,
     )
     asked_for = QuantizeOptions(out, scales, qdq_format, max_wer_drop, force)

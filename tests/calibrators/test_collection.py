@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from speechquant.calibrators import collection
-from speechquant.calibrators.collection import collect
+from speechquant.calibrators.collection import collect, one_by_one, part_of
 from speechquant.calibrators.statistics import ActivationStatistics
 from speechquant.core.errors import CalibrationError
 from speechquant.core.manifests import LabelledClip
@@ -57,7 +58,7 @@ def test_killed_and_resumed_is_the_same(
     asked: list[str] = []
     for number in (0, 1, 9, 9, 22):
         with pytest.raises(Killed):
-            collect(killed_at(number), CLIPS, saved)
+            collect(one_by_one(killed_at(number), CLIPS), len(CLIPS), saved)
         # What was counted is kept where there was time to save it.
         assert saved.is_file() == (number > 0 and save_every_seconds < 0)
         if saved.is_file():
@@ -67,24 +68,28 @@ def test_killed_and_resumed_is_the_same(
         asked.append(clip.path.stem)
         return activations_of(clip)
 
-    resumed = collect(recorded, CLIPS, saved)
+    resumed = collect(one_by_one(recorded, CLIPS), len(CLIPS), saved)
     assert asked == (["22"] if save_every_seconds < 0 else [clip.path.stem for clip in CLIPS])
-    whole = collect(activations_of, CLIPS)
+    whole = collect(one_by_one(activations_of, CLIPS), len(CLIPS))
     assert_equal(resumed, whole)
     assert_equal(ActivationStatistics.load(saved), whole)
     # Done is done: nothing is asked again.
-    assert_equal(collect(killed_at(0), CLIPS, saved), whole)
+    assert_equal(collect(one_by_one(killed_at(0), CLIPS), len(CLIPS), saved), whole)
     assert [path.name for path in tmp_path.iterdir()] == ["statistics.npz"]
 
 
 def test_steps_are_counted(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
-    collect(activations_of, CLIPS, on_step=lambda done, total: steps.append((done, total)))
+    collect(
+        one_by_one(activations_of, CLIPS),
+        len(CLIPS),
+        on_step=lambda done, total: steps.append((done, total)),
+    )
     assert steps == [(number, 23) for number in range(1, 24)]
 
 
 def test_what_was_counted_is_what_was_seen() -> None:
-    statistics = collect(activations_of, CLIPS)
+    statistics = collect(one_by_one(activations_of, CLIPS), len(CLIPS))
     values = np.concatenate([activations_of(clip)["x"].reshape(-1) for clip in CLIPS])
     histogram = statistics.tensors["x"].histogram
     assert histogram.total == values.size
@@ -98,17 +103,39 @@ def test_an_activation_that_is_not_finite_is_named() -> None:
         return values
 
     with pytest.raises(CalibrationError, match="y: an activation holds NaN"):
-        collect(broken, CLIPS)
+        collect(one_by_one(broken, CLIPS), len(CLIPS))
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     saved = tmp_path / "statistics.npz"
-    collect(activations_of, CLIPS, saved)
+    collect(one_by_one(activations_of, CLIPS), len(CLIPS), saved)
     saved.write_bytes(saved.read_bytes()[:-200])
     with pytest.raises(CalibrationError, match=r"statistics\.npz: not statistics .* delete it"):
-        collect(activations_of, CLIPS, saved)
+        collect(one_by_one(activations_of, CLIPS), len(CLIPS), saved)
 
 
 def test_no_clips() -> None:
     with pytest.raises(CalibrationError, match="no utterances to calibrate on"):
-        collect(activations_of, [])
+        collect(one_by_one(activations_of, []), 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_of_any_size_in_any_order_come_to_the_same(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def parts_of(missing: Sequence[int]) -> Iterator[ActivationStatistics]:
+        shuffled = rng.permutation(missing).tolist()
+        while shuffled:
+            taken = [shuffled.pop() for _ in range(min(len(shuffled), int(rng.integers(1, 5))))]
+            yield part_of(activations_of, CLIPS, taken)
+
+    saved = tmp_path / "statistics.npz"
+    with pytest.raises(Killed):
+        collect(lambda missing: killed_after(9, parts_of(missing)), len(CLIPS), saved)
+    resumed = collect(parts_of, len(CLIPS), saved)
+    assert_equal(resumed, collect(one_by_one(activations_of, CLIPS), len(CLIPS)))
+
+
+def killed_after(parts: int, of: Iterator[ActivationStatistics]) -> Iterator[ActivationStatistics]:
+    yield from itertools.islice(of, parts)
+    raise Killed

@@ -12,18 +12,18 @@ from speechquant.core.scoring import Job, Score
 
 
 class CountingScorer:
-    """Scores a job as its utterance's number, and stops for good after some jobs."""
+    """Scores a job as its utterance's number, the last first, and stops for good after some jobs."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.jobs: list[Job] = []
         self._stop_after = stop_after
 
-    def score(self, jobs: Sequence[Job]) -> Iterator[Score]:
-        for job in jobs:
+    def completed(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Score]]:
+        for place, job in reversed(list(enumerate(jobs))):
             if len(self.jobs) == self._stop_after:
                 raise KeyboardInterrupt
             self.jobs.append(job)
-            yield Score(job.utterance, 10, f"heard {job.utterance}", "0101")
+            yield place, Score(job.utterance, 10, f"heard {job.utterance}", "0101")
 
 
 KEYS = ["a", "b", "c"]
@@ -66,7 +66,7 @@ def test_an_interrupted_list_keeps_what_was_done(tmp_path: Path) -> None:
     scorer = CountingScorer()
     with RecordedScorer(scorer, path, KEYS) as recorded:
         assert [score.errors for score in recorded.score(jobs(1.0))] == [0, 1, 2]
-    assert [job.utterance for job in scorer.jobs] == [2]
+    assert [job.utterance for job in scorer.jobs] == [0]
 
 
 @pytest.mark.parametrize("cut", range(1, 120, 7))

@@ -39,39 +39,26 @@ def assert_same(found: ActivationStatistics, expected: ActivationStatistics) -> 
 def test_first_batch_is_copied_and_the_others_averaged() -> None:
     statistics = TensorStatistics()
     assert statistics.averaged_extent is None
-    statistics.add(f32(-1, 2))
-    statistics.add(f32(-0.5, 4))
-    assert statistics.averaged_extent is None
-    statistics.end_batch()
+    statistics.add(f32(-1, 2), 0)
+    statistics.add(f32(-0.5, 4), 0)
     assert statistics.averaged_extent == Extent(-1.0, 4.0)
-    statistics.add(f32(1, 14))
-    statistics.end_batch()
+    statistics.add(f32(1, 14), 1)
     assert statistics.averaged_extent == pytest.approx((0.9 * -1 + 0.1 * 1, 0.9 * 4 + 0.1 * 14))
-    statistics.add(f32(0, 0))
-    statistics.end_batch()
+    statistics.add(f32(0, 0), 2)
     assert statistics.averaged_extent == pytest.approx((-0.72, 4.5))
     assert statistics.histogram.extent == Extent(-1.0, 14.0)
 
 
-def test_batches_after_the_16th_change_no_average() -> None:
-    statistics = TensorStatistics()
-    for batch in range(20):
-        statistics.add(f32(-batch, 2 * batch))
-        statistics.end_batch()
+def test_batches_are_averaged_in_their_order_whenever_they_came() -> None:
+    ordered, late = TensorStatistics(), TensorStatistics()
+    for batch in range(16):
+        ordered.add(f32(-batch, 2 * batch), batch)
+        late.add(f32(batch - 15, 2 * (15 - batch)), 15 - batch)
     average = 0.0
     for batch in range(1, 16):
         average = 0.9 * average + 0.1 * batch
-    assert statistics.averaged_extent == pytest.approx((-average, 2 * average))
-    assert statistics.histogram.extent == Extent(-19.0, 38.0)
-
-
-def test_ending_an_empty_batch_changes_nothing() -> None:
-    statistics = TensorStatistics()
-    statistics.end_batch()
-    statistics.add(f32(3, 5))
-    statistics.end_batch()
-    statistics.end_batch()
-    assert statistics.averaged_extent == Extent(3.0, 5.0)
+    assert ordered.averaged_extent == pytest.approx((-average, 2 * average))
+    assert late.averaged_extent == ordered.averaged_extent
 
 
 @pytest.mark.parametrize("total", [1, 2, 15, 16, 17, 20, 33, 200])
@@ -166,3 +153,18 @@ def test_files_that_are_not_statistics_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(CalibrationError, match="calibrate again"):
             ActivationStatistics.load(path)
+
+
+def test_what_was_counted_twice_or_of_another_set_is_refused() -> None:
+    statistics, same = ActivationStatistics(3), ActivationStatistics(3)
+    statistics.add_utterance({"a": f32(1)}, 1)
+    same.add_utterance({"a": f32(1)}, 1)
+    assert statistics.missing == [0, 2]
+    with pytest.raises(CalibrationError, match="counted twice"):
+        statistics.merge(same)
+    with pytest.raises(CalibrationError, match="of 2 utterances beside those of 3"):
+        statistics.merge(ActivationStatistics(2))
+    other = ActivationStatistics(3)
+    other.add_utterance({"b": f32(1)}, 0)
+    with pytest.raises(CalibrationError, match="among the activations of some utterances only"):
+        statistics.merge(other)

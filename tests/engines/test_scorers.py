@@ -1,12 +1,7 @@
-"""Scores of trials: the same in one process and in several, and those of `evaluate`."""
+"""Scores of trials: those of `evaluate`."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +10,12 @@ import pytest
 import soundfile
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.errors import AudioError, OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import Bits, Scale, ScaleTable
 from speechquant.core.scoring import Job, Score, Trial
 from speechquant.engines import open_recognizer, quantize_bundle
 from speechquant.engines.ctc.probe import ProbeSession
-from speechquant.engines.scorers import ScoringPool, new_scorer, open_scorer
+from speechquant.engines.scorers import new_scorer
 from speechquant.engines.trials.task import ScoringTask, labels_of
 from speechquant.recipes.evaluate import evaluate
 
@@ -80,15 +74,6 @@ def jobs_of(*trials: Trial) -> list[Job]:
     return [Job(trial, place) for place in range(CLIPS) for trial in trials]
 
 
-def test_two_processes_score_as_one_does(task: ScoringTask, table: ScaleTable) -> None:
-    jobs = jobs_of(*trials_of(table))
-    alone = list(new_scorer(task).score(jobs))
-    with ScoringPool(task, 2) as pool:
-        assert list(pool.score(jobs)) == alone
-        assert list(pool.score(list(reversed(jobs)))) == list(reversed(alone))
-    assert len({score.labels for score in alone}) > CLIPS  # the trials differ
-
-
 def errors_by_evaluate(bundle: Bundle, task: ScoringTask) -> list[tuple[str, int, int]]:
     with open_recognizer(bundle, threads=1) as recognizer:
         result = evaluate(recognizer, task.clips)
@@ -120,77 +105,3 @@ def test_a_quantized_trial_has_the_errors_of_evaluate(
     # A sum in another order may tip one value over a half, and with it a letter.
     assert sum(a == b for a, b in zip(scores, expected, strict=True)) >= CLIPS - 1
     assert [row[2] for row in scores] == [row[2] for row in expected]
-
-
-def test_an_error_in_a_process_says_what_it_says_in_this_one(
-    task: ScoringTask, table: ScaleTable, tmp_path: Path
-) -> None:
-    short = tmp_path / "short.wav"
-    soundfile.write(short, np.zeros(10), RATE_HZ)
-    broken = replace(task, clips=(*task.clips[:1], LabelledClip(short, "yes")))
-    jobs = [Job(trials_of(table)[0], place) for place in range(2)]
-    for workers in (1, 2):
-        with (
-            open_scorer(broken, workers) as scorer,
-            pytest.raises(AudioError, match=r"short\.wav: its length is 10"),
-        ):
-            list(scorer.score(jobs))
-
-
-def test_a_process_that_is_ended_is_one_clear_error(task: ScoringTask, table: ScaleTable) -> None:
-    jobs = jobs_of(*trials_of(table)) * 200
-    with (
-        ScoringPool(task, 2) as pool,
-        pytest.raises(OptionError, match=r"one of the 2 processes .* give fewer --workers"),
-    ):
-        for done, _ in enumerate(pool.score(jobs)):
-            if done == 0:
-                os.kill(next(iter(pool._pool._processes)), signal.SIGKILL)
-
-
-_SCORE_FOR_EVER = """
-import pickle, sys
-from speechquant.engines.scorers import ScoringPool
-
-if __name__ == "__main__":
-    task, jobs = pickle.load(sys.stdin.buffer)
-    with ScoringPool(task, 2) as pool:
-        list(pool.score(jobs))
-        print(*pool._pool._processes, flush=True)
-        while True:
-            list(pool.score(jobs))
-"""
-
-
-def is_running(pid: int) -> bool:
-    # One that has ended but was not waited for yet is a zombie.
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
-def test_processes_end_with_the_one_that_started_them(
-    task: ScoringTask, table: ScaleTable, tmp_path: Path
-) -> None:
-    import pickle
-
-    script = tmp_path / "score.py"
-    script.write_text(_SCORE_FOR_EVER)
-    process = subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None and process.stdout is not None
-    pickle.dump((task, jobs_of(trials_of(table)[0])), process.stdin)
-    process.stdin.close()
-    workers = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(workers) == 2 and all(map(is_running, workers))
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    end = time.monotonic() + 20
-    while any(map(is_running, workers)):
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -1,0 +1,1 @@
+"""Where jobs run: in this process, in several, on a Ray cluster, whatever a job is."""
