@@ -34,6 +34,18 @@ class Nodes:
         """The one that is not the head; killed, not told to end."""
         self._cluster.remove_node(self._added.pop(), allow_graceful=False)
 
+    def worker_pids(self) -> list[int]:
+        """The processes of this cluster that do jobs."""
+        import psutil
+
+        return [
+            child.pid
+            for node in self._cluster.list_all_nodes()
+            for raylet in node.all_processes["raylet"]
+            for child in psutil.Process(raylet.process.pid).children()
+            if "RemoteWorker" in " ".join(child.cmdline())
+        ]
+
     def cached(self) -> list[str]:
         """What was shipped to this machine."""
         return sorted(path.name for path in self.cache.glob("shipped*/*"))
