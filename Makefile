@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc \
-	search-comparison calibration-cost bench bench-zoo bench-base bench-large attention-words backend-agreement \
+	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check real-whisper real-whisper-speed gated-tables \
 	test-tensorrt8 test-pythons release-check coverage clean
@@ -64,6 +64,13 @@ search-comparison: $(READY)
 
 calibration-cost: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.calibration_cost > docs/results/calibration-cost.md
+
+# Both want a machine that does nothing else and the extra `cluster`.
+scale: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.papers.scale
+
+faults: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.papers.faults --runs 10
 
 attention-words: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.attention_words > docs/results/attention-words.md

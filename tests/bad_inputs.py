@@ -730,6 +730,8 @@ CASES = (
          r"no Q/DQ format 'openvino'; (did you mean \S+ )?choose u8, s8", "out"),
     Case("an unknown rounding", _with_data("--weights", "up"),
          r"no rounding 'up' of weights; (did you mean \S+ )?choose nearest, adaround", "out"),
+    Case("an unknown executor", _with_data("--executor", "slurm"),
+         r"no executor 'slurm'; choose processes, ray or ray://HOST:PORT", "out"),
     Case("an unknown normalizer for the search", _with_data("--normalizer", "german"),
          r"no normalizer 'german'; (did you mean \S+ )?choose basic, whisper, none", "out"),
     Case("every layer kept in float", _with_data(*_KEEP_ALL),

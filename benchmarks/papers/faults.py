@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,8 @@ class Nodes:
     """A Ray cluster of two nodes on this machine."""
 
     def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
         self._size = {"num_cpus": 1, "object_store_memory": _STORE_BYTES}
-        self._cluster = Cluster(
+        self._cluster: Any = import_module("ray.cluster_utils").Cluster(
             initialize_head=True, head_node_args={"include_dashboard": False, **self._size}
         )
         os.environ[ADDRESS_VARIABLE] = self._cluster.address
@@ -137,11 +136,6 @@ def _command_of(pid: int) -> str:
         return ""
 
 
-def _kill_one(pids: Sequence[int], rng: random.Random) -> None:
-    if pids:
-        os.kill(rng.choice(pids), signal.SIGKILL)
-
-
 def main() -> None:
     """Print a row a run."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -183,15 +177,12 @@ def _print_runs(runs: Calibrations, nodes: Nodes, count: int, rng: random.Random
         started = time.perf_counter()
         process = runs.start(name, quiet[where])
         time.sleep(after)
-        kills: dict[str, Callable[[], None]] = {
-            "a worker": lambda process=process, where=where: _kill_one(
-                _workers_of(process, where), rng
-            ),
-            "a node": nodes.lose_one,
-            "the driver": process.kill,
-        }
-        kills[killed]()
-        if killed == "the driver":
+        if killed == "a worker":
+            os.kill(rng.choice(_workers_of(process, where)), signal.SIGKILL)
+        elif killed == "a node":
+            nodes.lose_one()
+        else:
+            process.kill()
             process.wait()
             process = runs.start(name, quiet[where])
         runs.end(name, process)

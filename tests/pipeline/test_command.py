@@ -100,6 +100,19 @@ def test_evaluate(tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixtur
     assert text.count("  said ") == 1
 
 
+def test_evaluate_in_several_processes_has_no_real_time_factor(
+    tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", tiny_bundle.folder, "--data", clips, "--threads", "1", "--json"]
+    alone = json.loads(output(arguments, capsys))
+    spread = json.loads(output([*arguments, "--workers", "2"], capsys))
+    assert spread["real_time_factor"] is None and alone["real_time_factor"] > 0
+    for name in ("wer", "cer", "clips", "provider", "audio_seconds"):
+        assert spread[name] == alone[name]
+    text = output([*arguments[:-1], "--workers", "2"], capsys)
+    assert "6 s of audio in 2 workers; normalizer basic; provider cpu" in text
+
+
 def test_the_same_file_twice_gives_two_lines(
     tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
