@@ -23,11 +23,13 @@ from typing import Any
 
 from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
+from speechquant.calibrators.search_log import SEARCH_FILE
 from speechquant.exporter.ctc import export
 from speechquant.recipes.executors.cluster import ADDRESS_VARIABLE, QUIET
 from speechquant.zoo.models import TRAINED_MODELS
 
 _STORE_BYTES = 80 << 20
+_LOOK_EVERY_SECONDS = 0.02
 _POOL = ("--workers", "2")
 _RAY = ("--executor", "ray", "--workers", "2")
 
@@ -63,13 +65,22 @@ class Calibrations:
         if process.wait() != 0:
             raise SystemExit((self.folder / f"{name}.txt").read_text(encoding="utf-8"))
 
+    def wait_for(self, name: str, evaluations: int, process: subprocess.Popen[bytes]) -> None:
+        """Wait until a run has so many evaluations in its log."""
+        log = self.folder / f"{name}.json.work" / SEARCH_FILE
+        while process.poll() is None:
+            if log.is_file() and log.read_bytes().count(b"\n") >= evaluations:
+                return
+            time.sleep(_LOOK_EVERY_SECONDS)
+        self.end(name, process)
+
     def table(self, name: str) -> Path:
         """Return the table that a run writes."""
         return self.folder / f"{name}.json"
 
     def evaluations(self, name: str) -> list[str]:
         """Return the lines of a run's log, in an order of their own."""
-        log = self.folder / f"{name}.search.jsonl"
+        log = self.folder / f"{name}.{SEARCH_FILE}"
         return sorted(log.read_text(encoding="utf-8").splitlines())
 
     def verdict(self, name: str, quiet: str) -> str:
@@ -159,24 +170,26 @@ def main() -> None:
 
 
 def _print_runs(runs: Calibrations, nodes: Nodes, count: int, rng: random.Random) -> None:
-    print_heading("Runs", "jobs run", "killed", "after s", "seconds", "beside one process")
+    print_heading(
+        "Runs", "jobs run", "killed", "after evaluations", "seconds", "beside one process"
+    )
     quiet = {"one process": (), "a pool of 2": _POOL, "Ray, 2 nodes": _RAY}
-    seconds: dict[str, float] = {}
     alone = "one-process"
     for where, arguments in quiet.items():
         name = where.replace(" ", "-")
-        seconds[where] = runs.run(name, arguments)
-        print_row(where, "nothing", "", f"{seconds[where]:.1f}", runs.verdict(name, alone))
+        took = runs.run(name, arguments)
+        print_row(where, "nothing", "", f"{took:.1f}", runs.verdict(name, alone))
+    evaluations = len(runs.evaluations(alone))
     kinds = [
         ("a pool of 2", "a worker"), ("Ray, 2 nodes", "a worker"),
         ("Ray, 2 nodes", "a node"), ("Ray, 2 nodes", "the driver"), ("a pool of 2", "the driver"),
     ]  # fmt: skip
     for number in range(count):
         where, killed = kinds[number % len(kinds)]
-        name, after = f"run-{number}", rng.uniform(0.2, 0.9) * seconds[where]
+        name, after = f"run-{number}", int(rng.uniform(0.05, 0.8) * evaluations)
         started = time.perf_counter()
         process = runs.start(name, quiet[where])
-        time.sleep(after)
+        runs.wait_for(name, after, process)
         if killed == "a worker":
             os.kill(rng.choice(_workers_of(process, where)), signal.SIGKILL)
         elif killed == "a node":
@@ -188,7 +201,7 @@ def _print_runs(runs: Calibrations, nodes: Nodes, count: int, rng: random.Random
         runs.end(name, process)
         took = time.perf_counter() - started
         nodes.complete()
-        print_row(where, killed, f"{after:.1f}", f"{took:.1f}", runs.verdict(name, alone))
+        print_row(where, killed, after, f"{took:.1f}", runs.verdict(name, alone))
 
 
 def _workers_of(process: subprocess.Popen[bytes], where: str) -> list[int]:
