@@ -28,7 +28,7 @@ from speechquant.benchmarks.papers.job_costs import (
 )
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.core.audio import audio_seconds
-from speechquant.core.manifests import read_data_set
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.exporter.ctc import export
 from speechquant.recipes.executors.options import RAY, ExecutorOptions
 from speechquant.zoo.corpus import corpus_manifest

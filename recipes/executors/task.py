@@ -32,7 +32,11 @@ class Place:
 
     def clips(self, clips: Sequence[LabelledClip]) -> tuple[LabelledClip, ...]:
         """Return the clips with the paths that they have here."""
-        return tuple(replace(clip, path=self.path(clip.path)) for clip in clips)
+        return tuple(map(self._clip, clips)) if self.files else tuple(clips)
+
+    def _clip(self, clip: LabelledClip) -> LabelledClip:
+        path, member = self.path(clip.path), clip.member
+        return replace(clip, path=path, member=member and replace(member, path=path))
 
 
 class Task(Protocol[JobT_contra, ResultT_co]):
