@@ -31,8 +31,12 @@ class Nodes:
         self._added.append(self._cluster.add_node(wait=True, **self._size()))
 
     def lose_one(self) -> None:
-        """The one that is not the head; killed, not told to end."""
-        self._cluster.remove_node(self._added.pop(), allow_graceful=False)
+        """The one that is not the head; killed, not told to end: its workers end with it."""
+        node = self._added.pop()
+        self._cluster.worker_nodes.remove(node)
+        for raylet in node.all_processes["raylet"]:
+            raylet.process.kill()
+            raylet.process.wait()
 
     def worker_pids(self) -> list[int]:
         """The processes of this cluster that do jobs."""

@@ -111,9 +111,12 @@ class Nodes:
         self._second = self._second or self._cluster.add_node(wait=True, **self._size)
 
     def lose_one(self) -> None:
-        """Kill the second node."""
-        self._cluster.remove_node(self._second, allow_graceful=False)
-        self._second = None
+        """Kill the second node, and so its workers."""
+        node, self._second = self._second, None
+        self._cluster.worker_nodes.remove(node)
+        for raylet in node.all_processes["raylet"]:
+            raylet.process.kill()
+            raylet.process.wait()
 
     def shutdown(self) -> None:
         """End it."""
