@@ -125,16 +125,18 @@ def simulate(costs: Costs, clips: Sequence[float], stages: Sequence[int], worker
     """
     free = [costs.first_job(worker) if workers > 1 else costs.opening for worker in range(workers)]
     heapq.heapify(free)
-    driver = busy = tail = now = 0.0
+    driver = busy = tail = now = end = 0.0
     for trials in stages:
         for _ in range(trials):
             for seconds in clips:
                 driver = max(driver, free[0] if workers == 1 else 0.0, now) + costs.driver
                 busy += costs.driver
-                start = max(free[0], driver, now)
-                heapq.heapreplace(free, start + seconds * costs.per_audio_second)
-        tail += max(free) - sum(free) / len(free)
-        now = max(free)
+                done = max(free[0], driver, now) + seconds * costs.per_audio_second
+                heapq.heapreplace(free, done)
+                end = max(end, done)
+        # A worker that is ready later than that did nothing in this stage.
+        tail += sum(max(end - each, 0.0) for each in free) / workers
+        now = end
     return Outcome(now, busy, tail)
 
 
