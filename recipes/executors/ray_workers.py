@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from speechquant.core.errors import OptionError
+from speechquant.core.processor import read_processor
 from speechquant.recipes.executors.pool import JOBS_IN_HAND
 from speechquant.recipes.executors.remote import (
     Refusal,
@@ -64,6 +65,7 @@ class RayWorkers(Generic[JobT, ResultT]):
         self._needed = Needed.by(task.folder, task.files)
         self._task = ray.put(task.placed(Place(threads=self._threads)))
         self._versions = Versions.here()
+        self._processor, self._is_mixed = read_processor(), False
         self._members: list[_Member] = []
         self._shipped_folder: tuple[ShippedFile, ...] = ()
         self._shipped_files: dict[Path, ShippedFile] = {}
@@ -129,6 +131,9 @@ class RayWorkers(Generic[JobT, ResultT]):
             self._start(member, self._shipment(found))
         else:
             member.starting, member.pid = None, found.pid
+            if found.processor != self._processor and not self._is_mixed:
+                self._is_mixed = True
+                log.warning("warning: other processors on the cluster: last bits may differ")
 
     def _shipment(self, lacking: Lacking) -> Shipment:
         """Return what a machine lacks; its pieces stay where all can fetch them."""
