@@ -305,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_another_run(folder: Path, facts: dict[str, Any]) -> None:
+def refuse_another_run(folder: Path, facts: dict[str, Any]) -> None:
     """Raise OptionError where the folder holds a run of another student."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
@@ -337,7 +337,7 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
         "gates": shape.gates,
         "seed": settings.seed,
     }
-    _refuse_another_run(options.out, facts)
+    refuse_another_run(options.out, facts)
     processes.wait()
     if processes.is_first:
         begin(options, settings, **facts, processes=processes.count)

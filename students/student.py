@@ -111,9 +111,13 @@ def _teacher_key(key: str, copied: Mapping[str, Sequence[int]]) -> str:
 
 def save_student(model: torch.nn.Module, teacher_folder: Path, folder: Path) -> None:
     """Write a Hugging Face checkpoint, its weights as float16, read and decoded as the teacher."""
+    save_as_they_are(copy.deepcopy(model).half(), teacher_folder, folder)
+
+
+def save_as_they_are(model: Any, teacher_folder: Path, folder: Path) -> None:
+    """Write a Hugging Face checkpoint in the float type of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole: Any = copy.deepcopy(model).half()
-    whole.save_pretrained(folder)
+    model.save_pretrained(folder)
     for name in _SHARED_FILES:
         if (teacher_folder / name).is_file():
             shutil.copyfile(teacher_folder / name, folder / name)

@@ -80,6 +80,4 @@ def whole_loss(
 ) -> torch.Tensor:
     """Return equation 14."""
     alpha = weights.distillation
-    return (
-        alpha * distillation + weights.quantization * quantization + (1 - alpha) * cross_entropy
-    )
+    return alpha * distillation + weights.quantization * quantization + (1 - alpha) * cross_entropy

@@ -22,7 +22,7 @@ _BASE_BITS = 2  # of each term but the last, as in Li et al.
 
 
 def uniform_magnitudes(bits: int) -> NDArray[np.int64]:
-    """Return 0, 1 .. 2^(bits-1) - 1: equation 7 without its last level, for which no code is left."""
+    """Return 0, 1 .. 2^(bits-1) - 1: equation 7 less its last level, which no code is left for."""
     return np.arange(largest_level(bits) + 1)
 
 
@@ -99,4 +99,5 @@ class RoundedWeight(nn.Module):
         """Return the weight as the products see it."""
         if not self.is_on:
             return weight
-        return weight + (self.quantizer.rounded(weight).values - weight).detach()
+        # To the bit the levels: what is added is zero and has the gradient.
+        return self.quantizer.rounded(weight).values + (weight - weight.detach())

@@ -1,0 +1,97 @@
+"""Train a Whisper-KDQ student: `python -m speechquant.students.kdq TEACHER ...`.
+
+The student has the teacher's encoder, which stays as it is, and some of the layers of its decoder.
+A run is killed and started again at will.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechquant.core.errors import OptionError, SpeechquantError
+from speechquant.exporter.gate_kinds import GATES_KEY
+from speechquant.students.distil import read_teacher, refuse_another_run
+from speechquant.students.kdq.matching import MATCHINGS, NO_MATCHING
+from speechquant.students.kdq.quantizers import KINDS
+from speechquant.students.kdq.run import NO_QUANTIZER, KdqRun, Plan, Settings, train
+from speechquant.students.speech import read_speech
+from speechquant.students.student import NO_GATES, Shape, student_of
+from speechquant.training.command_line import begin, run_parser, settings_of
+
+_SHARES = {"all": 1.0, "top50": 0.5}
+
+
+def _parser() -> argparse.ArgumentParser:
+    program = "speechquant.students.kdq"
+    parser = run_parser(__doc__, program, Settings(), data_option="--data")
+    parser.add_argument("teacher", help="folder of a Whisper checkpoint, or a hub id")
+    parser.add_argument("--decoder-layers", type=int, required=True)
+    parser.add_argument(
+        "--matching", choices=MATCHINGS, default=NO_MATCHING, help="none distils logits alone"
+    )
+    parser.add_argument("--quantizer", choices=(NO_QUANTIZER, *KINDS), default=NO_QUANTIZER)
+    parser.add_argument("--layers", choices=_SHARES, default="all", help="that are quantized")
+    parser.add_argument("--language", help="of the clips, for a teacher that knows several")
+    parser.add_argument(
+        "--dev", type=Path, action="append", default=[], help="what the best is chosen by"
+    )
+    parser.add_argument("--dev-clips", type=int, default=100, help="at most so many of each set")
+    parser.add_argument(
+        "--encoded",
+        type=Path,
+        help="folder of the encoder's outputs, which runs of one teacher may share; OUT/encoded",
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    import torch
+
+    torch.set_flush_denormal(True)
+    settings = settings_of(options, Settings())
+    plan = Plan(options.matching, options.quantizer, _SHARES[options.layers])
+    if plan.is_quantized and settings.quantize_from >= settings.steps:
+        raise OptionError(
+            f"--quantize-from {settings.quantize_from}: the run ends at step {settings.steps} "
+            "before a weight is rounded; give a lower number"
+        )
+    if not plan.is_quantized and options.layers != "all":
+        raise OptionError(f"--layers {options.layers}: nothing is quantized; give --quantizer too")
+    teacher = read_teacher(options.teacher, options.language)
+    config = teacher.model.config
+    gates = getattr(config, GATES_KEY, None) or NO_GATES
+    shape = Shape(config.encoder_layers, options.decoder_layers, gates)
+    student = student_of(teacher.model, shape)
+    heard = read_speech(
+        options.extra_data, options.dev, options.dev_clips, teacher.limits, settings.seed
+    )
+    facts = {
+        "teacher": Path(options.teacher).name,
+        "decoder_layers": options.decoder_layers,
+        "matching": plan.matching,
+        "quantizer": plan.quantizer,
+        "layers": options.layers,
+        "seed": settings.seed,
+    }
+    refuse_another_run(options.out, facts)
+    begin(options, settings, **facts)
+    encoded = options.encoded or options.out / "encoded"
+    run = KdqRun(options.out, settings, plan, teacher, student, encoded)
+    train(run, heard.sets, dict(heard.scored))
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = _parser()
+    options = parser.parse_args()
+    if not options.extra_data:
+        parser.error("give --data PATH: a manifest or a folder of LibriSpeech to train on")
+    try:
+        _run(options)
+    except SpeechquantError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
