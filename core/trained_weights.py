@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,9 +68,9 @@ def read_trained_weights(folder: Path) -> dict[str, TrainedWeight]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             return _weights_in(dict(stored))
-    except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path}: not as this version writes it ({error}); copy the folder again"
         ) from error

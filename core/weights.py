@@ -14,6 +14,17 @@ from speechquant.core.scales import largest_level
 
 Levels = NDArray[np.int8] | NDArray[np.int16]
 
+
+@dataclass(frozen=True, eq=False)
+class ScaledLevels:
+    """Levels of a weight together with the one scale that they were trained with."""
+
+    levels: Levels
+    scale: np.float32
+
+
+Rounding = Levels | ScaledLevels
+
 _SMALLEST_SCALE = np.finfo(np.float32).tiny
 
 

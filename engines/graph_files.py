@@ -11,6 +11,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.onnx_files import save_graph, save_graphs_together
 from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
 from speechquant.core.specs import graph_file, is_graph_file
+from speechquant.core.trained_weights import TRAINED_WEIGHTS_FILE
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,9 +28,13 @@ def save_graph_files(graphs: Mapping[str, ir.Model], folder: Path) -> None:
 
 
 def copy_other_files(bundle: Bundle, folder: Path) -> None:
-    """Copy what of a bundle is neither graph nor weights."""
+    """Copy what of a bundle is neither graph nor weights.
+
+    Levels that the weights were trained with are not those of other weights; where the new bundle
+    has them, they are in its graphs.
+    """
     for name in bundle.files:
-        if not is_graph_file(name):
+        if not is_graph_file(name) and name != TRAINED_WEIGHTS_FILE:
             put_file(bundle.folder / name, folder / name)
 
 

@@ -15,7 +15,7 @@ from speechquant.core.graphs import INPUT, OUTPUT, GraphSource
 from speechquant.core.onnx_files import require_packages
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, ScaleTable, require_fit, scales_document
-from speechquant.core.weights import Levels
+from speechquant.core.weights import Levels, Rounding
 from speechquant.engines.graph_files import copy_other_files, put_file, save_graph_files
 from speechquant.engines.graphs.embeddings import quantize_embeddings
 from speechquant.engines.graphs.qdq import (
@@ -26,7 +26,9 @@ from speechquant.engines.graphs.qdq import (
     quantize_weights,
     quantized_nodes,
     refuse_unfit_format,
+    weight_names,
 )
+from speechquant.engines.graphs.trained import trained_levels
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -111,13 +113,18 @@ def _quantized_graph(
     bundle: GraphSource,
     table: ScaleTable,
     qdq_format: QdqFormat,
-    rounded: Mapping[str, Levels],
+    given: Mapping[str, Levels],
     on_step: OnStep | None,
 ) -> ir.Model:
     import onnx_ir as ir
 
     model = ir.load(bundle.model_path)
     nodes = quantized_nodes(model, bundle.spec, table.float_layers)
+    trained, names = trained_levels(bundle.folder, table.bits.weights), weight_names(nodes)
+    rounded: dict[str, Rounding] = {
+        **{name: levels for name, levels in trained.items() if name in names},
+        **given,
+    }
     rounded_inputs = quantized_nodes(model, bundle.spec, table.layers_read_in_float)
     quantize_weights(
         model,
@@ -138,6 +145,12 @@ def _quantized_graph(
     return ir.external_data.load_to_model(model)
 
 
+def _rounding_of(bundle: Bundle, table: ScaleTable, rounded: Mapping[str, Levels]) -> str:
+    if rounded:
+        return "given"
+    return "trained" if trained_levels(bundle.folder, table.bits.weights) else "nearest"
+
+
 def _made_from(
     bundle: Bundle,
     table: ScaleTable,
@@ -152,6 +165,6 @@ def _made_from(
         },
         "scales": {"key": table.key, "method": table.method, **placement},
         "qdq_format": qdq_format.value,
-        "weight_rounding": "given" if rounded else "nearest",
+        "weight_rounding": _rounding_of(bundle, table, rounded),
         "tools": {name: version(name) for name in _TOOLS},
     }

@@ -28,7 +28,9 @@ from speechquant.core.seq2seq import (
     Seq2SeqSpec,
 )
 from speechquant.core.specs import GraphSpec, TensorSpec, graph_file
+from speechquant.core.trained_weights import TRAINED_WEIGHTS_FILE, write_trained_weights
 from speechquant.exporter.checkpoints import WHISPER
+from speechquant.exporter.trained_weights import named_in_graph
 from speechquant.exporter.whisper_checkpoints import WhisperCheckpoint, load_whisper
 from speechquant.exporter.whisper_parity import (
     WhisperParity,
@@ -73,6 +75,9 @@ def export_whisper(
         save_graphs_together(decoders, folder / DECODER_DATA)
         for file, content in checkpoint.files.items():
             (folder / file).write_bytes(content)
+        if checkpoint.trained_weights:
+            trained = named_in_graph(checkpoint.trained_weights)
+            write_trained_weights(trained, folder / TRAINED_WEIGHTS_FILE)
         log.info("ONNX Runtime runs the parity check")
         results = measure_whisper(folder, cases)
         require_whisper_close(results, checkpoint.source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from speechquant.core.errors import CheckpointError, one_line
 from speechquant.core.files import is_file
 from speechquant.core.plain import parsed
 from speechquant.core.seq2seq import TOKENIZER_FILE, GenerationSpec, LogMelSpec
+from speechquant.core.trained_weights import TrainedWeight, read_trained_weights
 from speechquant.exporter.checkpoint_files import (
     architecture_in,
     folder_of,
@@ -25,6 +26,7 @@ from speechquant.exporter.checkpoint_files import (
 from speechquant.exporter.checkpoints import WHISPER
 from speechquant.exporter.gate_kinds import GATED_WHISPER, GATES, GATES_KEY
 from speechquant.exporter.random_models import PREFIX, random_whisper
+from speechquant.exporter.trained_weights import require_own
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +59,10 @@ _NO_SETTINGS_NOTE = (
 
 @dataclass(frozen=True)
 class WhisperCheckpoint:
-    """A model in memory and what is needed to feed it and to read its output."""
+    """A model in memory and what is needed to feed it and to read its output.
+
+    `trained_weights` are those that were trained as levels.
+    """
 
     source: str
     model: PreTrainedModel
@@ -66,6 +71,7 @@ class WhisperCheckpoint:
     features: LogMelSpec
     generation: GenerationSpec
     notes: tuple[str, ...] = ()
+    trained_weights: Mapping[str, TrainedWeight] = field(default_factory=dict)
 
 
 def load_whisper(source: str) -> WhisperCheckpoint:
@@ -82,7 +88,10 @@ def load_whisper(source: str) -> WhisperCheckpoint:
     }
     files[TOKENIZER_FILE] = _tokenizer_of(folder, source)
     model = load_model(folder, _architecture_of(folder), source, mend="give a whole checkpoint")
-    return _checkpoint(source, model, files, preprocessor_of(folder), settings)
+    trained = read_trained_weights(folder)
+    require_own(trained, model, source)
+    checkpoint = _checkpoint(source, model, files, preprocessor_of(folder), settings)
+    return replace(checkpoint, trained_weights=trained)
 
 
 def _architecture_of(folder: Path) -> str:

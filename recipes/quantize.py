@@ -20,6 +20,7 @@ from speechquant.core.files import refuse_existing, refuse_unwritable, storage_e
 from speechquant.core.graphs import INPUT
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, read_scales, require_fit
+from speechquant.core.trained_weights import read_trained_weights
 from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.qdq import QdqFormat, refuse_unfit_format
@@ -104,6 +105,7 @@ def quantize(
     ScaleError, CalibrationError, OutputExistsError, StorageError and MissingPackageError.
     """
     _refuse_before_any_work(request, options)
+    _warn_of_other_levels(request.bundle)
     work = work_folder(options.target)
     with alone_in(work):
         is_scored = options.max_wer_drop is not None or request.has_texts
@@ -132,6 +134,16 @@ def quantize(
         bundle = writer.write(table, options.target, report, force=options.force)
         remove_work(work)
     return Quantized(bundle, table, outcome, report)
+
+
+def _warn_of_other_levels(bundle: Bundle) -> None:
+    trained = read_trained_weights(bundle.folder)
+    if any(not weight.is_uniform for weight in trained.values()):
+        log.warning(
+            "warning: %s: its weights were trained as sums of powers of two, which no backend "
+            "multiplies; they are rounded to integers once more",
+            bundle.folder,
+        )
 
 
 def _warn_of_words(outcome: Outcome, method: str) -> None:

@@ -21,7 +21,7 @@ from speechquant.core.graphs import LayerMap
 from speechquant.core.onnx_files import WEIGHT_OPERATORS
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import Scale, ScaleTable, largest_level
-from speechquant.core.weights import Levels
+from speechquant.core.weights import Rounding
 from speechquant.engines.graphs.weights import QuantizedWeight, quantize_weight
 from speechquant.engines.graphs.writer import add_constant
 
@@ -133,7 +133,7 @@ def quantize_weights(
     nodes: Sequence[ir.Node],
     bits: int,
     *,
-    rounded: Mapping[str, Levels] | None = None,
+    rounded: Mapping[str, Rounding] | None = None,
     shared_scale: bool = False,
     on_step: OnStep | None = None,
 ) -> None:
@@ -163,7 +163,7 @@ def quantize_weights(
 def quantized_weight(
     node: ir.Node,
     bits: int,
-    rounded: Mapping[str, Levels] | None = None,
+    rounded: Mapping[str, Rounding] | None = None,
     *,
     shared_scale: bool = False,
 ) -> QuantizedWeight:

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from speechquant.core.errors import BundleError, OptionError
 from speechquant.core.scales import Bits, largest_level
-from speechquant.core.weights import Levels, along_channels, channel_scales
+from speechquant.core.weights import (
+    Levels,
+    Rounding,
+    ScaledLevels,
+    along_channels,
+    channel_scales,
+)
 
 Floats = NDArray[np.float32]
 
@@ -37,15 +43,15 @@ def quantize_weight(
     axis: int,
     bits: int,
     *,
-    levels: Levels | None = None,
+    levels: Rounding | None = None,
     shared_scale: bool = False,
     name: str = "weight",
 ) -> QuantizedWeight:
     """Return `weight` with s = max|w| / Q and q = round_half_even(w / s), in float32.
 
     With `shared_scale` all channels have the largest one's scale. `levels` takes the place of
-    rounding to nearest, at the same scales. The levels are int8 up to
-    8 bits and int16 above. Raises BundleError, naming the weight, where it is not finite, and
+    rounding to nearest, at the same scales or at their own. The
+    levels are int8 up to 8 bits and int16 above. Raises BundleError, naming the weight, where it is not finite, and
     OptionError for levels that are not of this weight and for bits outside 2..16.
     """
     largest = largest_level(Bits(weights=bits).weights)
@@ -60,6 +66,8 @@ def quantize_weight(
         # No clamp is needed: the largest magnitude is Q steps by the choice of the scale.
         nearest = np.rint(values / along_channels(scales, axis, values.ndim))
         return QuantizedWeight(_stored(nearest, bits), scales, axis)
+    if isinstance(levels, ScaledLevels):
+        levels, scales = levels.levels, np.full_like(scales, levels.scale)
     _check_levels(levels, values.shape, largest, name)
     return QuantizedWeight(_stored(levels, bits), scales, axis)
 

@@ -18,6 +18,7 @@ from speechquant.core.weights import Levels
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.embeddings import rounded_embeddings
 from speechquant.engines.graphs.qdq import QdqFormat, activation_levels
+from speechquant.engines.graphs.trained import trained_levels
 from speechquant.engines.graphs.weights import quantize_weight
 from speechquant.engines.runners import Tensors
 from speechquant.engines.trials.changed_graph import ChangedGraph, load_graph, weighted_nodes
@@ -218,12 +219,13 @@ def rounded_weights(
 ) -> dict[str, NDArray[np.float32]]:
     """Return the weights as a quantized bundle's graph sees them; `levels` as it takes them."""
     rounded: dict[str, NDArray[np.float32]] = {}
+    given = {**trained_levels(bundle.folder, table.bits.weights), **levels}
     for weight in constant_weights(bundle, table.float_layers):
         quantized = quantize_weight(
             weight.values,
             weight.channel_axis,
             table.bits.weights,
-            levels=levels.get(weight.name),
+            levels=given.get(weight.name),
             shared_scale=table.has_shared_weight_scales,
             name=weight.name,
         )
