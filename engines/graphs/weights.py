@@ -50,9 +50,9 @@ def quantize_weight(
     """Return `weight` with s = max|w| / Q and q = round_half_even(w / s), in float32.
 
     With `shared_scale` all channels have the largest one's scale. `levels` takes the place of
-    rounding to nearest, at the same scales or at their own. The
-    levels are int8 up to 8 bits and int16 above. Raises BundleError, naming the weight, where it is not finite, and
-    OptionError for levels that are not of this weight and for bits outside 2..16.
+    rounding to nearest, at the same scales or at their own. The levels are int8 up to 8 bits and
+    int16 above. Raises BundleError, naming the weight, where it is not finite, and OptionError for
+    levels that are not of this weight and for bits outside 2..16.
     """
     largest = largest_level(Bits(weights=bits).weights)
     values = np.asarray(weight, np.float32)

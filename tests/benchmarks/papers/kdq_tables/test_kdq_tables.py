@@ -1,0 +1,103 @@
+"""Whisper-KDQ's tables: the paper's rows and sizes, and the page of some records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_whisper import save_tiny_whisper
+
+from speechquant.benchmarks.papers.kdq_tables.page import Errors, Page, Run, errors_name
+from speechquant.benchmarks.papers.kdq_tables.rows import (
+    LAST_ROW,
+    Entry,
+    Shape,
+    rounded_share,
+    row_name,
+    row_of,
+    shape_of,
+)
+from speechquant.benchmarks.papers.real_whisper.records import Records
+from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, SetFacts
+from speechquant.core.errors import OptionError
+from speechquant.core.wer import EditCounts
+from speechquant.exporter.whisper_checkpoints import load_whisper
+
+# The published models; their parameters are those of transformers.
+BASE = Shape(6, 6, 512, 8, 72_593_920, 6 * 16 * 512**2, 51_865 * 512)
+TINY = Shape(4, 4, 384, 6, 37_760_640, 4 * 16 * 384**2, 51_865 * 384)
+TEST = SetFacts("read", "r" * 16, 2, 3600.0, ())
+
+
+@pytest.mark.parametrize(
+    ("shape", "share", "paper"),
+    [
+        (BASE, 0.0, 139),
+        (BASE, 1.0, 89),
+        (BASE, 0.5, 114),
+        (TINY, 0.0, 72),
+        (TINY, 1.0, 44),
+        (TINY, 0.5, 58),
+    ],
+)
+def test_sizes_are_those_of_the_paper(shape: Shape, share: float, paper: int) -> None:
+    assert abs(shape.size_mib(share) - paper) <= 0.6
+
+
+def test_the_shape_of_a_checkpoint(tmp_path: Path) -> None:
+    folder = save_tiny_whisper(tmp_path / "tiny")
+    model: Any = load_whisper(str(folder)).model
+    layers = model.model.decoder.layers
+    linear = [m.weight for layer in layers for m in layer.modules() if hasattr(m, "in_features")]
+    shape = shape_of(folder)
+    assert shape.decoder_linear == sum(weight.numel() for weight in linear)
+    assert shape.embedding == model.model.decoder.embed_tokens.weight.numel()
+    assert shape.parameters == sum(each.numel() for each in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "number", "name", "share"),
+    [
+        (("none", "all", "none", 0.0), 3, "+ fine-tuning", 0.0),
+        (("none", "all", "none", 0.5), 4, "KD logits", 0.0),
+        (("none", "all", "restrained", 0.5), 7, "+ restrained dynamic matching", 0.0),
+        (("apot", "all", "none", 0.5), 8, "KDQ logits APoT, all layers", 1.0),
+        (("apot", "top50", "static", 0.5), 13, "+ static matching", 0.5),
+        (("uniform", "all", "dynamic", 0.5), 18, "+ dynamic matching", 1.0),
+        (("uniform", "all", "restrained", 0.5), LAST_ROW, "+ restrained dynamic matching", 1.0),
+    ],
+)
+def test_a_run_is_a_row(
+    settings: tuple[str, str, str, float], number: int, name: str, share: float
+) -> None:
+    names = ("quantizer", "layers", "matching", "distillation_weight")
+    assert row_of(dict(zip(names, settings, strict=True)), Path("run")) == number
+    assert (row_name(number), rounded_share(number)) == (name, share)
+
+
+def test_a_run_of_another_training_is_refused() -> None:
+    with pytest.raises(OptionError, match="run: is no run of speechquant"):
+        row_of({"gates": "token"}, Path("run"))
+
+
+def test_the_page_of_some_records(tmp_path: Path) -> None:
+    teacher = Entry(1, 0, CheckpointFacts("base", "b" * 16), BASE)
+    shape = replace(BASE, decoder_layers=4, parameters=60_000_000, decoder_linear=4 * 16 * 512**2)
+    uniform = Entry(19, 4, CheckpointFacts("best", "u" * 16), shape)
+    unheard = Entry(4, 4, CheckpointFacts("best", "k" * 16), shape)
+    run, records = Run("a machine", 1, (teacher, uniform, unheard), (TEST,)), Records(tmp_path)
+    words = (EditCounts(1, 0, 0, 10), EditCounts(0, 0, 0, 10))
+    characters = (EditCounts(1, 1, 1, 100),) * 2
+    for entry in (teacher, uniform):
+        records.write(errors_name(entry, TEST), Errors(words, characters))
+    assert [entry.number for entry, _ in run.missing_from(records)] == [4]
+    lines = Page(run, records).lines()
+    rows = {cells[1].strip(): cells for line in lines if (cells := line.split("|"))[1:]}
+    assert [rows[str(number)][2].strip() for number in (1, 4)] == ["Teacher", "KD logits"]
+    found = [cell.strip() for cell in rows["19"][3:-1]]
+    size = (2 * 60_000_000 - 4 * 16 * 512**2 - 51_865 * 512) / 2**20
+    assert found == ["3.00", "5.00", "3.00", f"{size:.1f}", f"{BASE.size_mib() / size:.2f}"]
+    assert [cell.strip() for cell in rows["4"][3:6]] == ["absent"] * 3
+    assert [cell.strip() for cell in rows["5"][3:-1]] == ["absent"] * 5
