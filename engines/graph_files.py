@@ -11,7 +11,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.onnx_files import save_graph, save_graphs_together
 from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
 from speechquant.core.specs import graph_file, is_graph_file
-from speechquant.core.trained_weights import TRAINED_WEIGHTS_FILE
+from speechquant.core.weights import TRAINED_WEIGHTS_FILE
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from speechquant.core.errors import CheckpointError
-from speechquant.core.trained_weights import TRAINED_WEIGHTS_FILE, TrainedWeight
+from speechquant.core.weights import TRAINED_WEIGHTS_FILE, TrainedWeight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -28,7 +28,7 @@ from speechquant.core.seq2seq import (
     Seq2SeqSpec,
 )
 from speechquant.core.specs import GraphSpec, TensorSpec, graph_file
-from speechquant.core.trained_weights import TRAINED_WEIGHTS_FILE, write_trained_weights
+from speechquant.core.weights import TRAINED_WEIGHTS_FILE, write_trained_weights
 from speechquant.exporter.checkpoints import WHISPER
 from speechquant.exporter.trained_weights import named_in_graph
 from speechquant.exporter.whisper_checkpoints import WhisperCheckpoint, load_whisper

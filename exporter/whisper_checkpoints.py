@@ -13,7 +13,7 @@ from speechquant.core.errors import CheckpointError, one_line
 from speechquant.core.files import is_file
 from speechquant.core.plain import parsed
 from speechquant.core.seq2seq import TOKENIZER_FILE, GenerationSpec, LogMelSpec
-from speechquant.core.trained_weights import TrainedWeight, read_trained_weights
+from speechquant.core.weights import TrainedWeight, read_trained_weights
 from speechquant.exporter.checkpoint_files import (
     architecture_in,
     folder_of,

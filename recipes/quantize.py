@@ -20,8 +20,7 @@ from speechquant.core.files import refuse_existing, refuse_unwritable, storage_e
 from speechquant.core.graphs import INPUT
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, read_scales, require_fit
-from speechquant.core.trained_weights import read_trained_weights
-from speechquant.core.weights import Levels
+from speechquant.core.weights import Levels, read_trained_weights
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.graphs.qdq import QdqFormat, refuse_unfit_format
 from speechquant.engines.quantize import QdqOptions, quantize_bundle

@@ -261,6 +261,10 @@ NEEDS_OPTIONAL = {
     "speechquant.serve.gate": "starlette",
     "speechquant.serve.meters": "prometheus_client",
     "speechquant.serve.server": "uvicorn",
+    "speechquant.students.kdq.checkpoints": "torch",
+    "speechquant.students.kdq.layers": "torch",
+    "speechquant.students.kdq.quantizers": "torch",
+    "speechquant.students.kdq.run": "torch",
     "speechquant.training.fake_quantization": "torch",
 }
 

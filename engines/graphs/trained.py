@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechquant.core.trained_weights import read_trained_weights
-from speechquant.core.weights import ScaledLevels
+from speechquant.core.weights import ScaledLevels, read_trained_weights
 
 _TRAINED_BITS = 8
 

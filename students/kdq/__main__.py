@@ -13,8 +13,7 @@ from speechquant.core.errors import OptionError, SpeechquantError
 from speechquant.exporter.gate_kinds import GATES_KEY
 from speechquant.students.distil import read_teacher, refuse_another_run
 from speechquant.students.kdq.matching import MATCHINGS, NO_MATCHING
-from speechquant.students.kdq.quantizers import KINDS
-from speechquant.students.kdq.run import NO_QUANTIZER, KdqRun, Plan, Settings, train
+from speechquant.students.kdq.settings import NO_QUANTIZER, QUANTIZERS, Plan, Settings
 from speechquant.students.speech import read_speech
 from speechquant.students.student import NO_GATES, Shape, student_of
 from speechquant.training.command_line import begin, run_parser, settings_of
@@ -30,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--matching", choices=MATCHINGS, default=NO_MATCHING, help="none distils logits alone"
     )
-    parser.add_argument("--quantizer", choices=(NO_QUANTIZER, *KINDS), default=NO_QUANTIZER)
+    parser.add_argument("--quantizer", choices=QUANTIZERS, default=NO_QUANTIZER)
     parser.add_argument("--layers", choices=_SHARES, default="all", help="that are quantized")
     parser.add_argument("--language", help="of the clips, for a teacher that knows several")
     parser.add_argument(
@@ -47,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     import torch
+
+    from speechquant.students.kdq.run import KdqRun, train
 
     torch.set_flush_denormal(True)
     settings = settings_of(options, Settings())

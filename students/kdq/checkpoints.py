@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechquant.core.trained_weights import (
+from speechquant.core.weights import (
     TRAINED_WEIGHTS_FILE,
     TrainedWeight,
     write_trained_weights,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speechquant.core.scales import largest_level
+from speechquant.students.kdq.settings import APOT, UNIFORM
 
-UNIFORM, APOT = "uniform", "apot"
 BITS = 8
 _BASE_BITS = 2  # of each term but the last, as in Li et al.
 
@@ -47,7 +47,6 @@ def apot_magnitudes(bits: int) -> NDArray[np.int64]:
 
 
 _MAGNITUDES = {UNIFORM: uniform_magnitudes, APOT: apot_magnitudes}
-KINDS = tuple(_MAGNITUDES)
 
 
 @dataclass(frozen=True, eq=False)

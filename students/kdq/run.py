@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
-from speechquant.core.errors import OptionError
 from speechquant.core.files import new_folder
 from speechquant.core.text import normalizer
 from speechquant.core.wer import score_cer, score_wer
@@ -32,7 +30,6 @@ from speechquant.students.kdq.layers import (
     weight_costs,
 )
 from speechquant.students.kdq.losses import (
-    Weights,
     hidden_costs,
     layers_to_quantize,
     matched,
@@ -41,72 +38,15 @@ from speechquant.students.kdq.losses import (
 )
 from speechquant.students.kdq.matching import NO_MATCHING, STATIC, map_of, static_map
 from speechquant.students.kdq.quantizers import Quantizer
+from speechquant.students.kdq.settings import Plan, Settings
 from speechquant.students.losses import IGNORED
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import Sample, Sets
-from speechquant.training.schedule import RunSettings
 
-NO_QUANTIZER = "none"
 _NORMALIZER = "whisper"
 _CLIPS_AT_ONCE = 8
 # Times the longest text of a group, as in students.distil.
 _MOST_TOKENS = 2
-
-
-@dataclass(frozen=True)
-class Settings(RunSettings):
-    """What a run is made of; written beside its checkpoints.
-
-    The learning rate stays where the warm-up brought it. Weights are rounded from step
-    `quantize_from` on; until then the distillation losses are gathered that choose the layers. A
-    map chosen by the quantization loss is chosen again every `match_every` steps.
-    """
-
-    steps: int = 10_000
-    warmup_steps: int = 1_000
-    decay_steps: int = 1
-    peak_learning_rate: float = 3e-5
-    weight_decay: float = 0.0
-    batch_seconds: float = 60.0
-    save_every: int = 100
-    score_every: int = 500
-    quantize_from: int = 200
-    match_every: int = 100
-    variants: int = 4
-    temperature: float = 1.0
-    distillation_weight: float = 0.5
-    hidden_weight: float = 1.0
-    quantization_weight: float = 1.0
-
-    @property
-    def weights(self) -> Weights:
-        """Those of the losses."""
-        return Weights(self.distillation_weight, self.hidden_weight, self.quantization_weight)
-
-    def __post_init__(self) -> None:
-        least = {"variants": 1, "match_every": 1, "quantize_from": 1, "warmup_steps": 1}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                option = name.replace("_", "-")
-                raise OptionError(
-                    f"--{option} {getattr(self, name)}: too low; give {lowest} or more"
-                )
-        if self.temperature <= 0:
-            raise OptionError(f"--temperature {self.temperature}: give a number above 0")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A row of the paper's Table 2: a matching, a quantizer, and the share of layers it is for."""
-
-    matching: str
-    quantizer: str
-    share: float
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether weights are rounded at all."""
-        return self.quantizer != NO_QUANTIZER
 
 
 class Guide(nn.Module):

@@ -22,7 +22,7 @@ from speechquant.core.scales import Bits, Scale, ScaleTable, write_scales
 from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
 from speechquant.core.specs import graph_file
 from speechquant.core.text import normalizer
-from speechquant.core.trained_weights import (
+from speechquant.core.weights import (
     TRAINED_WEIGHTS_FILE,
     TrainedWeight,
     read_trained_weights,
@@ -36,8 +36,8 @@ from speechquant.exporter.whisper_checkpoints import load_whisper
 from speechquant.recipes.calibrate import CalibrationRequest
 from speechquant.recipes.quantize import QuantizeOptions, quantize
 from speechquant.students.distil import read_teacher
-from speechquant.students.kdq.quantizers import APOT, UNIFORM
-from speechquant.students.kdq.run import KdqRun, Plan, Settings, train
+from speechquant.students.kdq.run import KdqRun, train
+from speechquant.students.kdq.settings import APOT, UNIFORM, Plan, Settings
 from speechquant.students.student import Shape, student_of
 from speechquant.training.samples import Sample
 

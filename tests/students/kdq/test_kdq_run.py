@@ -14,7 +14,7 @@ import soundfile
 import torch
 from tiny_whisper import save_tiny_whisper
 
-from speechquant.core.trained_weights import read_trained_weights
+from speechquant.core.weights import read_trained_weights
 from speechquant.exporter.whisper_checkpoints import load_whisper
 from speechquant.students.distil import Teacher, read_teacher
 from speechquant.students.kdq import __main__ as command
@@ -26,8 +26,9 @@ from speechquant.students.kdq.layers import (
     layers_of,
     weight_costs,
 )
-from speechquant.students.kdq.quantizers import APOT, UNIFORM, Quantizer
-from speechquant.students.kdq.run import NO_QUANTIZER, KdqRun, Plan, Settings, train
+from speechquant.students.kdq.quantizers import Quantizer
+from speechquant.students.kdq.run import KdqRun, train
+from speechquant.students.kdq.settings import APOT, NO_QUANTIZER, UNIFORM, Plan, Settings
 from speechquant.students.student import Shape, student_of
 from speechquant.training.samples import Sample
 
