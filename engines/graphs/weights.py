@@ -67,7 +67,8 @@ def quantize_weight(
         nearest = np.rint(values / along_channels(scales, axis, values.ndim))
         return QuantizedWeight(_stored(nearest, bits), scales, axis)
     if isinstance(levels, ScaledLevels):
-        levels, scales = levels.levels, np.full_like(scales, levels.scale)
+        scales = np.full_like(scales, levels.scale)
+        levels = levels.levels
     _check_levels(levels, values.shape, largest, name)
     return QuantizedWeight(_stored(levels, bits), scales, axis)
 
