@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -213,7 +213,8 @@ def open_ctc_recognizer(
 
 
 def _refuse_asked(decoding: DecodingOptions | None, folder: Path) -> None:
-    if decoding not in (None, DecodingOptions()):
+    # The times of words are told whether they are asked for or not.
+    if decoding is not None and replace(decoding, word_times=False) != DecodingOptions():
         raise OptionError(
             f"{folder}: not a Whisper model, which alone has a language, a task and "
             "timestamps; leave these away"
