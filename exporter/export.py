@@ -50,7 +50,7 @@ def export_with_parity(
         return export_whisper(model, out, force=force, name=name, word_times=word_times)
     if word_times:
         raise OptionError(
-            f"{model}: a CTC model, which tells the times of words as it is; leave --word-times away"
+            f"{model}: a CTC model, which always tells the times of words; leave --word-times away"
         )
     return export_ctc(model, out, force=force, name=name)
 

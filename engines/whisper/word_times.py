@@ -106,7 +106,7 @@ def _cheapest_steps(costs: Costs) -> NDArray[np.int8]:
 def timed_words(
     tokens: Sequence[int], times: Sequence[TokenTime], decode: Decode, *, spaced: bool = True
 ) -> list[TimedText]:
-    """Return the words of text tokens: split at spaces, punctuation joined to what it belongs to."""
+    """Return the words of text tokens: split at spaces, with the punctuation beside them."""
     pieces = _letters(tokens, times, decode)
     words = _joined_to_words(pieces) if spaced else pieces
     return _with_following(_with_leading(words))
