@@ -118,7 +118,7 @@ class CtcRecognizer:
         refuse_too_long(name, len(wave) / self.spec.sample_rate_hz, self.max_clip_seconds)
 
     def _is_long(self, wave: Waveform) -> bool:
-        """Whether a clip is heard in windows: one call is too short for it, but not for a window."""
+        """Whether a clip is heard in windows: too long for one call, which a window is not."""
         window, limits = window_samples(self.spec), self._limits
         most = MAX_CLIP_SECONDS * self.spec.sample_rate_hz
         if limits is not None:

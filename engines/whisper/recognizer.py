@@ -487,6 +487,6 @@ def require_known(spec: Seq2SeqSpec, options: DecodingOptions, folder: Path) -> 
         raise OptionError(f"{folder}: the checkpoint has no timestamps; leave --timestamps away")
     if options.word_times and (generation.first_timestamp is None or not spec.gives_words):
         raise OptionError(
-            f'{folder}: has no graph for the times of words; export the checkpoint with "speechquant '
-            'export --word-times", or leave --word-times away'
+            f"{folder}: has no graph for the times of words; export the checkpoint with "
+            '"speechquant export --word-times", or leave --word-times away'
         )

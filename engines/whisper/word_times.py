@@ -1,4 +1,4 @@
-"""When each word is said: cross-attention and dynamic time warping, as OpenAI's timing.py has it."""
+"""When each word is said: cross-attention and dynamic time warping, as in OpenAI's timing.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 _FILTER_POSITIONS = 7  # of the median filter along time
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _BEFORE_A_WORD = "\"'“¡¿([{-"
-_AFTER_A_WORD = "\"'.。,，!！?？:：”)]}、"
+_AFTER_A_WORD = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001 - Chinese too
 _BROKEN = "\ufffd"  # what a part of a letter's bytes is decoded to
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from speechquant.engines import CtcRecognizer, DecodingOptions
 from speechquant.engines.ctc.windows import Windows, stitched, window_samples, windows_over
 
 RATE_HZ = 16_000
-BLANK = 0
+BLANK, NOISE = 0, 31
 
 
 class CountingSession:
@@ -40,7 +41,7 @@ class CountingSession:
         labels = waves[:, : 320 * frames : 320].astype(int)
         rows = np.eye(32, dtype=np.float32)[labels]
         if frames > 4 * self.edge:
-            rows[:, : self.edge] = rows[:, -self.edge :] = np.eye(32)[31]
+            rows[:, : self.edge] = rows[:, -self.edge :] = np.eye(32)[NOISE]
         return {"logits": rows}
 
 
@@ -70,7 +71,7 @@ def test_windows_cover_a_clip_and_the_last_ends_with_it(tiny_bundle: Bundle) -> 
         assert windows.starts[-1] + windows.frames == spec.frames_of(samples)
         assert (windows.starts[-1] * 320 + windows.samples) <= samples
         steps = np.diff(windows.starts)
-        assert 0 < steps.min() and steps.max() == windows.frames - 2 * 150
+        assert steps.min() > 0 and steps.max() == windows.frames - 2 * 150
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -78,7 +79,9 @@ def test_a_long_clip_says_what_its_frames_say(tiny_bundle: Bundle, seed: int) ->
     wave, labels = spoken(150.0 + 13.7 * seed, seed)
     recognizer, session = counting(tiny_bundle)
     (found,) = recognizer.recognize([wave])
-    letters = recognizer._decoder.words_in(np.array(labels))
+    expected = np.array(labels[: recognizer.spec.frames_of(len(wave))])
+    expected[: session.edge] = expected[-session.edge :] = NOISE
+    letters = recognizer._decoder.words_in(expected)
     assert [word.text for word in found.words] == [word.text for word in letters]
     starts = [word.first_frame * 0.02 for word in letters]
     assert [word.start for word in found.words] == pytest.approx(starts, abs=1e-3)
@@ -104,7 +107,7 @@ def test_window_by_window_it_is_heard_as_at_once(tiny_bundle: Bundle) -> None:
     (at_once,) = recognizer.recognize([wave])
     assert recognizer.heard(hearing) == at_once
     assert shares == sorted(shares) and shares[-1] == 1.0 and len(shares) > 5
-    assert all(later.startswith(before) for before, later in zip(said, said[1:], strict=False))
+    assert all(later.startswith(before) for before, later in pairwise(said))
 
 
 def test_an_engine_hears_windows_where_they_fit_its_lengths(tiny_bundle: Bundle) -> None:
@@ -112,7 +115,7 @@ def test_an_engine_hears_windows_where_they_fit_its_lengths(tiny_bundle: Bundle)
     recognizer.recognize([spoken(50.0, 1)[0]])
     assert len(session.samples) == 2
     recognizer, _ = counting(tiny_bundle, Limits(RATE_HZ, 10 * RATE_HZ, 20 * RATE_HZ))
-    with pytest.raises(AudioError, match="the engine was built for 1.00 to 20.00 s"):
+    with pytest.raises(AudioError, match=r"the engine was built for 1\.00 to 20\.00 s"):
         recognizer.recognize([spoken(50.0, 1)[0]])
 
 
