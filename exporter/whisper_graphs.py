@@ -145,7 +145,7 @@ class DecoderParts(nn.Module):
     def embedded(self, tokens: Tensor) -> Tensor:
         """Return the states of tokens from the first position on."""
         embedded: Tensor = self.embed_tokens(tokens)
-        return embedded + self.embed_positions.weight[: tokens.shape[1]]
+        return embedded + self.embed_positions.weight[: tokens.shape[1]]  # type: ignore[no-any-return]
 
 
 def later_masked(tokens: Tensor, hidden: Tensor) -> Tensor:
