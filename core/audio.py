@@ -371,8 +371,8 @@ def refuse_too_long(name: str, seconds: float, max_seconds: float) -> None:
     """Raise AudioError, naming the clip, where it is longer than `max_seconds`."""
     if seconds > max_seconds:
         raise AudioError(
-            f"{name}: {seconds:.0f} s of audio, at most {max_seconds:.0f} s go through the model "
-            "at once; cut the clip at pauses"
+            f"{name}: {seconds:.0f} s of audio, at most {max_seconds:.0f} s are taken; "
+            "cut the clip at pauses"
         )
 
 

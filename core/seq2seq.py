@@ -13,8 +13,10 @@ from speechquant.core.specs import GraphSpec
 TASK = "seq2seq"
 ENCODER, PREFILL, STEP = "encoder", "decoder_prefill", "decoder_step"
 GRAPHS = (ENCODER, PREFILL, STEP)
+ALIGN = "decoder_align"  # a fourth, for the times of words; bundles have it where it was asked for
+DECODERS = (PREFILL, STEP, ALIGN)
 TOKENIZER_FILE = "tokenizer.json"
-DECODER_DATA = "decoder.onnx.data"  # the weights of both of the decoder's graphs
+DECODER_DATA = "decoder.onnx.data"  # the weights of all of the decoder's graphs
 # Layers with ranges so wide that Wagner et al. leave them in float: the output projection of the
 # encoder's last attention, and what reads the encoder's final layer norm.
 LAST_PROJECTION, CROSS = "encoder.last_projection", "cross"
@@ -102,10 +104,16 @@ class Seq2SeqSpec(Layered):
 
     def __post_init__(self) -> None:
         require_positive(sample_rate_hz=self.sample_rate_hz)
-        if set(self.graphs) != set(GRAPHS):
+        if set(self.graphs) - {ALIGN} != set(GRAPHS):
             raise ValueError(
-                f"graphs are {', '.join(self.graphs)}; they must be {', '.join(GRAPHS)}"
+                f"graphs are {', '.join(self.graphs)}; they must be {', '.join(GRAPHS)}, and "
+                f"{ALIGN} may be there"
             )
+
+    @property
+    def gives_words(self) -> bool:
+        """Whether there is a graph for the times of words."""
+        return ALIGN in self.graphs
 
     @property
     def chunk_seconds(self) -> float:
@@ -120,7 +128,7 @@ class Seq2SeqSpec(Layered):
 
     @property
     def layers(self) -> dict[str, str]:
-        """Tensor -> layer of all graphs; the decoder's two graphs share their names."""
+        """Tensor -> layer of all graphs; the decoder's graphs share their names."""
         return self._merged(lambda graph: graph.layers)
 
     @property

@@ -24,7 +24,7 @@ from speechquant.core.errors import BundleError, OptionError, choice_among
 from speechquant.core.files import refuse_existing, refuse_unwritable, storage_errors
 from speechquant.core.graphs import OUTPUT
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
+from speechquant.core.seq2seq import DECODER_DATA, DECODERS, STEP
 from speechquant.engines.backends import EngineFormat
 from speechquant.engines.build_options import (
     BuildOptions,
@@ -91,7 +91,8 @@ class _Build:
         with storage_errors(self.out):
             manifests = {name: self._manifest(graph, folder) for name, graph in graphs.items()}
             if self.engines.share_weights is not None and STEP in manifests:
-                files = [folder / manifests[name].engine_file for name in (PREFILL, STEP)]
+                decoders = [manifests[name] for name in DECODERS if name in manifests]
+                files = [folder / manifest.engine_file for manifest in decoders]
                 self.engines.share_weights(files, folder / DECODER_DATA)
             self._copy(self.bundle.spec.text_files, folder)
         return manifests

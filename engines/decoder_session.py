@@ -1,7 +1,8 @@
-"""The three graphs of an encoder-decoder model as one session, whatever runs them."""
+"""The graphs of an encoder-decoder model as one session, whatever runs them."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.errors import EngineError
-from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
+from speechquant.core.seq2seq import ALIGN, ENCODER, PREFILL, STEP
 
 if TYPE_CHECKING:
     from speechquant.engines.runners import BoundSession, Tensors
@@ -22,6 +23,7 @@ Tokens = NDArray[np.int64]
 Entered = TypeVar("Entered", bound="Seq2SeqSession")
 
 _TOKENS, _HIDDEN, _LOGITS = "tokens", "hidden", "logits"
+_ATTENTION = "attention"
 _GROWN = "new_"
 
 
@@ -29,16 +31,19 @@ class Seq2SeqSession:
     """Encodes, and starts runs of the decoder; a context manager. Threads may share it.
 
     It is made of sessions by graph, all of one backend; `beside` is what a graph takes beside
-    features, tokens and caches, asked for at each run.
+    features, tokens and caches, asked for at each run. `open_align` opens the graph that aligns
+    tokens, once it is needed.
     """
 
     def __init__(
         self,
         graphs: Mapping[str, BoundSession],
         beside: Callable[[str], Tensors] | None = None,
+        open_align: Callable[[], BoundSession] | None = None,
     ) -> None:
         self._graphs: Mapping[str, BoundSession] | None = graphs
         self._beside = beside or (lambda graph: {})
+        self._open_align, self._opening = open_align, threading.Lock()
         self.encoder = graphs[ENCODER]
         self.provider = self.encoder.provider
 
@@ -67,6 +72,19 @@ class Seq2SeqSession:
         """Return a run of the decoder after `prompts` [clips, tokens]."""
         given: Tensors = {_TOKENS: prompts, _HIDDEN: hidden, **self._beside(PREFILL)}
         return DecoderRun(self.graphs[PREFILL], self.graphs[STEP], given, self._beside(STEP))
+
+    def attention(self, hidden: Hidden, tokens: Tokens) -> NDArray[np.float32]:
+        """Return what the alignment heads pay to the encoder, [clips, heads, tokens, positions].
+
+        `tokens` [clips, tokens] are a prompt and what was decoded after it.
+        """
+        with self._opening:
+            if ALIGN not in self.graphs:
+                if self._open_align is None:
+                    raise EngineError(f"this session has no {ALIGN}; open one of a bundle that has")
+                self._graphs = {**self.graphs, ALIGN: self._open_align()}
+        outputs = self.graphs[ALIGN].run({_TOKENS: tokens, _HIDDEN: hidden})
+        return np.asarray(outputs[_ATTENTION], np.float32)
 
     @property
     def graphs(self) -> Mapping[str, BoundSession]:

@@ -13,6 +13,7 @@ class DecodingOptions:
     """How a Whisper model is asked.
 
     `language` None is the checkpoint's own, or else detected, `task` None its own or transcribe.
+    With `word_times` it tells when each word is said, and timestamps are decoded.
 
     A chunk is decoded at the first of `temperatures`, and at the next where its text compresses by
     more than `most_compression`, as loops do, or where its mean log probability is below
@@ -23,6 +24,7 @@ class DecodingOptions:
     language: str | None = None
     task: str | None = None
     timestamps: bool = False
+    word_times: bool = False
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     most_compression: float = 2.4
     least_log_probability: float = -1.0

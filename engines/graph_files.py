@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.onnx_files import save_graph, save_graphs_together
-from speechquant.core.seq2seq import DECODER_DATA, PREFILL, STEP
+from speechquant.core.seq2seq import DECODER_DATA, DECODERS
 from speechquant.core.specs import graph_file, is_graph_file
 from speechquant.core.weights import TRAINED_WEIGHTS_FILE
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def save_graph_files(graphs: Mapping[str, ir.Model], folder: Path) -> None:
     """Write graphs by file name; those of a decoder share one file of weights."""
-    decoders = {graph_file(name) for name in (PREFILL, STEP)} & graphs.keys()
+    decoders = {graph_file(name) for name in DECODERS} & graphs.keys()
     for name in graphs.keys() - decoders:
         save_graph(graphs[name], folder / name)
     if decoders:

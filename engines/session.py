@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.engine_folders import Engine, is_engine, load_engine
 from speechquant.core.errors import EngineError, MissingPackageError, OptionError, choice_among
+from speechquant.core.seq2seq import ALIGN, GRAPHS
 from speechquant.engines.backends import Backend, EngineFormat
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.openvino.backend import OPENVINO_PACKAGE
 from speechquant.engines.openvino.session import OpenVinoSession
 from speechquant.engines.registry import backends_of, engine_backends, first_of, provider_names
-from speechquant.engines.runners import AUTO, CPU, Session
+from speechquant.engines.runners import AUTO, CPU, BoundSession, Session
 
 log = logging.getLogger(__name__)
 
@@ -55,23 +57,23 @@ def open_decoder_session(
     threads: int | None = None,
     profile_to: Path | None = None,
 ) -> Seq2SeqSession:
-    """Return a session on three graphs, all on one provider, which is as `open_session` has it."""
+    """Return a session on a model's graphs, all on one provider, as `open_session` has it."""
     _refuse_unknown(provider, threads)
     traces = {
         # Two files of one name would be one.
         name: None if profile_to is None else profile_to.with_name(f"{profile_to.name}-{name}")
-        for name in source.graphs
+        for name in (*GRAPHS, ALIGN)
     }
     if isinstance(source, Engine):
         return _decoder_engine_session(source, provider, threads, traces)
     graphs = source.graphs
 
     def opened(backend: Backend) -> Seq2SeqSession:
+        def open_graph(name: str) -> BoundSession:
+            return backend.open_graph(graphs[name], threads, traces[name])
+
         return Seq2SeqSession(
-            {
-                name: backend.open_graph(graph, threads, traces[name])
-                for name, graph in graphs.items()
-            }
+            {name: open_graph(name) for name in GRAPHS}, open_align=partial(open_graph, ALIGN)
         )
 
     return _first_to_open(provider, source.folder, opened)
@@ -126,7 +128,11 @@ def _decoder_engine_session(
     traces: Mapping[str, Path | None],
 ) -> Seq2SeqSession:
     engines = _format_of(engine, provider)
-    return Seq2SeqSession(engines.open_graphs(engine.graphs, threads, traces))
+
+    def open_graphs(names: Sequence[str]) -> Mapping[str, BoundSession]:
+        return engines.open_graphs({name: engine.graphs[name] for name in names}, threads, traces)
+
+    return Seq2SeqSession(open_graphs(GRAPHS), open_align=lambda: open_graphs([ALIGN])[ALIGN])
 
 
 def _format_of(engine: Engine, provider: str | None) -> EngineFormat:

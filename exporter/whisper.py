@@ -1,8 +1,9 @@
-"""Export of a Whisper checkpoint to a bundle of three graphs."""
+"""Export of a Whisper checkpoint to a bundle of three graphs, or of four."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,10 @@ from speechquant.core.bundles import (
 from speechquant.core.files import refuse_existing, refuse_unwritable
 from speechquant.core.onnx_files import require_packages, save_graph, save_graphs_together
 from speechquant.core.seq2seq import (
+    ALIGN,
     CROSS,
     DECODER_DATA,
+    DECODERS,
     ENCODER,
     LAST_PROJECTION,
     PREFILL,
@@ -52,11 +55,17 @@ _TRACED_BATCH, _TRACED_PROMPT, _TRACED_PAST = 2, 3, 5
 
 
 def export_whisper(
-    model: str | Path, out: str | Path, *, force: bool = False, name: str | None = None
+    model: str | Path,
+    out: str | Path,
+    *,
+    force: bool = False,
+    name: str | None = None,
+    word_times: bool = False,
 ) -> tuple[Bundle, list[WhisperParity]]:
     """Export a Whisper checkpoint, checked against torch on batches that were not traced.
 
-    `name` is what the bundle says it was made from. Raises CheckpointError, ParityError,
+    `name` is what the bundle says it was made from; `word_times` adds the graph that aligns tokens
+    with the sound. Raises CheckpointError, ParityError,
     OutputExistsError, StorageError, MissingPackageError; then nothing is written.
     """
     out = Path(out)
@@ -65,13 +74,14 @@ def export_whisper(
     require_packages("export", NEEDED_PACKAGES, extra="export")
     checkpoint = load_whisper(str(model))
     log.info("torch runs the reference of the parity check")
-    cases = make_whisper_cases(checkpoint.model, checkpoint.generation.start)
+    heads = checkpoint.alignment_heads if word_times else ()
+    cases = make_whisper_cases(checkpoint.model, checkpoint.generation.start, heads)
     log.info("tracing the graphs")
-    graphs, spec = _graphs_and_spec(checkpoint)
+    graphs, spec = _graphs_and_spec(checkpoint, heads)
     with new_bundle(out, spec, _made_from(name or str(model)), force=force) as folder:
         log.info("writing the graphs")
         save_graph(graphs[ENCODER], folder / graph_file(ENCODER))
-        decoders = {folder / graph_file(part): graphs[part] for part in (PREFILL, STEP)}
+        decoders = {folder / graph_file(part): graphs[part] for part in DECODERS if part in graphs}
         save_graphs_together(decoders, folder / DECODER_DATA)
         for file, content in checkpoint.files.items():
             (folder / file).write_bytes(content)
@@ -93,7 +103,9 @@ def cache_names(layers: int) -> tuple[list[str], list[str]]:
     return of("self"), of("cross")
 
 
-def _graphs_and_spec(checkpoint: WhisperCheckpoint) -> tuple[dict[str, ir.Model], Seq2SeqSpec]:
+def _graphs_and_spec(
+    checkpoint: WhisperCheckpoint, heads: Sequence[tuple[int, int]]
+) -> tuple[dict[str, ir.Model], Seq2SeqSpec]:
     from speechquant.exporter.tied_embedding import share_embedding
     from speechquant.exporter.whisper_graphs import DecoderParts
 
@@ -104,7 +116,9 @@ def _graphs_and_spec(checkpoint: WhisperCheckpoint) -> tuple[dict[str, ir.Model]
         PREFILL: _prefill_graph(checkpoint, decoder),
         STEP: _step_graph(checkpoint, decoder),
     }
-    for name in (PREFILL, STEP):
+    if heads:
+        graphs[ALIGN] = _align_graph(checkpoint, decoder, heads)
+    for name in graphs.keys() - {ENCODER}:
         share_embedding(graphs[name])
     spec = Seq2SeqSpec(
         architecture=WHISPER,
@@ -141,19 +155,35 @@ def _encoder_graph(checkpoint: WhisperCheckpoint) -> ir.Model:
 
 
 def _prefill_graph(checkpoint: WhisperCheckpoint, decoder: DecoderParts) -> ir.Model:
-    import torch
-
     from speechquant.exporter.onnx_graph import traced
     from speechquant.exporter.whisper_graphs import PrefillGraph
 
+    own, cross = cache_names(checkpoint.model.config.decoder_layers)
+    given = _prompt_and_hidden(checkpoint)
+    return traced(PrefillGraph(decoder), given, ["logits", *own, *cross], _PROMPT_DIMS)
+
+
+def _align_graph(
+    checkpoint: WhisperCheckpoint, decoder: DecoderParts, heads: Sequence[tuple[int, int]]
+) -> ir.Model:
+    from speechquant.exporter.onnx_graph import traced
+    from speechquant.exporter.whisper_graphs import AlignGraph
+
+    given = _prompt_and_hidden(checkpoint)
+    return traced(AlignGraph(decoder, heads), given, ["attention", "logits"], _PROMPT_DIMS)
+
+
+_PROMPT_DIMS = ({0: "batch", 1: "prompt"}, {0: "batch", 1: "positions"})
+
+
+def _prompt_and_hidden(checkpoint: WhisperCheckpoint) -> dict[str, torch.Tensor]:
+    import torch
+
     config = checkpoint.model.config
-    own, cross = cache_names(config.decoder_layers)
-    given = {
+    return {
         "tokens": torch.zeros(_TRACED_BATCH, _TRACED_PROMPT, dtype=torch.long),
         "hidden": torch.zeros(_TRACED_BATCH, config.max_source_positions - 1, config.d_model),
     }
-    dims = ({0: "batch", 1: "prompt"}, {0: "batch", 1: "positions"})
-    return traced(PrefillGraph(decoder), given, ["logits", *own, *cross], dims)
 
 
 def _step_graph(checkpoint: WhisperCheckpoint, decoder: DecoderParts) -> ir.Model:
@@ -187,6 +217,10 @@ _OUTPUT_DIMS: dict[str, dict[str, dict[int, str]]] = {
         "logits": {0: "batch", 1: "prompt"},
         "self_": {0: "batch", 2: "prompt"},
         "cross_": {0: "batch", 2: "positions"},
+    },
+    ALIGN: {
+        "attention": {0: "batch", 2: "prompt", 3: "positions"},
+        "logits": {0: "batch"},
     },
     STEP: {"logits": {0: "batch"}, "new_self_": {0: "batch", 2: "past + 1"}},
 }

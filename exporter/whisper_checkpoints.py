@@ -46,6 +46,7 @@ _SETTINGS: dict[str, Any] = {
     "task_to_id": Mapping[str, int],
     "language": str,
     "task": str,
+    "alignment_heads": tuple[tuple[int, int], ...],
 }
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 _TASKS = ("transcribe", "translate")
@@ -61,6 +62,7 @@ _NO_SETTINGS_NOTE = (
 class WhisperCheckpoint:
     """A model in memory and what is needed to feed it and to read its output.
 
+    `alignment_heads` are the layers and heads of the cross-attention that follow the speech;
     `trained_weights` are those that were trained as levels.
     """
 
@@ -70,6 +72,7 @@ class WhisperCheckpoint:
     sample_rate_hz: int
     features: LogMelSpec
     generation: GenerationSpec
+    alignment_heads: tuple[tuple[int, int], ...]
     notes: tuple[str, ...] = ()
     trained_weights: Mapping[str, TrainedWeight] = field(default_factory=dict)
 
@@ -153,6 +156,7 @@ def _checkpoint(
         number("sampling_rate", 16_000),
         features,
         _generation_of(model.config, generation, tokens, source),
+        _alignment_heads(model.config, generation or {}),
         () if generation is not None else (_NO_SETTINGS_NOTE,),
     )
 
@@ -284,6 +288,19 @@ def _own_task(
 
 def _name_of(token: int | None, numbers: Mapping[str, int]) -> str | None:
     return next((name for name, number in numbers.items() if number == token), None)
+
+
+def _alignment_heads(config: Any, settings: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """Return the heads that the settings name, else all of the decoder's upper half.
+
+    What is no head of this decoder is its teacher's: students are given the settings as they are.
+    """
+    layers, heads = int(config.decoder_layers), int(config.decoder_attention_heads)
+    named = [tuple(pair) for pair in settings.get("alignment_heads") or ()]
+    known = {(layer, head) for layer in range(layers) for head in range(heads)}
+    if named and known.issuperset(named):
+        return tuple((layer, head) for layer, head in named)
+    return tuple((layer, head) for layer, head in sorted(known) if layer >= layers // 2)
 
 
 def _most_new_tokens(settings: Mapping[str, Any]) -> int | None:

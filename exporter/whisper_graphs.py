@@ -1,4 +1,4 @@
-"""The forward passes of a Whisper model as they go into its three graphs.
+"""The forward passes of a Whisper model as they go into its graphs.
 
 They run the checkpoint's own layers with attention spelled out, so that its products are plain
 nodes. Keys and values are [batch, heads, positions, head size].
@@ -6,6 +6,7 @@ nodes. Keys and values are [batch, heads, positions, head size].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,16 +40,17 @@ class PlainAttention(nn.Module):
 
     def forward(
         self, hidden: Tensor, keys: Tensor, values: Tensor, score_bias: Tensor | None = None
-    ) -> Tensor:
-        """Return what each position of `hidden` gathers from the values."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return what each position of `hidden` gathers from the values, and by what weights."""
         queries = self.split(self.q_proj(hidden) * self.scaling)
         scores = queries @ keys.transpose(2, 3)
         if score_bias is not None:
             scores = scores + score_bias
-        gathered = (torch.softmax(scores, dim=-1) @ values).transpose(1, 2).flatten(2)
+        weights = torch.softmax(scores, dim=-1)
+        gathered = (weights @ values).transpose(1, 2).flatten(2)
         if self.gate is not None:
             gathered = self.gate(hidden, gathered)
-        return self.out_proj(gathered)  # type: ignore[no-any-return]
+        return self.out_proj(gathered), weights
 
 
 class _FeedForward(nn.Module):
@@ -72,7 +74,7 @@ class _EncoderLayer(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         normed = self.self_attn_layer_norm(hidden)
         keys, values = self.self_attn.keys_and_values(normed)
-        hidden = hidden + self.self_attn(normed, keys, values)
+        hidden = hidden + self.self_attn(normed, keys, values)[0]
         return self.feed_forward(hidden)  # type: ignore[no-any-return]
 
 
@@ -113,18 +115,19 @@ class _DecoderLayer(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         cross: tuple[Tensor, Tensor],
         score_bias: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Return the hidden states, the tokens' keys and values, and the cross-attention."""
         normed = self.self_attn_layer_norm(hidden)
         keys, values = self.self_attn.keys_and_values(normed)
         if past is not None:
             keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        hidden = hidden + self.self_attn(normed, keys, values, score_bias)
-        hidden = hidden + self.encoder_attn(self.encoder_attn_layer_norm(hidden), *cross)
-        return self.feed_forward(hidden), keys, values
+        hidden = hidden + self.self_attn(normed, keys, values, score_bias)[0]
+        gathered, weights = self.encoder_attn(self.encoder_attn_layer_norm(hidden), *cross)
+        return self.feed_forward(hidden + gathered), (keys, values), weights
 
 
 class DecoderParts(nn.Module):
-    """What the two graphs of the decoder share, and so name alike."""
+    """What the graphs of the decoder share, and so name alike."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -138,6 +141,18 @@ class DecoderParts(nn.Module):
         # every step, and it could not be quantized, since only constant weights are. Once traced,
         # `share_embedding` has the embedding read the head.
         self.head.weight.data = model.proj_out.weight.data.clone()
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """Return the states of tokens from the first position on."""
+        embedded: Tensor = self.embed_tokens(tokens)
+        return embedded + self.embed_positions.weight[: tokens.shape[1]]  # type: ignore[no-any-return]
+
+
+def later_masked(tokens: Tensor, hidden: Tensor) -> Tensor:
+    """Return what is added to the scores so that no token sees a later one."""
+    order = torch.arange(tokens.shape[1])
+    is_later = order[None, :] > order[:, None]
+    return is_later.to(hidden.dtype) * _MASKED_SCORE
 
 
 class PrefillGraph(nn.Module):
@@ -153,15 +168,13 @@ class PrefillGraph(nn.Module):
     def forward(self, tokens: Tensor, hidden: Tensor) -> tuple[Tensor, ...]:
         """Return the logits of every token of the prompt, and the caches."""
         decoder = self.decoder
-        order = torch.arange(tokens.shape[1])
-        is_later = order[None, :] > order[:, None]
-        score_bias = is_later.to(hidden.dtype) * _MASKED_SCORE
-        states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[: tokens.shape[1]]
+        score_bias = later_masked(tokens, hidden)
+        states = decoder.embedded(tokens)
         own, cross = [], []
         for layer in decoder.layers:
             cross.append(layer.encoder_attn.keys_and_values(hidden))
-            states, keys, values = layer(states, None, cross[-1], score_bias)
-            own.append((keys, values))
+            states, pair, _ = layer(states, None, cross[-1], score_bias)
+            own.append(pair)
         logits = decoder.head(decoder.layer_norm(states))
         return (logits, *(cache for pair in (*own, *cross) for cache in pair))
 
@@ -183,6 +196,35 @@ class StepGraph(nn.Module):
         states = decoder.embed_tokens(tokens) + decoder.embed_positions.weight[position]
         grown: list[Tensor] = []
         for layer, past, kept in zip(decoder.layers, own, cross, strict=True):
-            states, keys, values = layer(states, past, kept, None)
-            grown += [keys, values]
+            states, pair, _ = layer(states, past, kept, None)
+            grown += pair
         return (decoder.head(decoder.layer_norm(states)), *grown)
+
+
+class AlignGraph(nn.Module):
+    """`(tokens [batch, prompt], hidden) -> (attention, logits [batch, 1, tokens])`.
+
+    The attention, [batch, heads, prompt, positions], is what the alignment heads pay to the encoder
+    at each token. `alignment_heads` are pairs of layer and head.
+    """
+
+    def __init__(self, decoder: DecoderParts, alignment_heads: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.decoder, self.alignment_heads = decoder, tuple(alignment_heads)
+
+    def forward(self, tokens: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the attention, and the logits after the last token."""
+        decoder = self.decoder
+        score_bias = later_masked(tokens, hidden)
+        states = decoder.embedded(tokens)
+        weights = []
+        for layer in decoder.layers:
+            cross = layer.encoder_attn.keys_and_values(hidden)
+            states, _, paid = layer(states, None, cross, score_bias)
+            weights.append(paid)
+        attention = torch.stack(
+            [weights[layer][:, head] for layer, head in self.alignment_heads], 1
+        )
+        # The head is here for its matrix, in which tokens are looked up: without it the embedding
+        # would be stored and quantized on its own.
+        return attention, decoder.head(decoder.layer_norm(states[:, -1:]))

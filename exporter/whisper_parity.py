@@ -1,9 +1,9 @@
-"""Whether the three graphs of a Whisper model compute what torch does."""
+"""Whether the graphs of a Whisper model compute what torch does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.errors import ParityError
-from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
+from speechquant.core.seq2seq import ALIGN, ENCODER, PREFILL, STEP
 from speechquant.core.specs import graph_file
 from speechquant.exporter.parity import TOLERANCE
 
@@ -28,7 +28,8 @@ _STEPS = 2
 class WhisperCase:
     """A batch of noise and all that torch makes of it, by graph and output.
 
-    `steps` has one entry for each token after the prompt.
+    `steps` has one entry for each token after the prompt. `align` is of the prompt, None where
+    nothing is aligned.
     """
 
     features: NDArray[np.float32]
@@ -37,6 +38,7 @@ class WhisperCase:
     encoder: Arrays
     prefill: Arrays
     steps: tuple[Arrays, ...]
+    align: Arrays | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,36 @@ class WhisperParity:
         return self.max_difference <= TOLERANCE * max(1.0, self.largest)
 
 
-def make_whisper_cases(model: PreTrainedModel, start: int) -> list[WhisperCase]:
-    """Return batches of noise with what torch gives for the encoder, the prompt and two steps."""
+def make_whisper_cases(
+    model: PreTrainedModel, start: int, alignment_heads: Sequence[tuple[int, int]] = ()
+) -> list[WhisperCase]:
+    """Return batches of noise with what torch gives for the encoder, the prompt and two steps.
+
+    With `alignment_heads`, layers and heads, also the attention that these pay to the encoder.
+    """
     rng = np.random.default_rng(0)
-    return [_make_case(model, start, batch, prompt, rng) for batch, prompt in CASES]
+    cases = [_make_case(model, start, batch, prompt, rng) for batch, prompt in CASES]
+    return [_aligned(model, case, alignment_heads) for case in cases] if alignment_heads else cases
+
+
+def _aligned(
+    model: PreTrainedModel, case: WhisperCase, heads: Sequence[tuple[int, int]]
+) -> WhisperCase:
+    import torch
+
+    usual = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # no other gives the weights
+    try:
+        with torch.inference_mode():
+            given = model(
+                encoder_outputs=(torch.from_numpy(case.encoder["hidden"]),),
+                decoder_input_ids=torch.from_numpy(case.prompt),
+                output_attentions=True,
+            )
+    finally:
+        model.set_attn_implementation(usual)
+    attention = np.stack([given.cross_attentions[at][:, head].numpy() for at, head in heads], 1)
+    return replace(case, align={"attention": attention, "logits": given.logits[:, -1:].numpy()})
 
 
 def _make_case(
@@ -119,7 +147,8 @@ def measure_whisper(folder: Path, cases: Sequence[WhisperCase]) -> list[WhisperP
         name: onnxruntime.InferenceSession(
             folder / graph_file(name), providers=["CPUExecutionProvider"]
         )
-        for name in (ENCODER, PREFILL, STEP)
+        for name in (ENCODER, PREFILL, STEP, ALIGN)
+        if (folder / graph_file(name)).is_file()
     }
 
     def run(name: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
@@ -132,6 +161,9 @@ def measure_whisper(folder: Path, cases: Sequence[WhisperCase]) -> list[WhisperP
         results += _compared(ENCODER, encoded, case.encoder)
         found = run(PREFILL, {"tokens": case.prompt, "hidden": encoded["hidden"]})
         results += _compared(PREFILL, found, case.prefill)
+        if case.align is not None:
+            aligned = run(ALIGN, {"tokens": case.prompt, "hidden": encoded["hidden"]})
+            results += _compared(ALIGN, aligned, case.align)
         caches = {name: value for name, value in found.items() if name != "logits"}
         for step, expected in enumerate(case.steps):
             found = run(STEP, {"tokens": case.next_tokens[:, [step]], **caches})

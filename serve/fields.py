@@ -161,7 +161,8 @@ def _granularities(
     if WORD in given and not model.recognizer.gives_words:
         raise ApiError(
             400,
-            f"{model.name} gives no times of words; ask for segments, or a CTC model.",
+            f"{model.name} gives no times of words; ask for segments, or a CTC model, or have it "
+            "exported with --word-times.",
             field=field,
             code="unsupported_value",
         )
@@ -185,7 +186,7 @@ def _streams(given: str | None, response_format: str) -> bool:
 def _checked(asked: Asked) -> DecodingOptions:
     recognizer = asked.model.recognizer
     has_times = asked.response_format in _TIMED and recognizer.takes_timestamps
-    decoding = replace(asked.decoding, timestamps=has_times)
+    decoding = replace(asked.decoding, timestamps=has_times, word_times=WORD in asked.granularities)
     try:
         recognizer.check_asked(decoding)
     except OptionError as error:

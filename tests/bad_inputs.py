@@ -205,8 +205,8 @@ def _transcribe(name: str, samples: list[float] | int) -> Callable[[Workspace], 
     return lambda at: ["transcribe", at.bundle, at.wav(name, wave)]
 
 
-def _two_hours_of_silence(at: Workspace) -> list[object]:
-    path = at.wav("long.flac", np.zeros(2 * 3600 * RATE_HZ, np.int16), subtype="PCM_16")
+def _five_hours_of_silence(at: Workspace) -> list[object]:
+    path = at.wav("long.flac", np.zeros(5 * 3600 * 4000, np.int16), 4000, subtype="PCM_16")
     return ["transcribe", at.bundle, path]
 
 
@@ -574,7 +574,7 @@ CASES = (
          r"truncated\.opus: truncated: it ends inside a page"),
     Case("zero samples", _transcribe("zero.wav", 0), r"zero\.wav: no samples"),
     Case("one sample", _transcribe("one.wav", 1), r"one\.wav: its length is 1 .* at least 400"),
-    Case("2 hours of silence", _two_hours_of_silence, r"long\.flac: 7200 s of audio, at most 120"),
+    Case("5 hours of silence", _five_hours_of_silence, r"long\.flac: 18000 s of audio, at most 14400"),
     Case("NaN in a float wav", _not_finite(float("nan")), r"nan\.wav: sample 1234 is nan"),
     Case("infinity in a float wav", _not_finite(float("inf")), r"inf\.wav: sample 1234 is inf"),
     Case("a folder without audio", lambda at: ["transcribe", at.bundle, at.checkpoint],

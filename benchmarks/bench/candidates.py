@@ -18,6 +18,7 @@ from speechquant.core.engine_folders import Engine, engine_bytes
 from speechquant.core.errors import EngineError, OptionError, choice_among
 from speechquant.core.seq2seq import TASK, Seq2SeqSpec
 from speechquant.core.specs import is_graph_file
+from speechquant.engines.ctc.feeds import MAX_CLIP_SECONDS
 from speechquant.engines.ctc.recognizer import CtcRecognizer
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
@@ -58,8 +59,7 @@ class Candidate:
     @property
     def longest_seconds(self) -> float:
         """The longest clip that such a model is run on."""
-        kind = CtcRecognizer if self.decoding is None else WhisperRecognizer
-        return kind.max_clip_seconds
+        return MAX_CLIP_SECONDS if self.decoding is None else WhisperRecognizer.max_clip_seconds
 
     def open(self, threads: int | None, profile_to: Path | None = None) -> Recognizer:
         """Return a recognizer that runs on what the candidate says, and on nothing else.

@@ -46,7 +46,10 @@ class CtcDecoder:
 
     def words_of(self, logits: NDArray[Any]) -> list[SpokenWord]:
         """Return the words in one clip's logits, [frames, labels]."""
-        best = logits.argmax(axis=-1)
+        return self.words_in(logits.argmax(axis=-1))
+
+    def words_in(self, best: NDArray[np.int64]) -> list[SpokenWord]:
+        """Return the words in the best labels of one clip's frames."""
         is_new = np.diff(best, prepend=-1) != 0
         frames = np.flatnonzero(is_new & (best != self.decoding.blank))
         words: list[SpokenWord] = []

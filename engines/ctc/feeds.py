@@ -13,8 +13,8 @@ from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import AudioError
 
-# Attention holds scores of frames x frames for every head: at 120 s those are 2.3 GB in a large
-# model, at two hours 8 TB.
+# In one call. Attention holds scores of frames x frames for every head: at 120 s those are 2.3 GB
+# in a large model, at two hours 8 TB.
 MAX_CLIP_SECONDS = 120.0
 _TRIAL_SECONDS = 2.0
 _VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor

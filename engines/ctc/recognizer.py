@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Audio, Waveform
+from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Engine, Limits
@@ -21,11 +21,21 @@ from speechquant.core.progress import OnStep
 from speechquant.core.transcripts.records import Transcript, Word
 from speechquant.engines.build_options import BATCH, SAMPLES
 from speechquant.engines.ctc.decoding import CtcDecoder, SpokenWord
-from speechquant.engines.ctc.feeds import MAX_CLIP_SECONDS, feeds_of, read_clip, require_usable
+from speechquant.engines.ctc.feeds import MAX_CLIP_SECONDS, feeds_of, require_usable
+from speechquant.engines.ctc.windows import (
+    Labels,
+    Windows,
+    only_window,
+    stitched,
+    window_samples,
+    windows_over,
+)
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.runners import Session
 from speechquant.engines.session import load_source, open_session
 
+# A clip that is longer than one call may hear is heard in windows; it is in memory as a whole.
+_MAX_LONG_SECONDS = 4 * 3600.0
 # What one batch may hold, its padding counted; more does not make a CPU any faster.
 _BATCH_SECONDS = 60.0
 # Clips of one batch are padded to the longest; beyond this ratio the padding costs too much.
@@ -34,31 +44,36 @@ _LONGEST_TO_SHORTEST = 1.25
 
 @dataclass(eq=False)
 class CtcHearing:
-    """A clip and what was heard of it, which is all or nothing."""
+    """A clip and the labels that were heard in its first windows, by frame."""
 
     wave: Waveform
-    transcript: Transcript | None = None
+    windows: Windows
+    labels: list[Labels] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
-        """Whether it was heard."""
-        return self.transcript is not None
+        """Whether all of it was heard."""
+        return len(self.labels) == len(self.windows.starts)
 
     @property
     def share_done(self) -> float:
         """How much of it was heard, of 1."""
-        return float(self.is_done)
+        return len(self.labels) / len(self.windows.starts)
 
     @property
     def key(self) -> Hashable:
-        """What clips of about one length share."""
-        return int(math.log(len(self.wave), _LONGEST_TO_SHORTEST))
+        """What clips share whose next windows are of about one length."""
+        return int(math.log(self.windows.samples, _LONGEST_TO_SHORTEST))
+
+    def next_piece(self) -> Waveform:
+        """Return what is heard next."""
+        return self.windows.piece(self.wave, len(self.labels))
 
 
 class CtcRecognizer:
     """A session with what goes before and after it; a context manager."""
 
-    max_clip_seconds = MAX_CLIP_SECONDS
+    max_clip_seconds = _MAX_LONG_SECONDS
 
     def __init__(self, bundle: Bundle, session: Session, limits: Limits | None = None) -> None:
         self.spec = bundle.spec_as(CtcSpec)
@@ -96,11 +111,26 @@ class CtcRecognizer:
 
     def check(self, wave: Waveform, name: str) -> None:
         """Raise AudioError, naming the clip, where the model cannot take `wave`."""
-        require_usable(self.spec, wave, name, self._limits)
+        if not self._is_long(wave):
+            require_usable(self.spec, wave, name, self._limits)
+            return
+        check_samples(wave, name)
+        refuse_too_long(name, len(wave) / self.spec.sample_rate_hz, self.max_clip_seconds)
+
+    def _is_long(self, wave: Waveform) -> bool:
+        """Whether a clip is heard in windows: too long for one call, which a window is not."""
+        window, limits = window_samples(self.spec), self._limits
+        most = MAX_CLIP_SECONDS * self.spec.sample_rate_hz
+        if limits is not None:
+            most = min(most, limits.most)
+        fits = limits is None or limits.least <= window <= limits.most
+        return wave.ndim == 1 and len(wave) > most and fits
 
     def read(self, audio: Audio) -> Waveform:
         """Return a file or a part of it as the model takes it; raises AudioError."""
-        return read_clip(self.spec, audio, self._limits)
+        wave = read_audio(audio, self.spec.sample_rate_hz, self.max_clip_seconds)
+        self.check(wave, str(audio))
+        return wave
 
     def transcribe(
         self,
@@ -125,13 +155,14 @@ class CtcRecognizer:
         waves = [np.asarray(wave, np.float32) for wave in waveforms]
         for index, wave in enumerate(waves):
             self.check(wave, f"waveform {index}")
-        transcripts: dict[int, Transcript] = {}
-        for batch in self._batches([len(wave) for wave in waves]):
-            heard = self._run([waves[index] for index in batch])
-            transcripts.update(zip(batch, heard, strict=True))
-            if on_step is not None:
-                on_step(len(transcripts), len(waves))
-        return [transcripts[index] for index in range(len(waves))]
+        clips = [self._hearing(wave) for wave in waves]
+        for batch in self._batches([clip.windows.samples for clip in clips]):
+            together = [clips[index] for index in batch]
+            while left := [clip for clip in together if not clip.is_done]:
+                self._hear(left)
+                if on_step is not None:
+                    on_step(sum(clip.share_done for clip in clips), len(clips))
+        return [self.heard(clip) for clip in clips]
 
     def check_asked(self, decoding: DecodingOptions) -> None:
         """Raise OptionError where the model cannot be asked so."""
@@ -141,18 +172,32 @@ class CtcRecognizer:
         """Return a clip that is not heard yet; raises AudioError, OptionError."""
         self.check_asked(decoding)
         self.check(wave, "the clip")
-        return CtcHearing(wave)
+        return self._hearing(wave)
 
     def advance(self, hearings: Sequence[Any]) -> None:
-        """Hear the clips."""
-        transcripts = self.recognize([hearing.wave for hearing in hearings])
-        for hearing, transcript in zip(hearings, transcripts, strict=True):
-            hearing.transcript = transcript
+        """Hear the next window of each clip."""
+        for batch in self._batches([hearing.windows.samples for hearing in hearings]):
+            self._hear([hearings[index] for index in batch])
 
     def heard(self, hearing: Any) -> Transcript:
         """Return what was heard of a clip so far."""
-        transcript: Transcript | None = hearing.transcript
-        return transcript or Transcript("")
+        if not hearing.labels:
+            return Transcript("")
+        labels = stitched(hearing.labels, hearing.windows, self.spec.decoding.blank)
+        words = self._decoder.words_in(labels)
+        # The last word of a window may go on in the next one.
+        return self._transcript_of(words if hearing.is_done else words[:-1])
+
+    def _hearing(self, wave: Waveform) -> CtcHearing:
+        cut = windows_over if self._is_long(wave) else only_window
+        return CtcHearing(wave, cut(self.spec, len(wave)))
+
+    def _hear(self, clips: Sequence[CtcHearing]) -> None:
+        """Hear the next window of each clip, all in one call."""
+        feeds = feeds_of(self.spec, [clip.next_piece() for clip in clips])
+        logits = self.session.run(feeds)["logits"]
+        for clip, row in zip(clips, logits, strict=True):
+            clip.labels.append(row[: clip.windows.frames].argmax(axis=-1))
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
         """Yield the clips' indices in batches of about one length, of one only where it matters."""
@@ -168,19 +213,14 @@ class CtcRecognizer:
         if batch:
             yield batch
 
-    def _run(self, waves: list[Waveform]) -> list[Transcript]:
-        feeds = feeds_of(self.spec, waves)
-        return self.transcripts_of(self.session.run(feeds)["logits"], feeds["input_lengths"])
-
     def transcripts_of(self, logits: NDArray[Any], lengths: Iterable[int]) -> list[Transcript]:
         """Return what the logits of a padded batch say, whose clips have `lengths` samples."""
         return [
-            self._transcript_of(row[: self.spec.frames_of(int(length))])
+            self._transcript_of(self._decoder.words_of(row[: self.spec.frames_of(int(length))]))
             for row, length in zip(logits, lengths, strict=True)
         ]
 
-    def _transcript_of(self, logits: NDArray[Any]) -> Transcript:
-        words = self._decoder.words_of(logits)
+    def _transcript_of(self, words: Sequence[SpokenWord]) -> Transcript:
         return Transcript(
             " ".join(word.text for word in words), tuple(self._timed(word) for word in words)
         )
@@ -213,7 +253,8 @@ def open_ctc_recognizer(
 
 
 def _refuse_asked(decoding: DecodingOptions | None, folder: Path) -> None:
-    if decoding not in (None, DecodingOptions()):
+    # The times of words are told whether they are asked for or not.
+    if decoding is not None and replace(decoding, word_times=False) != DecodingOptions():
         raise OptionError(
             f"{folder}: not a Whisper model, which alone has a language, a task and "
             "timestamps; leave these away"

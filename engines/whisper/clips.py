@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from speechquant.core.audio import Waveform
-from speechquant.core.transcripts.records import Segment
+from speechquant.core.transcripts.records import Segment, Word
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.whisper.log_mel import Features
 
@@ -27,6 +27,7 @@ class Clip:
     is_again: bool = False
     language: str | None = None
     segments: list[Segment] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     features: Features | None = None
 
@@ -43,7 +44,7 @@ class Clip:
     @property
     def has_timestamps(self) -> bool:
         """Whether timestamps are decoded: where they are asked for, and to find the next chunk."""
-        return self.options.timestamps or not self.is_short
+        return self.options.timestamps or self.options.word_times or not self.is_short
 
     @property
     def key(self) -> Hashable:

@@ -1,4 +1,4 @@
-"""The three graphs of an encoder-decoder model as they are built: their sizes and trial inputs."""
+"""The graphs of an encoder-decoder model as they are built: their sizes and trial inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from speechquant.core.bundles import Bundle, GraphPart
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import OptionError
-from speechquant.core.seq2seq import ENCODER, PREFILL, STEP, Seq2SeqSpec
+from speechquant.core.seq2seq import ALIGN, ENCODER, PREFILL, STEP, Seq2SeqSpec
 from speechquant.engines.build_options import BATCH, BuildOptions, GraphToBuild
 from speechquant.engines.onnxruntime.opening import open_bundle_graph
 from speechquant.engines.runners import Tensors
@@ -22,7 +22,7 @@ _DEFAULT_BATCH = Limits(1, 1, 8)
 _USUAL_PROMPT = 4  # start, language, task, and no timestamps
 _TRIAL_SECONDS = 2.0
 _TRIAL_TOKENS = 8
-_OTHERS = frozenset({"features", "hidden", "tokens", "logits"})
+_OTHERS = frozenset({"features", "hidden", "tokens", "logits", "attention"})
 
 
 def seq2seq_graphs(bundle: Bundle, options: BuildOptions) -> dict[str, GraphToBuild]:
@@ -85,7 +85,8 @@ def _trial_feeds(bundle: Bundle) -> dict[str, Tensors]:
         for name, value in _run(bundle.graphs[PREFILL], second).items()
         if name not in _OTHERS
     }
-    return {ENCODER: first, PREFILL: second, STEP: {"tokens": tokens[:, :1], **caches}}
+    third = {"tokens": tokens[:, :1], **caches}
+    return {ENCODER: first, PREFILL: second, STEP: third, ALIGN: second}
 
 
 def _run(graph: GraphPart, feeds: Tensors) -> dict[str, NDArray[Any]]:

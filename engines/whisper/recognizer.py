@@ -6,7 +6,7 @@ import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from copy import copy
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ from speechquant.core.engine_folders import Engine
 from speechquant.core.errors import AudioError, BundleError, OptionError, one_line
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqSpec
-from speechquant.core.transcripts.records import Decoding, Segment, Transcript
+from speechquant.core.transcripts.records import Decoding, Segment, Transcript, Word
 from speechquant.engines.build_options import BATCH
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
@@ -35,6 +35,7 @@ from speechquant.engines.whisper.segments import (
     untold_start,
 )
 from speechquant.engines.whisper.token_rules import TokenRules
+from speechquant.engines.whisper.word_times import UNSPACED, TokenTime, timed_words, token_times
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,8 @@ class WhisperRecognizer:
 
     @property
     def gives_words(self) -> bool:
-        """Whether it tells when each word is said."""
-        return False
+        """Whether it can be asked when each word is said."""
+        return self.spec.gives_words
 
     def __enter__(self) -> WhisperRecognizer:
         self.session.__enter__()
@@ -229,8 +230,9 @@ class WhisperRecognizer:
             features = np.stack([self._features(clip, frames) for clip, frames in speaking])
             hidden = self.session.encode(features)
             heard = self._decode([clip for clip, _ in speaking], features, hidden)
-            for (clip, frames), decoded in zip(speaking, heard, strict=True):
-                used[id(clip)] = self._keep(clip, frames, decoded)
+            for row, ((clip, frames), decoded) in enumerate(zip(speaking, heard, strict=True)):
+                times = self._token_times(clip, frames, decoded, hidden[row : row + 1])
+                used[id(clip)] = self._keep(clip, frames, decoded, times)
         for clip, frames in zip(clips, lengths, strict=True):
             if id(clip) not in used:
                 clip.is_again = False
@@ -331,7 +333,23 @@ class WhisperRecognizer:
             prompt.append(generation.no_timestamps)
         return prompt
 
-    def _keep(self, clip: Clip, frames: int, decoded: Decoded) -> int:
+    def _token_times(
+        self, clip: Clip, frames: int, decoded: Decoded, hidden: Hidden
+    ) -> Iterator[TokenTime]:
+        """Yield when each token is said that is no timestamp; nothing where nobody asked."""
+        first = self.spec.generation.first_timestamp
+        if not (self._options.word_times and decoded.tokens and first is not None):
+            return
+        prompt = self._prompt(clip)
+        tokens = np.array([[*prompt, *decoded.tokens]], np.int64)
+        (attention,) = self.session.attention(hidden, tokens)
+        positions = max(1, frames // FRAMES_PER_POSITION)
+        times = token_times(attention[:, len(prompt) :, :positions])
+        for token, time in zip(decoded.tokens, times, strict=True):
+            if token < first:
+                yield time
+
+    def _keep(self, clip: Clip, frames: int, decoded: Decoded, times: Iterator[TokenTime]) -> int:
         """Add what was decoded to the clip; return how many frames that uses up."""
         is_again, clip.is_again = clip.is_again, False
         if self._is_no_speech(decoded):
@@ -351,6 +369,7 @@ class WhisperRecognizer:
             clip.tokens += piece.tokens
             if clip.has_timestamps and (segment := self._segment(clip, piece, decoded)):
                 clip.segments.append(segment)
+            clip.words += self._words(clip, piece, list(islice(times, len(piece.tokens))))
         return used
 
     def _segment(self, clip: Clip, piece: TimedTokens, decoded: Decoded) -> Segment | None:
@@ -370,9 +389,32 @@ class WhisperRecognizer:
         )
         return Segment(text, round(min(start, latest), 3), round(min(end, latest), 3), how)
 
+    def _words(self, clip: Clip, piece: TimedTokens, times: Sequence[TokenTime]) -> list[Word]:
+        told = [
+            (token, time)
+            for token, time in zip(piece.tokens, times, strict=False)
+            if token < self.spec.generation.end
+        ]
+        words = timed_words(
+            [token for token, _ in told],
+            [time for _, time in told],
+            self._tokenizer.decode,
+            spaced=clip.language not in UNSPACED,
+        )
+        step, offset = self.spec.seconds_per_position, clip.place / FRAMES_PER_POSITION
+        return [
+            Word(
+                word.text.strip(),
+                round((offset + word.time.start) * step, 3),
+                round((offset + word.time.end) * step, 3),
+            )
+            for word in words
+            if word.text.strip()
+        ]
+
     def _transcript(self, clip: Clip) -> Transcript:
         return Transcript(
-            self._text(clip.tokens), segments=tuple(clip.segments), language=clip.language
+            self._text(clip.tokens), tuple(clip.words), tuple(clip.segments), clip.language
         )
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -443,3 +485,8 @@ def require_known(spec: Seq2SeqSpec, options: DecodingOptions, folder: Path) -> 
         raise OptionError(f"{options.task!r}: no task of {folder}; give {known}")
     if options.timestamps and generation.first_timestamp is None:
         raise OptionError(f"{folder}: the checkpoint has no timestamps; leave --timestamps away")
+    if options.word_times and (generation.first_timestamp is None or not spec.gives_words):
+        raise OptionError(
+            f"{folder}: has no graph for the times of words; export the checkpoint with "
+            '"speechquant export --word-times", or leave --word-times away'
+        )

@@ -13,6 +13,7 @@ from speechquant.core.audio import Waveform
 from speechquant.core.bundles import Bundle
 from speechquant.core.scales import ScaleTable
 from speechquant.core.scoring import Job, Score, Trial
+from speechquant.core.seq2seq import GRAPHS
 from speechquant.core.text import normalizer
 from speechquant.core.wer import score_wer
 from speechquant.engines.decoder_session import Seq2SeqSession
@@ -33,7 +34,7 @@ class _Simulation:
 
     def __init__(self, bundle: Bundle, threads: int | None, weights: Mapping[str, Any]) -> None:
         self.graphs = {
-            name: SimulatedSession(graph, threads, weights) for name, graph in bundle.graphs.items()
+            name: SimulatedSession(bundle.graphs[name], threads, weights) for name in GRAPHS
         }
         self.session = Seq2SeqSession(self.graphs, lambda name: self.graphs[name].limits)
         self.recognizer = WhisperRecognizer(bundle, self.session, GREEDY)

@@ -21,11 +21,17 @@ def export(
         str, typer.Argument(help="Checkpoint folder, hub id, zoo:NAME or random:NAME.")
     ],
     out: options.BundleToWrite,
+    word_times: Annotated[
+        bool,
+        typer.Option("--word-times", help="Whisper: add the graph that tells the times of words."),
+    ] = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Turn a Hugging Face checkpoint into an ONNX bundle, checked against torch."""
-    bundle, parity = export_with_parity(checkpoint_of(model), out, force=force, name=model)
+    bundle, parity = export_with_parity(
+        checkpoint_of(model), out, force=force, name=model, word_times=word_times
+    )
     if json:
         print_json({**bundle_facts(bundle), "parity": [asdict(result) for result in parity]})
         return

@@ -58,6 +58,13 @@ def transcribe(
     timestamps: Annotated[
         bool, typer.Option("--timestamps", help="Whisper: show when each segment is said.")
     ] = False,
+    word_times: Annotated[
+        bool,
+        typer.Option(
+            "--word-times",
+            help="Whisper: times of words in JSON; the bundle exported with --word-times.",
+        ),
+    ] = False,
     temperatures: options.Temperatures = None,
     provider: options.Provider = AUTO,
     threads: options.Threads = None,
@@ -65,7 +72,9 @@ def transcribe(
     force: Annotated[bool, typer.Option("--force", help="Replace files in --output-dir.")] = False,
 ) -> None:
     """Write down what is said in audio files."""
-    decoding = decoding_options(language, task, temperatures, timestamps=timestamps)
+    decoding = replace(
+        decoding_options(language, task, temperatures, timestamps=timestamps), word_times=word_times
+    )
     formats = formats_named(format_)
     failures: list[str] = []
     with audio_inputs(audio, failures) as inputs:

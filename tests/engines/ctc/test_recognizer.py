@@ -120,7 +120,6 @@ def test_word_times_are_seconds_of_frames(tiny_bundle: Bundle) -> None:
         (np.zeros(399), "waveform 1: its length is 399"),
         (np.full(1000, np.nan), "waveform 1: sample 0 is nan"),
         (np.zeros((2, 1000)), "waveform 1: has shape"),
-        (np.zeros(120 * RATE_HZ + 1), "waveform 1: 120 s of audio"),
     ],
 )
 def test_waveforms_that_cannot_be_used(
