@@ -92,7 +92,8 @@ def load_whisper(source: str) -> WhisperCheckpoint:
     files[TOKENIZER_FILE] = _tokenizer_of(folder, source)
     model = load_model(folder, _architecture_of(folder), source, mend="give a whole checkpoint")
     trained = read_trained_weights(folder)
-    require_own(trained, model, source)
+    if trained:
+        require_own(trained, model, source)
     checkpoint = _checkpoint(source, model, files, preprocessor_of(folder), settings)
     return replace(checkpoint, trained_weights=trained)
 

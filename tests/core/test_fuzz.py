@@ -533,7 +533,12 @@ WHISPER = {
 @pytest.mark.parametrize("name", WHISPER)
 def test_whisper_checkpoints(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SimpleNamespace(
-        num_mel_bins=80, max_source_positions=100, max_target_positions=64, vocab_size=20
+        num_mel_bins=80,
+        max_source_positions=100,
+        max_target_positions=64,
+        vocab_size=20,
+        decoder_layers=2,
+        decoder_attention_heads=2,
     )
     model = SimpleNamespace(config=config)
     monkeypatch.setattr(whisper_checkpoints, "load_model", lambda *_, **__: model)

@@ -22,7 +22,7 @@ from speechquant.pipeline.command import run
 from speechquant.pipeline.commands.transcribe import _Asked, _print_row, _rows
 from speechquant.pipeline.transcript_files import AudioInput
 from speechquant.recipes import guard
-from speechquant.recipes.evaluate import evaluate
+from speechquant.recipes.evaluate import Listening, evaluate_over
 
 RATE_HZ = 16_000
 
@@ -91,11 +91,12 @@ def test_calibrate_and_quantize(
 ) -> None:
     temperatures = []
 
-    def evaluated(recognizer: Any, *rest: Any, **options: Any) -> Any:
-        temperatures.append(recognizer._options.temperatures)
-        return evaluate(recognizer, *rest, **options)
+    def evaluated(task: Listening, *rest: Any, **options: Any) -> Any:
+        assert task.decoding is not None
+        temperatures.append(task.decoding.temperatures)
+        return evaluate_over(task, *rest, **options)
 
-    monkeypatch.setattr(guard, "evaluate", evaluated)
+    monkeypatch.setattr(guard, "evaluate_over", evaluated)
     manifest = tmp_path / "data.jsonl"
     rows = [{"audio_filepath": path.name, "text": "one two"} for path in files]
     manifest.write_text("\n".join(map(json.dumps, rows)))
@@ -103,8 +104,9 @@ def test_calibrate_and_quantize(
     scales, out = tmp_path / "scales.json", tmp_path / "w8a8"
     caplog.clear()
     text = output(["calibrate", *asked, "--asymmetric", "--out", scales], capsys)
-    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert "1 of 2 clips are longer than a chunk of 2 s" in warning.getMessage()
+    longer, few = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "1 of 2 clips are longer than a chunk of 2 s" in longer.getMessage()
+    assert "calibrating on 2 clips, 3.0 s in all" in few.getMessage()
     calibrated_on = read_scales(scales).data
     assert calibrated_on is not None and calibrated_on.seconds == 3.0
     # What the paper leaves in float is left where nothing else is asked for.

@@ -73,7 +73,7 @@ def test_weights_beside_an_engine_are_a_part_of_it(
     monkeypatch.setattr(onnx_files, "_EXTERNAL_ABOVE_BYTES", 0)
     engine = build_engine(quantized, tmp_path / "engine", BuildOptions("onnxruntime"))
     weights = (engine.folder / "engine.onnx.data").stat().st_size
-    assert weights > engine.only_graph.engine_path.stat().st_size
+    assert weights > 50_000
     (found,) = candidates_of([engine.folder], ["cpu"])
     assert found.size_bytes == weights + engine.only_graph.engine_path.stat().st_size
 

@@ -139,6 +139,7 @@ def test_with_float32_between_the_layers_it_computes_what_the_cpu_provider_does(
 
 
 @needs_openvino
+@openvino_is_exact
 def test_threads_that_share_a_session_get_what_they_get_alone(
     bundles: tuple[Bundle, Bundle],
 ) -> None:

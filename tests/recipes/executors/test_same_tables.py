@@ -126,8 +126,12 @@ def test_a_killed_worker_changes_no_byte(
 def one_worker(name: str, request: pytest.FixtureRequest) -> int:
     if name == "pool":
         return int(next(iter(active_children())).pid or 0)
-    pids: list[int] = request.getfixturevalue("two_nodes").worker_pids()
-    return pids[0]
+    nodes, ends = request.getfixturevalue("two_nodes"), time.monotonic() + 60
+    while time.monotonic() < ends:  # one that was killed before may not have a successor yet
+        if pids := nodes.worker_pids():
+            return int(pids[0])
+        time.sleep(0.1)
+    pytest.fail("no worker of the cluster started within a minute")
 
 
 @pytest.mark.parametrize("name", SEVERAL)
