@@ -21,7 +21,7 @@ from speechquant.training.command_line import begin, run_parser
 from speechquant.training.run import TrainingRun, train_to_end
 from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
 from speechquant.training.schedule import RunSettings
-from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS, save_model
+from speechquant.zoo.models import CTC_MODELS, save_model, trained_model
 from speechquant.zoo.train import ctc_loss, keep_layout_through_norms, word_error_percent
 from speechquant.zoo.training_sets import training_sets
 
@@ -142,7 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
     table = read_scales(options.scales)
-    start = options.start or TRAINED_MODELS / options.model
+    start = options.start or trained_model(options.model)
     begin(options, settings, start=start.name, table=table.key, width=table.bits.name)
     sets, scored = training_sets(
         options.extra_data, settings.synthetic_share, random.Random(settings.seed)
