@@ -73,6 +73,16 @@ class DifferenceInterval:
     high: float
     confidence: float
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0.0 or self.high < 0.0
+
+    @property
+    def is_of_nothing(self) -> bool:
+        """Whether no clip has other errors, so that the interval says nothing."""
+        return self.difference == self.low == self.high == 0.0
+
 
 def score_wer(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
     """Return the word errors of each clip."""
@@ -126,6 +136,27 @@ def difference_interval(
         lengths, *errors, confidence=confidence, resamples=resamples, seed=seed
     )
     return DifferenceInterval(second.rate - first.rate, low, high, confidence)
+
+
+def rate_interval(rate: ErrorRate) -> DifferenceInterval:
+    """Return a rate and the bootstrap interval that it lies in."""
+    # The distance from a transcript without errors is the rate itself.
+    perfect = tuple(EditCounts(0, 0, 0, clip.reference_length) for clip in rate.clips)
+    return difference_interval(ErrorRate(perfect), rate)
+
+
+def most_hidden(found: DifferenceInterval, rate: ErrorRate) -> float:
+    """Return how large a rise these clips may hide: the upper end of the interval.
+
+    Where no clip has other errors, a bootstrap finds 0 to 0, however few they are. The bound is then
+    that of the rule of three: the largest share of clips with one more error each that n clips miss
+    with a probability of 1 - confidence.
+    """
+    if not found.is_of_nothing:
+        return max(found.high, 0.0)
+    clips = [clip for clip in rate.clips if clip.reference_length]
+    share = 1.0 - (1.0 - found.confidence) ** (1.0 / len(clips))
+    return share * len(clips) / rate.reference_length
 
 
 def bootstrap_interval(

@@ -84,6 +84,7 @@ def outcome_facts(outcome: Outcome | None) -> dict[str, Any]:
             "wer_float": outcome.before.words.rate,
             "wer_quantized": outcome.after.words.rate,
             "drop": asdict(outcome.drop),
+            "hidden_loss": outcome.hidden_loss,
         }
     }
 

@@ -12,7 +12,7 @@ from speechquant.calibrators.guard import GuardResult, keep_budget
 from speechquant.core.bundles import Bundle
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable, quantizes_attention
-from speechquant.core.wer import DifferenceInterval, difference_interval
+from speechquant.core.wer import DifferenceInterval, difference_interval, most_hidden
 from speechquant.engines.families import family_of
 from speechquant.engines.graphs.constant_weights import constant_weights
 from speechquant.engines.runners import CPU
@@ -41,6 +41,11 @@ class Outcome:
     def drop(self) -> DifferenceInterval:
         """The paired difference of the two word error rates."""
         return difference_interval(self.before.words, self.after.words)
+
+    @property
+    def hidden_loss(self) -> float:
+        """The loss that the development set may hide, 0 where it shows one that is certain."""
+        return 0.0 if self.drop.is_certain else most_hidden(self.drop, self.after.words)
 
     @property
     def drop_points(self) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from speechquant.benchmarks.report.record import (
+    QUIET_SHARE,
     Accuracy,
     Cell,
     Kernel,
@@ -19,7 +20,12 @@ from speechquant.benchmarks.report.record import (
 )
 from speechquant.benchmarks.report.statistics import LatencyStats, Ratio, ratio_of_medians
 from speechquant.benchmarks.search import Search
-from speechquant.core.wer import DifferenceInterval, EditCounts, ErrorRate, difference_interval
+from speechquant.core.wer import (
+    DifferenceInterval,
+    ErrorRate,
+    difference_interval,
+    rate_interval,
+)
 from speechquant.engines.tensorrt.layers import INT8
 
 HEADLINE_SECONDS = 10.0
@@ -161,13 +167,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """The candidates of a model, and the shape that its headline is of (None: none was run)."""
+    """The candidates of a model, and the shape that its headline is of (None: none was run).
+
+    `others_share` is the share of the processors that other programs took while that was timed.
+    """
 
     name: str
     slug: str
     candidates: tuple[Candidate, ...]
     headline: Shape | None
     shapes: tuple[Shape, ...]
+    others_share: float = 0.0
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether other programs were at work while the headline's shape was timed."""
+        return self.others_share > QUIET_SHARE
 
     @property
     def baseline(self) -> Candidate | None:
@@ -245,7 +260,9 @@ def _model(report: Report, name: str, slug: str) -> ModelFigures:
     )
     shapes = {latency.shape for one in candidates for latency in one.latencies}
     ordered = sorted(shapes, key=lambda shape: (shape[1], shape[0]))
-    return ModelFigures(plain(name), slug, candidates, _headline(candidates), tuple(ordered))
+    headline = _headline(candidates)
+    others = 0.0 if headline is None else report.others_share(headline)
+    return ModelFigures(plain(name), slug, candidates, headline, tuple(ordered), others)
 
 
 def _headline(candidates: Sequence[Candidate]) -> Shape | None:
@@ -350,10 +367,7 @@ def _errors(result: Result, baseline: Result | None, unit: str) -> Errors | None
     rate: ErrorRate = getattr(result.accuracy, unit)
     if not rate.reference_length:
         return None
-    # The distance from a transcript without errors is the rate itself.
-    perfect = tuple(EditCounts(0, 0, 0, clip.reference_length) for clip in rate.clips)
-    interval = difference_interval(ErrorRate(perfect), rate)
-    return Errors(rate, interval, _difference(rate, baseline, unit))
+    return Errors(rate, rate_interval(rate), _difference(rate, baseline, unit))
 
 
 def _difference(rate: ErrorRate, baseline: Result | None, unit: str) -> DifferenceInterval | None:

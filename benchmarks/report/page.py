@@ -45,7 +45,8 @@ _READING = (
     "like any other run, never left out.",
     "A speed-up is float's median divided by the candidate's. Every interval is a 95 % bootstrap "
     "interval; runs are drawn in pairs, by round, and so are clips: what is hard for both cancels "
-    "out. Where the interval of a difference holds zero, no difference was measured.",
+    "out. An interval that holds zero says that these runs or clips cannot tell the two apart, and "
+    "its ends say how large a difference they could hide.",
 )
 
 

@@ -81,9 +81,10 @@ def headline_table(model: ModelFigures) -> Table:
         "candidate", where, "times as fast as float", "WER", "WER minus float's, in points",
         "size", "precision", "load", "peak memory",
     )  # fmt: skip
+    busy = "; the machine was busy, so the times are doubtful" if model.is_doubtful else ""
     return Table(
         f"{model.name}: {words.count(len(model.candidates), 'candidate')}, waveform to text, "
-        "with 95 % intervals",
+        f"with 95 % intervals{busy}",
         heads,
         tuple(_headline_row(one, model) for one in model.candidates),
     )
@@ -117,8 +118,7 @@ def _difference(one: Candidate, errors: Errors | None) -> Entry:
     found = errors.difference
     if found is None:
         return NONE
-    span = f"{words.points(found.low)} to {words.points(found.high)}"
-    return Figure(words.points(found.difference), span)
+    return Figure(words.points(found.difference), words.span(found))
 
 
 def _precision(one: Candidate) -> Entry:

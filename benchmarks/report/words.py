@@ -15,7 +15,7 @@ from speechquant.benchmarks.report.figures import (
     fastest,
 )
 from speechquant.benchmarks.report.record import OURS, PEER
-from speechquant.core.wer import DifferenceInterval
+from speechquant.core.wer import DifferenceInterval, most_hidden
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 NO_BREAK, NONE = "\N{NO-BREAK SPACE}", "\N{EN DASH}"
@@ -65,9 +65,14 @@ def points(difference: float) -> str:
 
 def difference(value: DifferenceInterval | None) -> str:
     """Return a difference in points with its interval."""
-    if value is None:
-        return NONE
-    return f"{points(value.difference)} ({points(value.low)} to {points(value.high)})"
+    return NONE if value is None else f"{points(value.difference)} ({span(value)})"
+
+
+def span(value: DifferenceInterval) -> str:
+    """Return the interval of a difference in points."""
+    if value.is_of_nothing:
+        return "no clip differs"
+    return f"{points(value.low)} to {points(value.high)}"
 
 
 def length(seconds: float) -> str:
@@ -120,6 +125,12 @@ def _of_model(model: ModelFigures) -> list[str]:
         return [f"No speed of {model.name} was measured: {_why_nothing(model)}."]
     ours, peer = fastest(model, OURS), fastest(model, PEER)
     sentences = []
+    if model.is_doubtful:
+        sentences.append(
+            f"The times of {model.name} are doubtful: other programs took "
+            f"{percent(model.others_share, 0)} of the processors while {shape(model.headline)} was "
+            "timed. Measure again on a machine that does nothing else."
+        )
     if model.baseline is None:
         sentences.append(f"{model.name} has no float result to compare with.")
     if ours:
@@ -201,6 +212,8 @@ def _speed_clause(one: Candidate, model: ModelFigures) -> str:
     if speed_up is None:
         return f"takes {duration(latency.whole.stats.p50)} for {where}"
     interval = f"({speed_up.low:.2f} to {speed_up.high:.2f})"
+    if model.is_doubtful:
+        return f"was {speed_up.value:.2f} times as fast as float at {where} {interval} on a busy machine"
     if speed_up.low <= 1 <= speed_up.high:
         return f"is as fast as float at {where}, as far as was measured {interval}"
     if speed_up.value >= 1:
@@ -222,9 +235,18 @@ def _error_clause(errors: Errors) -> str:
     found = errors.difference
     if found is None:
         return f"gets {percent(errors.rate.rate)} of the words wrong"
-    interval = f"({points(found.low)} to {points(found.high)})"
     apart = points(abs(found.difference)).lstrip("+")
     way = "higher" if found.difference > 0 else "lower"
     said = "the same" if apart == "0.00" else f"{apart} points {way}"
-    end = ": no difference was measured" if found.low <= 0 <= found.high else ""
-    return f"its word error rate is {said} {interval}{end}"
+    return f"its word error rate is {said} ({span(found)}){_hidden(errors, found)}"
+
+
+def _hidden(errors: Errors, found: DifferenceInterval) -> str:
+    """Return how large a loss the clips may hide, nothing where the difference is certain."""
+    if found.is_certain:
+        return ""
+    most = points(most_hidden(found, errors.rate)).lstrip("+")
+    if most == "0.00":
+        return ""
+    counted = f"{count(len(errors.rate.clips), 'clip')} of {errors.rate.reference_length:,} words"
+    return f": {counted} could hide a loss of {most} points"

@@ -101,45 +101,81 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report to write.", readable=False)
     ] = None,
-    lengths: Annotated[str, typer.Option(help="Seconds of audio.")] = "1,2,5,10,15,20,30",
-    batch: Annotated[str, typer.Option(help="Clips in one call.")] = "1,4,8",
+    lengths: Annotated[
+        str, typer.Option(help="Seconds of audio.", rich_help_panel=options.MEASURING)
+    ] = "1,2,5,10,15,20,30",
+    batch: Annotated[
+        str, typer.Option(help="Clips in one call.", rich_help_panel=options.MEASURING)
+    ] = "1,4,8",
     providers: Annotated[
         str | None,
         typer.Option(
             help=f"What bundles run on: {', '.join(BUNDLE_PROVIDERS)}; by default what auto would "
-            "take."
+            "take.",
+            rich_help_panel=options.MEASURING,
         ),
     ] = None,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Also other tools' versions of the float bundles.")
+        bool,
+        typer.Option(
+            "--peers",
+            help="Also other tools' versions of the float bundles.",
+            rich_help_panel=options.MEASURING,
+        ),
     ] = False,
     only_peers: Annotated[
         str | None,
-        typer.Option(help="Parts of their names, such as nncf,bf16: of the peers these alone."),
+        typer.Option(
+            help="Parts of their names, such as nncf,bf16: of the peers these alone.",
+            rich_help_panel=options.MEASURING,
+        ),
     ] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="Audio that the peers are calibrated on.")
+        str | None,
+        typer.Option(
+            help="Audio that the peers are calibrated on.", rich_help_panel=options.MEASURING
+        ),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Timed runs of each shape.")] = 15,
+    repeats: Annotated[
+        int, typer.Option(help="Timed runs of each shape.", rich_help_panel=options.MEASURING)
+    ] = 15,
     language: options.Language = None,
     task: options.Task = None,
     temperatures: options.Temperatures = None,
-    no_wer: Annotated[bool, typer.Option("--no-wer", help="Time only, count no errors.")] = False,
+    no_wer: Annotated[
+        bool,
+        typer.Option(
+            "--no-wer", help="Time only, count no errors.", rich_help_panel=options.MEASURING
+        ),
+    ] = False,
     normalizer: options.Normalizer = "basic",
     limit: options.FirstClips = None,
     threads: options.Threads = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(help="Two reports, the old one first: say what changed, and measure nothing."),
+        typer.Option(
+            help="Two reports, the old one first: say what changed, and measure nothing.",
+            rich_help_panel=options.COMPARING,
+        ),
     ] = None,
     max_slowdown: Annotated[
-        float, typer.Option(help="With --compare: percent that latency may rise.")
+        float,
+        typer.Option(
+            help="With --compare: percent that latency may rise.", rich_help_panel=options.COMPARING
+        ),
     ] = 10.0,
     max_growth: Annotated[
-        float, typer.Option(help="With --compare: percent that size and memory may rise.")
+        float,
+        typer.Option(
+            help="With --compare: percent that size and memory may rise.",
+            rich_help_panel=options.COMPARING,
+        ),
     ] = 10.0,
     max_wer_rise: Annotated[
-        float, typer.Option(help="With --compare: points that WER may rise.")
+        float,
+        typer.Option(
+            help="With --compare: points that WER may rise.", rich_help_panel=options.COMPARING
+        ),
     ] = 0.3,
     force: options.Force = False,
     json: options.Json = False,

@@ -42,11 +42,18 @@ def calibrate(
     placement: options.Placement = INPUT,
     tensorrt_cache: Annotated[
         Path | None,
-        typer.Option(help="Also write TensorRT's calibration cache, up to 10.", readable=False),
+        typer.Option(
+            help="Also write TensorRT's calibration cache, up to 10.",
+            readable=False,
+            rich_help_panel=options.RESULT,
+        ),
     ] = None,
     tensorrt_version: Annotated[
         str | None,
-        typer.Option(help="The TensorRT that reads the cache, such as 8.5.3; the installed one."),
+        typer.Option(
+            help="The TensorRT that reads the cache, such as 8.5.3; the installed one.",
+            rich_help_panel=options.RESULT,
+        ),
     ] = None,
     normalizer: options.Normalizer = "basic",
     limit: options.Limit = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from speechquant.core.wer import ErrorRate
+from speechquant.core.wer import ErrorRate, most_hidden, rate_interval
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.session import load_source
 from speechquant.pipeline.commands import options
@@ -25,7 +25,12 @@ def evaluate(
     normalizer: options.Normalizer = "basic",
     limit: options.FirstClips = None,
     skip_unreadable: options.SkipUnreadable = False,
-    worst: Annotated[int, typer.Option(min=0, help="How many of the worst clips to show.")] = 5,
+    worst: Annotated[
+        int,
+        typer.Option(
+            min=0, help="How many of the worst clips to show.", rich_help_panel=options.RESULT
+        ),
+    ] = 5,
     language: options.Language = None,
     task: options.Task = None,
     temperatures: options.Temperatures = None,
@@ -63,8 +68,8 @@ def evaluate(
 
 def _show(result: Evaluation, runs_on: str) -> None:
     print_table(
-        ERROR_HEADINGS,
-        [error_row("words", result.words), error_row("characters", result.characters)],
+        _ERROR_HEADINGS,
+        [_error_row("words", result.words), _error_row("characters", result.characters)],
     )
     factor = result.real_time_factor
     took = (
@@ -78,11 +83,13 @@ def _show(result: Evaluation, runs_on: str) -> None:
     )
 
 
-ERROR_HEADINGS = ("unit", "error rate", "errors", "of", "substituted", "inserted", "deleted")
+_ERROR_HEADINGS = (
+    "unit", "error rate", "95 % interval", "errors", "of", "substituted", "inserted", "deleted",
+)  # fmt: skip
 
 
-def error_row(unit: str, rate: ErrorRate) -> list[str]:
-    """Return a row under ERROR_HEADINGS."""
+def _error_row(unit: str, rate: ErrorRate) -> list[str]:
+    found = _interval_of(rate)
     counts = (
         rate.errors,
         rate.reference_length,
@@ -90,7 +97,16 @@ def error_row(unit: str, rate: ErrorRate) -> list[str]:
         rate.insertions,
         rate.deletions,
     )
-    return [unit, f"{100 * rate.rate:.2f} %", *map(str, counts)]
+    interval = f"{100 * found[0]:.2f} to {100 * found[1]:.2f}" if found else "unknown"
+    return [unit, f"{100 * rate.rate:.2f} %", interval, *map(str, counts)]
+
+
+def _interval_of(rate: ErrorRate) -> tuple[float, float] | None:
+    """Return the interval that a rate lies in, None of one clip and of empty references."""
+    if len(rate.clips) < 2 or not rate.reference_length:
+        return None
+    interval = rate_interval(rate)
+    return interval.low, most_hidden(interval, rate)
 
 
 def print_clip(clip: ClipResult) -> None:
@@ -100,9 +116,10 @@ def print_clip(clip: ClipResult) -> None:
     print(f"  heard  {clip.hypothesis}")
 
 
-def _rate_facts(rate: ErrorRate) -> dict[str, float | None]:
+def _rate_facts(rate: ErrorRate) -> dict[str, Any]:
     return {
         "rate": rate.rate if rate.reference_length else None,
+        "interval": _interval_of(rate),
         "errors": rate.errors,
         "reference_length": rate.reference_length,
         "substitutions": rate.substitutions,

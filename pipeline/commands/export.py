@@ -23,7 +23,11 @@ def export(
     out: options.BundleToWrite,
     word_times: Annotated[
         bool,
-        typer.Option("--word-times", help="Whisper: add the graph that tells the times of words."),
+        typer.Option(
+            "--word-times",
+            help="Whisper: add the graph that tells the times of words.",
+            rich_help_panel=options.WHISPER,
+        ),
     ] = False,
     force: options.Force = False,
     json: options.Json = False,

@@ -26,16 +26,30 @@ from speechquant.recipes.executors.options import PROCESSES, RAY, RAY_SCHEME
 
 BUNDLE_PROVIDERS = provider_names()
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")]
+# The panels of --help; what most calls need stands above them.
+SEARCH, LAYERS, SCORING = "Method and search", "What is quantized", "Data and scoring"
+MEASURING, COMPARING = "What is measured", "Comparing two reports"
+WHISPER, LIMITS = "Whisper", "Batches and limits"
+RUNNING, RESULT = "Processor and workers", "Output"
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=RESULT)
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace OUT where it exists.", rich_help_panel=RESULT)
+]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Cores that one call may use; all by default.")
+    int | None,
+    typer.Option(
+        min=1, help="Cores that one call may use; all by default.", rich_help_panel=RUNNING
+    ),
 ]
 Provider = Annotated[
     str,
     typer.Option(
         help=f"What a bundle runs on: {', '.join(BUNDLE_PROVIDERS)}; {AUTO} is openvino on Intel "
-        "processors, cpu on others."
+        "processors, cpu on others.",
+        rich_help_panel=RUNNING,
     ),
 ]
 ScoringProvider = Annotated[
@@ -44,6 +58,7 @@ ScoringProvider = Annotated[
         help=f"What a bundle runs on: {', '.join([*BUNDLE_PROVIDERS, AUTO])}. An engine runs on "
         "its own backend.",
         show_default="cpu",
+        rich_help_panel=RUNNING,
     ),
 ]
 Runnable = Annotated[
@@ -54,7 +69,10 @@ BundleToWrite = Annotated[
     Path, typer.Argument(help="Folder of the bundle to write.", readable=False)
 ]
 Normalizer = Annotated[
-    str, typer.Option(help=f"How texts are made comparable: {', '.join(NORMALIZERS)}.")
+    str,
+    typer.Option(
+        help=f"How texts are made comparable: {', '.join(NORMALIZERS)}.", rich_help_panel=SCORING
+    ),
 ]
 Data = Annotated[
     str,
@@ -66,7 +84,9 @@ Data = Annotated[
 SkipUnreadable = Annotated[
     bool,
     typer.Option(
-        "--skip-unreadable", help="Name clips that cannot be read and go on without them."
+        "--skip-unreadable",
+        help="Name clips that cannot be read and go on without them.",
+        rich_help_panel=SCORING,
     ),
 ]
 FirstClips = Annotated[int | None, typer.Option(min=1, help="Only the first clips.")]
@@ -77,12 +97,17 @@ Language = Annotated[
     str | None,
     typer.Option(
         help="Whisper: a name or a code, such as English or en; by default the checkpoint's own, "
-        "or detected."
+        "or detected.",
+        rich_help_panel=WHISPER,
     ),
 ]
 Task = Annotated[
     str | None,
-    typer.Option(help="Whisper: transcribe, or translate into English.", show_default="transcribe"),
+    typer.Option(
+        help="Whisper: transcribe, or translate into English.",
+        show_default="transcribe",
+        rich_help_panel=WHISPER,
+    ),
 ]
 Temperatures = Annotated[
     str | None,
@@ -90,6 +115,7 @@ Temperatures = Annotated[
         help="Whisper: 0 is greedy; the later ones are for chunks that come out as loops or "
         "guesses.",
         show_default="0,0.2,0.4,0.6,0.8,1",
+        rich_help_panel=WHISPER,
     ),
 ]
 
@@ -116,25 +142,40 @@ MethodOrDefault = Annotated[
     ),
 ]
 BitsOfBoth = Annotated[int, typer.Option("--bits", help="Bits of activations and weights, 2..16.")]
-WeightBits = Annotated[int | None, typer.Option(help="Bits of the weights, where they differ.")]
+WeightBits = Annotated[
+    int | None, typer.Option(help="Bits of the weights, where they differ.", rich_help_panel=SEARCH)
+]
 Dev = Annotated[
     str | None, typer.Option(help="Data with texts to score trials on; DATA by default.")
 ]
 Percentile = Annotated[
-    float, typer.Option(help="For --method percentile: the share of magnitudes kept, in percent.")
+    float,
+    typer.Option(
+        help="For --method percentile: the share of magnitudes kept, in percent.",
+        rich_help_panel=SEARCH,
+    ),
 ]
 Asymmetric = Annotated[
-    bool, typer.Option("--asymmetric", help="For --method ema: levels 0..2^b-1, a zero point.")
+    bool,
+    typer.Option(
+        "--asymmetric",
+        help="For --method ema: levels 0..2^b-1, a zero point.",
+        rich_help_panel=SEARCH,
+    ),
 ]
 Search = Annotated[
     str,
     typer.Option(
         help=f"How StableQuant searches: {' or '.join(SEARCHES)} (exhaustive is Algorithm 1 in "
-        "full; fast is a heuristic that looks at a grid of p and chooses other layers)."
+        "full; fast is a heuristic that looks at a grid of p and chooses other layers).",
+        rich_help_panel=SEARCH,
     ),
 ]
 Gamma = Annotated[
-    float, typer.Option(help="WER points that a layer alone may add before it is clipped.")
+    float,
+    typer.Option(
+        help="WER points that a layer alone may add before it is clipped.", rich_help_panel=SEARCH
+    ),
 ]
 
 
@@ -148,30 +189,38 @@ KeepFloat = Annotated[
     list[str] | None,
     typer.Option(
         help="Leave this layer in float; may be given again. Of Whisper models two are left where "
-        f"nothing is given; {NONE}: leave none."
+        f"nothing is given; {NONE}: leave none.",
+        rich_help_panel=LAYERS,
     ),
 ]
 FloatActivations = Annotated[
     list[str] | None,
     typer.Option(
-        help="Quantize the weights of this layer but not its activations; may be given again."
+        help="Quantize the weights of this layer but not its activations; may be given again.",
+        rich_help_panel=LAYERS,
     ),
 ]
 WeightScales = Annotated[
     str,
     typer.Option(
-        help=f"What shares a scale of a weight: {' or '.join(WEIGHT_SCALES)} (Wagner et al.)."
+        help=f"What shares a scale of a weight: {' or '.join(WEIGHT_SCALES)} (Wagner et al.).",
+        rich_help_panel=LAYERS,
     ),
 ]
 QuantizeAttention = Annotated[
     bool,
-    typer.Option("--quantize-attention", help="Also what attention multiplies by each other."),
+    typer.Option(
+        "--quantize-attention",
+        help="Also what attention multiplies by each other.",
+        rich_help_panel=LAYERS,
+    ),
 ]
 Placement = Annotated[
     str,
     typer.Option(
         help=f"Round activations at the {INPUT} of products, as engines do, or at the {OUTPUT} of "
-        "layers, as the StableQuant paper does (CTC; for words, not for engines)."
+        "layers, as the StableQuant paper does (CTC; for words, not for engines).",
+        rich_help_panel=LAYERS,
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first clips of each set.")]
@@ -181,13 +230,15 @@ Workers = Annotated[
         min=1,
         help="Processes that jobs are spread over.",
         show_default=f"1; all that a cluster has room for with --executor {RAY}",
+        rich_help_panel=RUNNING,
     ),
 ]
 Executor = Annotated[
     str,
     typer.Option(
         help=f"Where jobs run: {PROCESSES} of this machine, {RAY} (the cluster in RAY_ADDRESS, "
-        f"else one started here), or {RAY_SCHEME}HOST:PORT. Never used for latency."
+        f"else one started here), or {RAY_SCHEME}HOST:PORT. Never used for latency.",
+        rich_help_panel=RUNNING,
     ),
 ]
 

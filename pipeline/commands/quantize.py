@@ -34,6 +34,8 @@ from speechquant.recipes.guard import Outcome
 from speechquant.recipes.quantize import Quantized, QuantizeOptions
 from speechquant.recipes.quantize import quantize as write_quantized
 
+_WIDE_POINTS = 0.5  # of WER, which is more than W8A8 is to cost
+
 
 def quantize(
     bundle: options.BundleFolder,
@@ -68,11 +70,17 @@ def quantize(
     quantize_attention: options.QuantizeAttention = False,
     placement: options.Placement = INPUT,
     weights: Annotated[
-        str, typer.Option("--weights", help=f"Rounding: {' or '.join(ROUNDINGS)}.")
+        str,
+        typer.Option(
+            "--weights", help=f"Rounding: {' or '.join(ROUNDINGS)}.", rich_help_panel=options.SEARCH
+        ),
     ] = NEAREST,
     qdq_format: Annotated[
         str,
-        typer.Option(help="Activations as u8 (for ONNX Runtime) or s8 (for TensorRT)."),
+        typer.Option(
+            help="Activations as u8 (for ONNX Runtime) or s8 (for TensorRT).",
+            rich_help_panel=options.RESULT,
+        ),
     ] = QdqFormat.U8.value,
     normalizer: options.Normalizer = "basic",
     limit: options.Limit = None,
@@ -137,13 +145,24 @@ def show_quantized(made: Quantized, asked_for: QuantizeOptions) -> None:
 
 def _show_outcome(outcome: Outcome, clips: str) -> None:
     drop, before, after = outcome.drop, outcome.before, outcome.after
+    interval = f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}"
+    if drop.is_of_nothing:
+        change = "no clip has other errors"
+    elif len(after.clips) == 1:
+        change = f"{100 * drop.difference:+.2f} points; one clip gives no interval"
+    else:
+        change = f"{100 * drop.difference:+.2f} points, {100 * drop.confidence:.0f} % interval {interval}"
     print(
-        f"WER on {len(before.clips)} {clips}: "
+        f"WER on {len(before.clips)} {clips} of {after.words.reference_length:,} words: "
         f"float {100 * before.words.rate:.2f} %, "
-        f"quantized {100 * after.words.rate:.2f} %; "
-        f"{100 * drop.difference:+.2f} points, {100 * drop.confidence:.0f} % interval "
-        f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}; provider {CPU}"
+        f"quantized {100 * after.words.rate:.2f} %; {change}; provider {CPU}"
     )
+    hidden = 100 * outcome.hidden_loss
+    if hidden >= _WIDE_POINTS:
+        print(
+            f"so few words can hide a loss of {hidden:.1f} points; "
+            "score more with --dev before you trust this"
+        )
 
 
 def _show_guard(outcome: Outcome, max_wer_drop: float) -> None:

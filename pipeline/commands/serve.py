@@ -35,16 +35,37 @@ def serve(
         typer.Option(help="File with the token that clients have to send.", readable=False),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Batches that run at once, each on a copy of its model.")
+        int,
+        typer.Option(
+            min=1,
+            help="Batches that run at once, each on a copy of its model.",
+            rich_help_panel=options.LIMITS,
+        ),
     ] = 1,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most clips in a batch.")] = 8,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Most clips in a batch.", rich_help_panel=options.LIMITS)
+    ] = 8,
     max_wait_ms: Annotated[
-        float, typer.Option(min=0, help="How long a clip waits for others to share its batch.")
+        float,
+        typer.Option(
+            min=0,
+            help="How long a clip waits for others to share its batch.",
+            rich_help_panel=options.LIMITS,
+        ),
     ] = 20,
-    max_megabytes: Annotated[float, typer.Option(help="Largest request.")] = 100,
-    max_seconds: Annotated[float, typer.Option(help="Longest audio.")] = 3600,
+    max_megabytes: Annotated[
+        float, typer.Option(help="Largest request.", rich_help_panel=options.LIMITS)
+    ] = 100,
+    max_seconds: Annotated[
+        float, typer.Option(help="Longest audio.", rich_help_panel=options.LIMITS)
+    ] = 3600,
     max_requests: Annotated[
-        int, typer.Option(min=1, help="Requests that are read, wait or run at once.")
+        int,
+        typer.Option(
+            min=1,
+            help="Requests that are read, wait or run at once.",
+            rich_help_panel=options.LIMITS,
+        ),
     ] = 64,
     provider: options.Provider = AUTO,
     threads: options.Threads = None,

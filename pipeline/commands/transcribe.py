@@ -48,28 +48,45 @@ def transcribe(
             help=f"{', '.join(FORMATS)}; several with commas. One file is printed without "
             "--output-dir.",
             show_default="a line a file",
+            rich_help_panel=options.RESULT,
         ),
     ] = None,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Folder for a file a clip and format.", readable=False)
+        Path | None,
+        typer.Option(
+            help="Folder for a file a clip and format.",
+            readable=False,
+            rich_help_panel=options.RESULT,
+        ),
     ] = None,
     language: options.Language = None,
     task: options.Task = None,
     timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="Whisper: show when each segment is said.")
+        bool,
+        typer.Option(
+            "--timestamps",
+            help="Whisper: show when each segment is said.",
+            rich_help_panel=options.WHISPER,
+        ),
     ] = False,
     word_times: Annotated[
         bool,
         typer.Option(
             "--word-times",
             help="Whisper: times of words in JSON; the bundle exported with --word-times.",
+            rich_help_panel=options.WHISPER,
         ),
     ] = False,
     temperatures: options.Temperatures = None,
     provider: options.Provider = AUTO,
     threads: options.Threads = None,
     json: options.Json = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files in --output-dir.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace files in --output-dir.", rich_help_panel=options.RESULT
+        ),
+    ] = False,
 ) -> None:
     """Write down what is said in audio files."""
     decoding = replace(

@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from speechquant.core.wer import EditCounts, ErrorRate, difference_interval, score_cer, score_wer
+from speechquant.core.wer import (
+    DifferenceInterval,
+    EditCounts,
+    ErrorRate,
+    difference_interval,
+    most_hidden,
+    rate_interval,
+    score_cer,
+    score_wer,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +97,27 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_interval_of_different_references_is_refused() -> None:
     with pytest.raises(ValueError, match="same"):
         difference_interval(_rate([1], 10), _rate([1], 11))
+
+
+def test_clips_without_a_difference_may_hide_one_by_the_rule_of_three() -> None:
+    rate = _rate([1] * 8, 12)
+    interval = difference_interval(rate, rate)
+    assert interval.is_of_nothing
+    assert not interval.is_certain
+    # 0.3123 of the clips, missed by 8 draws with a probability of 0.05, with an error of 12 words
+    share = most_hidden(interval, rate) * 12
+    assert (1.0 - share) ** 8 == pytest.approx(0.05)
+    assert most_hidden(interval, _rate([1] * 800, 12)) == pytest.approx(3 / 9600, rel=0.01)
+
+
+def test_an_interval_around_zero_hides_its_upper_end() -> None:
+    rate = _rate([1] * 8, 12)
+    assert most_hidden(DifferenceInterval(0.001, -0.01, 0.0265, 0.95), rate) == 0.0265
+    assert most_hidden(DifferenceInterval(-0.02, -0.03, -0.01, 0.95), rate) == 0.0
+    assert DifferenceInterval(-0.02, -0.03, -0.01, 0.95).is_certain
+
+
+def test_the_interval_of_a_rate_holds_it() -> None:
+    interval = rate_interval(_rate([0, 3, 1, 2, 0, 1], 10))
+    assert interval.difference == pytest.approx(7 / 60)
+    assert 0.0 < interval.low < 7 / 60 < interval.high

@@ -97,6 +97,10 @@ def test_evaluate(tiny_bundle: Bundle, clips: Path, capsys: pytest.CaptureFixtur
     assert [clip["reference"] for clip in limited["clips"]] == ["word 0"]
     text = output([*arguments, "--worst", "1"], capsys)
     assert f"{100 * document['wer']['rate']:.2f} %" in text
+    low, high = document["wer"]["interval"]
+    assert low <= document["wer"]["rate"] <= high
+    assert f"{100 * low:.2f} to {100 * high:.2f}" in text
+    assert limited["wer"]["interval"] is None
     assert text.count("  said ") == 1
 
 
