@@ -148,9 +148,9 @@ def rate_interval(rate: ErrorRate) -> DifferenceInterval:
 def most_hidden(found: DifferenceInterval, rate: ErrorRate) -> float:
     """Return how large a rise these clips may hide: the upper end of the interval.
 
-    Where no clip has other errors, a bootstrap finds 0 to 0, however few they are. The bound is then
-    that of the rule of three: the largest share of clips with one more error each that n clips miss
-    with a probability of 1 - confidence.
+    Where no clip has other errors, a bootstrap finds 0 to 0, however few the clips are. The rule of
+    three then gives the bound: n clips miss a share of clips with one more error each, with a
+    probability of 1 - confidence.
     """
     if not found.is_of_nothing:
         return max(found.high, 0.0)

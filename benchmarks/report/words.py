@@ -213,7 +213,8 @@ def _speed_clause(one: Candidate, model: ModelFigures) -> str:
         return f"takes {duration(latency.whole.stats.p50)} for {where}"
     interval = f"({speed_up.low:.2f} to {speed_up.high:.2f})"
     if model.is_doubtful:
-        return f"was {speed_up.value:.2f} times as fast as float at {where} {interval} on a busy machine"
+        ratio = f"{speed_up.value:.2f} times as fast as float at {where} {interval}"
+        return f"was {ratio} on a busy machine"
     if speed_up.low <= 1 <= speed_up.high:
         return f"is as fast as float at {where}, as far as was measured {interval}"
     if speed_up.value >= 1:

@@ -19,10 +19,10 @@ COMMANDS = {
     "serve": "Serve models over HTTP, as OpenAI's clients ask for transcripts.",
     "evaluate": "Count the errors of a bundle on a data set with texts.",
     "inspect": "Show what a bundle, an engine or a scale table holds and what it was made from.",
-    "outliers": "Show which modules of a float bundle give values far from the others.",
+    "outliers": "Show which modules of a float bundle have outlying activations.",
     "calibrate": "Make a scale table from a bundle and audio.",
-    "quantize": "Make a W8A8 bundle (or another width) from a float one; "
-    "a killed run goes on where it was.",
+    "quantize": "Make a W8A8 bundle (or another width) from a float one. "
+    "A run that was killed continues.",
     "build": "Build an engine from a W8A8 or float bundle, and show what precision it runs in.",
     "convert": "Write a bundle in the layout of another program.",
     "bench": "Measure latency, WER, size and memory, and write a report; or compare two reports.",

@@ -92,25 +92,31 @@ class BenchOptions:
 def bench(
     bundles: Annotated[
         list[Path] | None,
-        typer.Argument(help="Bundles and engines; float bundles are what is compared with."),
+        typer.Argument(
+            help="Bundles and engines to measure. Others are compared with the float bundle of "
+            "the same model."
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Speech to time and score on; without texts it is timed alone."),
+        typer.Option(help="Speech to time and score on. Without texts only time is measured."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report to write.", readable=False)
     ] = None,
     lengths: Annotated[
-        str, typer.Option(help="Seconds of audio.", rich_help_panel=options.MEASURING)
+        str,
+        typer.Option(
+            help="Lengths of audio to time, in seconds.", rich_help_panel=options.MEASURING
+        ),
     ] = "1,2,5,10,15,20,30",
     batch: Annotated[
-        str, typer.Option(help="Clips in one call.", rich_help_panel=options.MEASURING)
+        str, typer.Option(help="Batch sizes to time, in clips.", rich_help_panel=options.MEASURING)
     ] = "1,4,8",
     providers: Annotated[
         str | None,
         typer.Option(
-            help=f"What bundles run on: {', '.join(BUNDLE_PROVIDERS)}; by default what auto would "
+            help=f"What runs bundles: {', '.join(BUNDLE_PROVIDERS)}; by default what auto would "
             "take.",
             rich_help_panel=options.MEASURING,
         ),
@@ -119,22 +125,21 @@ def bench(
         bool,
         typer.Option(
             "--peers",
-            help="Also other tools' versions of the float bundles.",
+            help="Also measure what other tools make of the float bundles (NNCF, "
+            "quantize_static, torch).",
             rich_help_panel=options.MEASURING,
         ),
     ] = False,
     only_peers: Annotated[
         str | None,
         typer.Option(
-            help="Parts of their names, such as nncf,bf16: of the peers these alone.",
+            help="Make only the peers whose names contain one of these, such as nncf,bf16.",
             rich_help_panel=options.MEASURING,
         ),
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(
-            help="Audio that the peers are calibrated on.", rich_help_panel=options.MEASURING
-        ),
+        typer.Option(help="Audio to calibrate the peers on.", rich_help_panel=options.MEASURING),
     ] = None,
     repeats: Annotated[
         int, typer.Option(help="Timed runs of each shape.", rich_help_panel=options.MEASURING)
@@ -145,7 +150,7 @@ def bench(
     no_wer: Annotated[
         bool,
         typer.Option(
-            "--no-wer", help="Time only, count no errors.", rich_help_panel=options.MEASURING
+            "--no-wer", help="Measure time only, no WER.", rich_help_panel=options.MEASURING
         ),
     ] = False,
     normalizer: options.Normalizer = "basic",
@@ -154,7 +159,7 @@ def bench(
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            help="Two reports, the old one first: say what changed, and measure nothing.",
+            help="Compare two reports, the older one first, instead of measuring.",
             rich_help_panel=options.COMPARING,
         ),
     ] = None,

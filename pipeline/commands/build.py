@@ -36,31 +36,54 @@ def build(
     backend: Annotated[str, typer.Option(help=f"{', '.join(engine_backends())}.")],
     target: Annotated[
         str | None,
-        typer.Option(help="The GPU: sm86, rtx3090, ..., or current; current by default."),
+        typer.Option(
+            help="GPU to build for: sm86, rtx3090, ..., or current (the default).",
+            rich_help_panel=options.TENSORRT,
+        ),
     ] = None,
     lengths: Annotated[
         str | None,
-        typer.Option(help="MIN,OPT,MAX seconds of a clip; on a GPU 0.1,10,30; not for Whisper."),
+        typer.Option(
+            help="MIN,OPT,MAX length of a clip in seconds; on a GPU by default 0.1,10,30. Not for "
+            "Whisper."
+        ),
     ] = None,
     batch: Annotated[
         str | None,
-        typer.Option(help="MIN,OPT,MAX clips in one call; on a GPU 1,1,4; Whisper 1,1,8."),
+        typer.Option(
+            help="MIN,OPT,MAX clips in one call; on a GPU by default 1,1,4, of Whisper 1,1,8."
+        ),
     ] = None,
     float_type: Annotated[
         str | None,
         typer.Option(
-            help=f"Type of what is not quantized: {', '.join(FLOAT_TYPES)}; fp16 on a GPU."
+            help=f"Type of what is not quantized: {', '.join(FLOAT_TYPES)}; on a GPU by default "
+            "fp16."
         ),
     ] = None,
     timing_cache: Annotated[
         Path | None,
-        typer.Option(help="TensorRT: file of its measurements, read and written.", readable=False),
+        typer.Option(
+            help="TensorRT: file to read kernel timings from and add new ones to.",
+            readable=False,
+            rich_help_panel=options.TENSORRT,
+        ),
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="TensorRT: for later versions too.")
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="TensorRT: let later versions of the same major version run the engine.",
+            rich_help_panel=options.TENSORRT,
+        ),
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="TensorRT: for every GPU since Ampere.")
+        bool,
+        typer.Option(
+            "--hardware-compatible",
+            help="TensorRT: let every GPU since Ampere run the engine.",
+            rich_help_panel=options.TENSORRT,
+        ),
     ] = False,
     force: options.Force = False,
     json: options.Json = False,

@@ -43,7 +43,7 @@ def calibrate(
     tensorrt_cache: Annotated[
         Path | None,
         typer.Option(
-            help="Also write TensorRT's calibration cache, up to 10.",
+            help="Also write the scales as a calibration cache of TensorRT 8.5 to 10.",
             readable=False,
             rich_help_panel=options.RESULT,
         ),
@@ -51,7 +51,8 @@ def calibrate(
     tensorrt_version: Annotated[
         str | None,
         typer.Option(
-            help="The TensorRT that reads the cache, such as 8.5.3; the installed one.",
+            help="The TensorRT version that will read the cache, such as 8.5.3; by default the "
+            "installed one.",
             rich_help_panel=options.RESULT,
         ),
     ] = None,

@@ -19,7 +19,9 @@ def convert(
         Path, typer.Argument(help="Folder that `export` or `quantize` wrote.", readable=False)
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write.", readable=False)],
-    program: Annotated[str, typer.Option("--for", help=f"{', '.join(WRITERS)}.")],
+    program: Annotated[
+        str, typer.Option("--for", help=f"Program to convert for: {', '.join(WRITERS)}.")
+    ],
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:

@@ -25,7 +25,7 @@ def export(
         bool,
         typer.Option(
             "--word-times",
-            help="Whisper: add the graph that tells the times of words.",
+            help="Whisper: add the graph that finds the time of each word.",
             rich_help_panel=options.WHISPER,
         ),
     ] = False,

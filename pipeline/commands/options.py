@@ -30,7 +30,7 @@ BUNDLE_PROVIDERS = provider_names()
 SEARCH, LAYERS, SCORING = "Method and search", "What is quantized", "Data and scoring"
 MEASURING, COMPARING = "What is measured", "Comparing two reports"
 WHISPER, LIMITS = "Whisper", "Batches and limits"
-RUNNING, RESULT = "Processor and workers", "Output"
+RUNNING, RESULT, TENSORRT = "Processor and workers", "Output", "TensorRT"
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=RESULT)
@@ -40,14 +40,12 @@ Force = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Cores that one call may use; all by default.", rich_help_panel=RUNNING
-    ),
+    typer.Option(min=1, help="Cores for one call; by default all.", rich_help_panel=RUNNING),
 ]
 Provider = Annotated[
     str,
     typer.Option(
-        help=f"What a bundle runs on: {', '.join(BUNDLE_PROVIDERS)}; {AUTO} is openvino on Intel "
+        help=f"What runs a bundle: {', '.join(BUNDLE_PROVIDERS)}; {AUTO} is openvino on Intel "
         "processors, cpu on others.",
         rich_help_panel=RUNNING,
     ),
@@ -55,8 +53,8 @@ Provider = Annotated[
 ScoringProvider = Annotated[
     str | None,
     typer.Option(
-        help=f"What a bundle runs on: {', '.join([*BUNDLE_PROVIDERS, AUTO])}. An engine runs on "
-        "its own backend.",
+        help=f"What runs a bundle: {', '.join([*BUNDLE_PROVIDERS, AUTO])}. An engine runs on its "
+        "own backend.",
         show_default="cpu",
         rich_help_panel=RUNNING,
     ),
@@ -71,7 +69,8 @@ BundleToWrite = Annotated[
 Normalizer = Annotated[
     str,
     typer.Option(
-        help=f"How texts are made comparable: {', '.join(NORMALIZERS)}.", rich_help_panel=SCORING
+        help=f"How texts are normalized before they are compared: {', '.join(NORMALIZERS)}.",
+        rich_help_panel=SCORING,
     ),
 ]
 Data = Annotated[
@@ -85,19 +84,19 @@ SkipUnreadable = Annotated[
     bool,
     typer.Option(
         "--skip-unreadable",
-        help="Name clips that cannot be read and go on without them.",
+        help="Leave out clips that cannot be read, and name them.",
         rich_help_panel=SCORING,
     ),
 ]
-FirstClips = Annotated[int | None, typer.Option(min=1, help="Only the first clips.")]
+FirstClips = Annotated[int | None, typer.Option(min=1, help="Use only the first clips.")]
 
 # --- of Whisper models ----------------------------------------------------------------------------
 
 Language = Annotated[
     str | None,
     typer.Option(
-        help="Whisper: a name or a code, such as English or en; by default the checkpoint's own, "
-        "or detected.",
+        help="Whisper: language of the audio, as a name or a code (English, en). By default it "
+        "is the checkpoint's own, else detected.",
         rich_help_panel=WHISPER,
     ),
 ]
@@ -112,8 +111,8 @@ Task = Annotated[
 Temperatures = Annotated[
     str | None,
     typer.Option(
-        help="Whisper: 0 is greedy; the later ones are for chunks that come out as loops or "
-        "guesses.",
+        help="Whisper: sampling temperatures, tried in this order while a chunk's text loops or "
+        "is improbable; 0 is greedy decoding.",
         show_default="0,0.2,0.4,0.6,0.8,1",
         rich_help_panel=WHISPER,
     ),
@@ -133,25 +132,31 @@ def decoding_options(
 
 # --- of a calibration -----------------------------------------------------------------------------
 
-Method = Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.", show_default=True)]
+Method = Annotated[
+    str,
+    typer.Option(help=f"How activation ranges are found: {', '.join(METHODS)}.", show_default=True),
+]
 MethodOrDefault = Annotated[
     str | None,
     typer.Option(
-        help=f"{', '.join(METHODS)}.",
+        help=f"How activation ranges are found: {', '.join(METHODS)}.",
         show_default=f"{DEFAULT_METHODS[TASK]} for Whisper, {DEFAULT_METHODS[CTC]} for CTC models",
     ),
 ]
-BitsOfBoth = Annotated[int, typer.Option("--bits", help="Bits of activations and weights, 2..16.")]
+BitsOfBoth = Annotated[
+    int, typer.Option("--bits", help="Bits of activations and weights, 2 to 16.")
+]
 WeightBits = Annotated[
-    int | None, typer.Option(help="Bits of the weights, where they differ.", rich_help_panel=SEARCH)
+    int | None, typer.Option(help="Bits of weights; by default as --bits.", rich_help_panel=SEARCH)
 ]
 Dev = Annotated[
-    str | None, typer.Option(help="Data with texts to score trials on; DATA by default.")
+    str | None,
+    typer.Option(help="Data with texts that trials are scored on; by default the data of --data."),
 ]
 Percentile = Annotated[
     float,
     typer.Option(
-        help="For --method percentile: the share of magnitudes kept, in percent.",
+        help="For --method percentile: percent of the magnitudes that stay within the range.",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -159,22 +164,24 @@ Asymmetric = Annotated[
     bool,
     typer.Option(
         "--asymmetric",
-        help="For --method ema: levels 0..2^b-1, a zero point.",
+        help="For --method ema: unsigned levels 0 to 2^bits-1 with a zero point.",
         rich_help_panel=SEARCH,
     ),
 ]
 Search = Annotated[
     str,
     typer.Option(
-        help=f"How StableQuant searches: {' or '.join(SEARCHES)} (exhaustive is Algorithm 1 in "
-        "full; fast is a heuristic that looks at a grid of p and chooses other layers).",
+        help=f"How StableQuant searches: {' or '.join(SEARCHES)}. exhaustive is Algorithm 1 in "
+        "full. fast is a heuristic: it scores a grid of p, and may choose other layers.",
         rich_help_panel=SEARCH,
     ),
 ]
 Gamma = Annotated[
     float,
     typer.Option(
-        help="WER points that a layer alone may add before it is clipped.", rich_help_panel=SEARCH
+        help="Largest rise of WER, in points, at which a layer that alone is quantized is not "
+        "clipped.",
+        rich_help_panel=SEARCH,
     ),
 ]
 
@@ -188,22 +195,24 @@ NONE = "none"  # of --keep-float
 KeepFloat = Annotated[
     list[str] | None,
     typer.Option(
-        help="Leave this layer in float; may be given again. Of Whisper models two are left where "
-        f"nothing is given; {NONE}: leave none.",
+        help="Keep this layer in float; repeat it for more layers. By default a Whisper model "
+        f"keeps two layers in float with every method but balanced; {NONE} keeps none.",
         rich_help_panel=LAYERS,
     ),
 ]
 FloatActivations = Annotated[
     list[str] | None,
     typer.Option(
-        help="Quantize the weights of this layer but not its activations; may be given again.",
+        help="Quantize the weights of this layer, but not its activations; repeat it for more "
+        "layers.",
         rich_help_panel=LAYERS,
     ),
 ]
 WeightScales = Annotated[
     str,
     typer.Option(
-        help=f"What shares a scale of a weight: {' or '.join(WEIGHT_SCALES)} (Wagner et al.).",
+        help="What of a weight has a scale of its own: each output channel, or the whole tensor "
+        f"as in Wagner et al. ({' or '.join(WEIGHT_SCALES)}).",
         rich_help_panel=LAYERS,
     ),
 ]
@@ -211,24 +220,26 @@ QuantizeAttention = Annotated[
     bool,
     typer.Option(
         "--quantize-attention",
-        help="Also what attention multiplies by each other.",
+        help="Also quantize the two matrix products of each attention: queries by keys, "
+        "probabilities by values.",
         rich_help_panel=LAYERS,
     ),
 ]
 Placement = Annotated[
     str,
     typer.Option(
-        help=f"Round activations at the {INPUT} of products, as engines do, or at the {OUTPUT} of "
-        "layers, as the StableQuant paper does (CTC; for words, not for engines).",
+        help=f"Round activations at the {INPUT} of products, as engines do, or at the {OUTPUT} "
+        "of layers, as the StableQuant paper does (CTC models; for measuring WER, engines "
+        "cannot run it).",
         rich_help_panel=LAYERS,
     ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first clips of each set.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first clips of each set.")]
 Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes that jobs are spread over.",
+        help="Processes that share the jobs.",
         show_default=f"1; all that a cluster has room for with --executor {RAY}",
         rich_help_panel=RUNNING,
     ),
@@ -237,7 +248,7 @@ Executor = Annotated[
     str,
     typer.Option(
         help=f"Where jobs run: {PROCESSES} of this machine, {RAY} (the cluster in RAY_ADDRESS, "
-        f"else one started here), or {RAY_SCHEME}HOST:PORT. Never used for latency.",
+        f"else one started here), or {RAY_SCHEME}HOST:PORT.",
         rich_help_panel=RUNNING,
     ),
 ]

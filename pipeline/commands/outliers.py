@@ -32,17 +32,21 @@ def outliers(
     data: options.Data,
     limit: options.FirstClips = None,
     attention: Annotated[
-        str | None, typer.Option(help="The projection whose attention is drawn; the last one.")
+        str | None,
+        typer.Option(help="Projection whose attention is drawn; by default the last one."),
     ] = None,
-    head: Annotated[int, typer.Option(min=0, help="Its head that is drawn.")] = 0,
+    head: Annotated[int, typer.Option(min=0, help="Head of that attention to draw.")] = 0,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Draw outliers by dimension, and a head, here.", readable=False),
+        typer.Option(
+            help="Folder for pictures: outliers by dimension, and one head's attention.",
+            readable=False,
+        ),
     ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Show which modules of a float bundle give values far from the others."""
+    """Show which modules of a float bundle have outlying activations."""
     loaded = load_bundle(bundle)
     require_float(loaded)
     if pictures is not None:

@@ -43,12 +43,15 @@ def quantize(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Calibration audio: a manifest, a folder, or another kind of docs/data.md."
+            help="Calibration audio: a manifest, a folder, or another kind that docs/data.md lists."
         ),
     ] = None,
     dev: options.Dev = None,
     scales: Annotated[
-        Path | None, typer.Option(help="A table that `calibrate` made.", readable=False)
+        Path | None,
+        typer.Option(
+            help="Use this table, made by `calibrate`, instead of calibrating.", readable=False
+        ),
     ] = None,
     method: options.MethodOrDefault = None,
     bits: options.BitsOfBoth = 8,
@@ -60,8 +63,8 @@ def quantize(
     max_wer_drop: Annotated[
         float | None,
         typer.Option(
-            help="WER points that it may cost on --dev, Whisper models decoded greedily; layers "
-            "stay float to keep it."
+            help="Largest loss of WER on --dev, in points. Layers go back to float until it is "
+            "kept. Whisper models are decoded greedily."
         ),
     ] = None,
     keep_float: options.KeepFloat = None,
@@ -72,13 +75,16 @@ def quantize(
     weights: Annotated[
         str,
         typer.Option(
-            "--weights", help=f"Rounding: {' or '.join(ROUNDINGS)}.", rich_help_panel=options.SEARCH
+            "--weights",
+            help=f"How weights are rounded: {' or '.join(ROUNDINGS)}.",
+            rich_help_panel=options.SEARCH,
         ),
     ] = NEAREST,
     qdq_format: Annotated[
         str,
         typer.Option(
-            help="Activations as u8 (for ONNX Runtime) or s8 (for TensorRT).",
+            help="How activations are stored: u8 (for ONNX Runtime and OpenVINO) or s8 (for "
+            "TensorRT).",
             rich_help_panel=options.RESULT,
         ),
     ] = QdqFormat.U8.value,
@@ -91,7 +97,7 @@ def quantize(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make a W8A8 bundle (or another width) from a float one; a killed run goes on where it was."""
+    """Make a W8A8 bundle (or another width) from a float one. A run that was killed continues."""
     source = load_bundle(bundle)
     # A table that is there already was made by a method of its own.
     method = method or (MethodOptions().method if scales else default_method(source))
@@ -145,15 +151,16 @@ def show_quantized(made: Quantized, asked_for: QuantizeOptions) -> None:
 
 def _show_outcome(outcome: Outcome, clips: str) -> None:
     drop, before, after = outcome.drop, outcome.before, outcome.after
-    interval = f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}"
+    points = f"{100 * drop.difference:+.2f} points"
     if drop.is_of_nothing:
         change = "no clip has other errors"
     elif len(after.clips) == 1:
-        change = f"{100 * drop.difference:+.2f} points; one clip gives no interval"
+        change = f"{points}; one clip gives no interval"
     else:
-        change = f"{100 * drop.difference:+.2f} points, {100 * drop.confidence:.0f} % interval {interval}"
+        interval = f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f}"
+        change = f"{points}, {100 * drop.confidence:.0f} % interval {interval}"
     print(
-        f"WER on {len(before.clips)} {clips} of {after.words.reference_length:,} words: "
+        f"WER on {len(before.clips)} {clips}, {after.words.reference_length:,} words: "
         f"float {100 * before.words.rate:.2f} %, "
         f"quantized {100 * after.words.rate:.2f} %; {change}; provider {CPU}"
     )

@@ -32,7 +32,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8000,
     token: Annotated[
         Path | None,
-        typer.Option(help="File with the token that clients have to send.", readable=False),
+        typer.Option(help="File with the token that clients must send.", readable=False),
     ] = None,
     workers: Annotated[
         int,
@@ -49,21 +49,21 @@ def serve(
         float,
         typer.Option(
             min=0,
-            help="How long a clip waits for others to share its batch.",
+            help="Longest time that a clip waits for others to join its batch, in ms.",
             rich_help_panel=options.LIMITS,
         ),
     ] = 20,
     max_megabytes: Annotated[
-        float, typer.Option(help="Largest request.", rich_help_panel=options.LIMITS)
+        float, typer.Option(help="Largest request, in MB.", rich_help_panel=options.LIMITS)
     ] = 100,
     max_seconds: Annotated[
-        float, typer.Option(help="Longest audio.", rich_help_panel=options.LIMITS)
+        float, typer.Option(help="Longest audio, in seconds.", rich_help_panel=options.LIMITS)
     ] = 3600,
     max_requests: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Requests that are read, wait or run at once.",
+            help="Most requests at once, those that wait among them.",
             rich_help_panel=options.LIMITS,
         ),
     ] = 64,

@@ -45,8 +45,8 @@ def transcribe(
         str | None,
         typer.Option(
             "--format",
-            help=f"{', '.join(FORMATS)}; several with commas. One file is printed without "
-            "--output-dir.",
+            help=f"{', '.join(FORMATS)}; separate several with commas. Without --output-dir the "
+            "result of one file is printed.",
             show_default="a line a file",
             rich_help_panel=options.RESULT,
         ),
@@ -54,7 +54,7 @@ def transcribe(
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for a file a clip and format.",
+            help="Write a file for each clip and format into this folder.",
             readable=False,
             rich_help_panel=options.RESULT,
         ),
@@ -73,7 +73,8 @@ def transcribe(
         bool,
         typer.Option(
             "--word-times",
-            help="Whisper: times of words in JSON; the bundle exported with --word-times.",
+            help="Whisper: give the time of each word, in json. The bundle must be exported with "
+            "--word-times.",
             rich_help_panel=options.WHISPER,
         ),
     ] = False,
@@ -84,7 +85,9 @@ def transcribe(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Replace files in --output-dir.", rich_help_panel=options.RESULT
+            "--force",
+            help="Replace files that are in --output-dir already.",
+            rich_help_panel=options.RESULT,
         ),
     ] = False,
 ) -> None:

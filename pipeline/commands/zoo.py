@@ -71,7 +71,7 @@ def write_corpus(
         Path, typer.Argument(help="Folder to write train, dev and test to.", readable=False)
     ],
     split: Annotated[
-        list[str] | None, typer.Option(help="Only this part; may be given again.")
+        list[str] | None, typer.Option(help="Write only this part; repeat it for more parts.")
     ] = None,
     force: options.Force = False,
     json: options.Json = False,

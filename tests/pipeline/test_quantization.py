@@ -246,11 +246,11 @@ def test_a_budget_that_no_layer_fits_is_said(
     assert run(arguments) == 0
     captured = capsys.readouterr()
     assert "warning: no layer can be quantized within the budget" in captured.err
-    assert "WER on 2 development clips of " in captured.out
+    assert "WER on 2 development clips, " in captured.out
     assert "no clip has other errors" in captured.out
     assert "+0.00 to +0.00" not in captured.out
     # 1 - 0.05 ** (1 / 2) of two clips may have an error more
-    words = int(captured.out.partition("clips of ")[2].split()[0])
+    words = int(captured.out.partition("clips, ")[2].split()[0])
     hidden = 100 * 2 * (1 - 0.05**0.5) / words
     assert f"so few words can hide a loss of {hidden:.1f} points" in captured.out
     last = captured.out.splitlines()[-1]
