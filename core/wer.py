@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -155,7 +156,7 @@ def most_hidden(found: DifferenceInterval, rate: ErrorRate) -> float:
     if not found.is_of_nothing:
         return max(found.high, 0.0)
     clips = [clip for clip in rate.clips if clip.reference_length]
-    share = 1.0 - (1.0 - found.confidence) ** (1.0 / len(clips))
+    share = 1.0 - math.pow(1.0 - found.confidence, 1.0 / len(clips))
     return share * len(clips) / rate.reference_length
 
 
