@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check real-whisper real-whisper-speed gated-tables \
-	test-tensorrt8 test-pythons release-check coverage clean
+	test-tensorrt8 test-pythons release-check first-minute coverage clean
 
 demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
@@ -223,6 +223,14 @@ $(READY): pyproject.toml constraints.txt
 release-check: $(READY)
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt build twine
 	$(RUN)/python tests/release.py $(PYTHONS)
+
+# A recording for docs/quickstart.md. FOLDER has a Whisper in `checkpoint`, `dev.jsonl` with its audio, and `talk.wav`.
+# The recorders are old: they need pkg_resources, and must not see the project's packages.
+RECORDER := build/recorder
+first-minute: $(READY)
+	$(PYTHON) -m venv $(RECORDER)
+	$(RECORDER)/bin/python -m pip install --quiet 'asciinema<3' 'termtosvg==1.1.0' 'setuptools<81'
+	PATH="$(CURDIR)/$(RECORDER)/bin:$$PATH" $(PYTHON) tests/first_minute.py $(FOLDER)
 
 # Left out: what runs on a GPU alone, and the trainings.
 coverage: $(READY)

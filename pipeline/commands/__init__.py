@@ -15,8 +15,8 @@ from speechquant.pipeline.console import show_logs
 
 COMMANDS = {
     "export": "Turn a Hugging Face checkpoint into an ONNX bundle, checked against torch.",
-    "transcribe": "Write down what is said in audio files.",
-    "serve": "Serve models over HTTP, as OpenAI's clients ask for transcripts.",
+    "transcribe": "Transcribe audio files.",
+    "serve": "Serve models over HTTP with OpenAI's transcription API.",
     "evaluate": "Count the errors of a bundle on a data set with texts.",
     "inspect": "Show what a bundle, an engine or a scale table holds and what it was made from.",
     "outliers": "Show which modules of a float bundle have outlying activations.",

@@ -88,7 +88,7 @@ SkipUnreadable = Annotated[
         rich_help_panel=SCORING,
     ),
 ]
-FirstClips = Annotated[int | None, typer.Option(min=1, help="Use only the first clips.")]
+FirstClips = Annotated[int | None, typer.Option(min=1, help="Use only the first N clips.")]
 
 # --- of Whisper models ----------------------------------------------------------------------------
 
@@ -234,13 +234,13 @@ Placement = Annotated[
         rich_help_panel=LAYERS,
     ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first clips of each set.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N clips of each set.")]
 Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
         help="Processes that share the jobs.",
-        show_default=f"1; all that a cluster has room for with --executor {RAY}",
+        show_default=f"1; with --executor {RAY} as many as the cluster has room for",
         rich_help_panel=RUNNING,
     ),
 ]

@@ -71,7 +71,7 @@ def serve(
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Serve models over HTTP, as OpenAI's clients ask for transcripts."""
+    """Serve models over HTTP with OpenAI's transcription API."""
     _refuse_without_packages()
     limits = Limits(
         megabytes=max_megabytes,

@@ -91,7 +91,7 @@ def transcribe(
         ),
     ] = False,
 ) -> None:
-    """Write down what is said in audio files."""
+    """Transcribe audio files."""
     decoding = replace(
         decoding_options(language, task, temperatures, timestamps=timestamps), word_times=word_times
     )

@@ -402,3 +402,27 @@ def test_quiet_leaves_out_the_steps(
     said = capsys.readouterr().err
     assert "collecting statistics" not in said
     assert "warning: calibrating on 1 clip" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "panels"),
+    [
+        ("quantize", ["Options", "Method and search", "What is quantized", "Output"]),
+        ("calibrate", ["Options", "Method and search", "What is quantized", "Output"]),
+        ("bench", ["Options", "What is measured", "Comparing two reports", "Output"]),
+        ("transcribe", ["Output", "Whisper", "Processor and workers"]),
+        ("serve", ["Options", "Batches and limits", "Processor and workers"]),
+        ("export", ["Whisper", "Output"]),
+        ("build", ["Options", "TensorRT", "Output"]),
+    ],
+)
+def test_help_is_grouped_in_panels(
+    command: str, panels: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = output([command, "--help"], capsys)
+    titles = [line.strip("╭╮─ ") for line in shown.splitlines() if line.startswith("╭")]
+    assert [title for title in titles if title in panels] == panels
+    # What few calls need does not stand among what most need.
+    basic = shown.partition("─ Options ")[2].partition("╰")[0]
+    assert basic.count(" --") <= 10
+    assert "--threads" not in basic

@@ -248,3 +248,15 @@ def test_the_template_is_in_the_package() -> None:
         path for pattern in patterns for path in (ROOT / "benchmarks" / "report").glob(pattern)
     }
     assert set((ROOT / "benchmarks" / "report" / "templates").iterdir()) <= packaged
+
+
+def test_a_table_that_a_phone_cuts_off_says_that_there_is_more(html: str) -> None:
+    style = html.partition("<style>")[2].partition("</style>")[0]
+    phone = style.partition("@media (max-width: 40rem)")[2].partition("\n}")[0]
+    assert ".wide caption span::after" in phone
+    assert style.count("no-repeat local") == style.count("no-repeat scroll") == 2
+    tables = re.findall(
+        r'<div class="scroll( wide)?".*?<thead><tr>(.*?)</tr></thead>', html, re.DOTALL
+    )
+    assert tables[0][0] == " wide"
+    assert all(bool(wide) == (heads.count("<th ") > 4) for wide, heads in tables)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from first_minute import PAGE, STEPS, SVG, keystrokes, last_line, page, seconds_of
+
+ROOT = Path(__file__).parent.parent
+MOST_BYTES = 300_000
+
+
+def test_every_command_is_one_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "pip install '.[export,quantize]'" in readme
+    for step in STEPS:
+        if step.startswith("speechquant "):
+            assert " ".join(step.split()[:2]) in readme
+
+
+def test_the_page_lists_what_is_typed_now() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"\| `(.*?)` \| (\d+) \| ([\d.]+) \|", text)
+    assert [row[0] for row in rows] == list(STEPS)
+    assert [int(row[1]) for row in rows] == [keystrokes(step) for step in STEPS]
+    keys, total = re.search(r"\| all \| (\d+) \| ([\d.]+) \|", text).groups()  # type: ignore[union-attr]
+    assert int(keys) == sum(int(row[1]) for row in rows)
+    assert abs(float(total) - sum(float(row[2]) for row in rows)) < 0.1 * len(rows)
+
+
+def test_the_recording_is_small_and_names_no_machine() -> None:
+    picture = SVG.read_bytes()
+    assert len(picture) <= MOST_BYTES
+    assert b"<script" not in picture
+    for text in (picture.decode(), PAGE.read_text(encoding="utf-8")):
+        assert not re.search(r"/(home|root|work|tmp)/|index-url|Looking in", text)
+
+
+def test_the_quickstart_shows_it() -> None:
+    assert "pictures/first-minute.svg" in (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")
+
+
+def test_what_a_recording_says(tmp_path: Path) -> None:
+    recording = tmp_path / "made.cast"
+    rows = [
+        [0.1, "o", "$ ls\r\n"],
+        [0.2, "i", "x"],
+        [0.5, "o", "a.wav\tsome "],
+        [0.6, "o", "words\r\n"],
+    ]
+    recording.write_text("\n".join(map(json.dumps, [{"version": 2}, *rows])), encoding="utf-8")
+    assert last_line(recording) == "a.wav\tsome words"
+    assert seconds_of("1.5 3.75\n4 4.5\n") == [2.25, 0.5]
+    made = page([float(index) for index in range(len(STEPS))], "a.wav\tsome words")
+    assert "> some words" in made
+    assert f"| all | {sum(map(keystrokes, STEPS))} | {sum(range(len(STEPS))):.1f} |" in made
