@@ -225,7 +225,7 @@ release-check: $(READY)
 	$(RUN)/python tests/release.py $(PYTHONS)
 
 # A recording for docs/quickstart.md. FOLDER has a Whisper in `checkpoint`, `dev.jsonl` with its audio, and `talk.wav`.
-# The recorders are old: they need pkg_resources, and must not see the project's packages.
+# termtosvg needs pkg_resources, which later setuptools lack.
 RECORDER := build/recorder
 first-minute: $(READY)
 	$(PYTHON) -m venv $(RECORDER)

@@ -129,9 +129,9 @@ def page(seconds: Sequence[float], shown: str) -> str:
 
 ![A terminal with the commands of the README, from git clone to the text](pictures/first-minute.svg)
 
-Every command is the README's. `checkpoint` is openai/whisper-tiny.en in a folder, because the machine had no way to a hub;
-`dev.jsonl` has 16 clips of other speakers, `talk.wav` is the audio to transcribe. The picture shows waits of more than
-{_MOST_STILL_MS / 1000:g} s as {_MOST_STILL_MS / 1000:g} s.
+Every command is the README's, with the reader's own names. `speechquant.git` is a clone on the same disk. `checkpoint` is
+openai/whisper-tiny.en in a folder, because the machine had no access to a hub. `dev.jsonl` has 16 clips of other speakers,
+`talk.wav` is the audio to transcribe. The picture shows no wait longer than {_MOST_STILL_MS / 1000:g} s.
 
 | typed | keystrokes | seconds |
 |---|---|---|
@@ -142,8 +142,8 @@ The last command prints the path, `{path}`, and the text:
 
 > {text}
 
-Installing took {100 * seconds[3] / total:.0f} % of the time; pip's download of torch is most of it. Measured on two cores that other work kept busy, so
-the seconds are an upper bound. `make first-minute FOLDER=...` records it again (`tests/first_minute.py`).
+Installing took {100 * seconds[3] / total:.0f} % of the time. The machine has two cores that other work kept busy, so the seconds are upper bounds.
+`make first-minute FOLDER=...` records it again (`tests/first_minute.py`).
 """
 
 
