@@ -91,10 +91,8 @@ def megabytes(size_bytes: int) -> str:
 
 
 def time_left(seconds: float | None) -> str:
-    """Return what a bar says of the time that the work goes on."""
-    if seconds is None:
-        return "time left unknown"
-    return f"{timedelta(seconds=round(seconds))} left"
+    """Return what a bar says of the time that the work goes on, nothing where it is not known."""
+    return "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
 
 
 @contextmanager

@@ -8,7 +8,10 @@ typed, the keystrokes and the seconds.
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG, PAGE = ROOT / "docs" / "pictures" / "first-minute.svg", ROOT / "docs" / "first-minute.md"
+AUDIO = "../talk.wav"
 STEPS = (
     "git clone speechquant.git",
     "cd speechquant",
@@ -26,17 +30,18 @@ STEPS = (
     "pip install -q '.[export,quantize]'",
     "speechquant export ../checkpoint whisper",
     "speechquant quantize whisper whisper-w8a8 --data ../dev.jsonl --limit 16",
-    "speechquant transcribe whisper-w8a8 ../talk.wav",
+    f"speechquant transcribe whisper-w8a8 {AUDIO}",
 )
 COLUMNS, ROWS = 100, 24
 _TYPING_SECONDS = 0.03
-_MOST_STILL_MS = 2500  # of what the picture shows of a wait
+_PROMPT = "\x1b[32m$\x1b[0m "
+MOST_OUTPUT_SECONDS = 4.0  # that the picture shows of a command's output
 _LEAST_FRAME_MS = 400
 
 _PLAYER = r"""
-export PIP_DISABLE_PIP_VERSION_CHECK=1 TERM=xterm
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=2 TERM=xterm
 type_out() {{
-    printf '\033[32m$\033[0m '
+    printf '{prompt}'
     for ((place = 0; place < ${{#1}}; place++)); do
         printf '%s' "${{1:place:1}}"
         sleep {typing}
@@ -63,15 +68,18 @@ def main(folder: str) -> None:
         subprocess.run(
             ["git", "clone", "--quiet", "--bare", ROOT, stage / "speechquant.git"], check=True
         )
-        recording = _record(stage, notes)
+        recording = without(str(stage), _record(stage, notes))
         seconds = seconds_of((notes / "seconds").read_text(encoding="utf-8"))
-        _draw(recording)
-        PAGE.write_text(page(seconds, last_line(recording)), encoding="utf-8")
+        _draw(hastened(recording))
+        PAGE.write_text(page(seconds, text_of(recording)), encoding="utf-8")
 
 
 def _record(stage: Path, notes: Path) -> Path:
     player, steps, recording = notes / "player", notes / "steps", notes / "first-minute.cast"
-    player.write_text(_PLAYER.format(typing=_TYPING_SECONDS), encoding="utf-8")
+    player.write_text(
+        _PLAYER.format(typing=_TYPING_SECONDS, prompt=_PROMPT.replace("\x1b", "\\033")),
+        encoding="utf-8",
+    )
     steps.write_text("".join(f"{step}\n" for step in STEPS), encoding="utf-8")
     environment = {
         **os.environ,
@@ -91,19 +99,59 @@ def _record(stage: Path, notes: Path) -> Path:
     return recording
 
 
+def without(folder: str, recording: Path) -> Path:
+    """Return the recording with ~ in place of a folder of this machine."""
+    made = recording.with_name("anywhere.cast")
+    made.write_text(recording.read_text(encoding="utf-8").replace(folder, "~"), encoding="utf-8")
+    return made
+
+
+def hastened(recording: Path) -> Path:
+    """Return the recording with the output of each command in MOST_OUTPUT_SECONDS at most."""
+    header, *rows = recording.read_text(encoding="utf-8").splitlines()
+    shown: list[tuple[float, str, str]] = []
+    now = was = 0.0
+    for part in _parts([tuple(json.loads(row)) for row in rows]):
+        seconds = part[-1][0] - was
+        factor = min(1.0, MOST_OUTPUT_SECONDS / seconds) if seconds > 0.0 else 1.0
+        for when, kind, data in part:
+            now, was = now + factor * (when - was), when
+            shown.append((now, kind, data))
+    made = recording.with_name("hastened.cast")
+    made.write_text("\n".join([header, *map(json.dumps, shown)]) + "\n", encoding="utf-8")
+    return made
+
+
+def _parts(rows: Sequence[tuple[float, str, str]]) -> list[list[tuple[float, str, str]]]:
+    """Return what was typed and what came out, each in a part of its own."""
+    parts: list[list[tuple[float, str, str]]] = [[]]
+    typing = False
+    for row in rows:
+        if _PROMPT in row[2]:
+            parts.append([])
+            typing = True
+        parts[-1].append(row)
+        if typing and row[2].endswith("\n"):
+            parts.append([])
+            typing = False
+    return [part for part in parts if part]
+
+
 def _draw(recording: Path) -> None:
-    frames = ["-m", str(_LEAST_FRAME_MS), "-M", str(_MOST_STILL_MS), "-D", "5000"]
-    look = ["-t", "gjm8"]
-    subprocess.run(["termtosvg", "render", recording, SVG, *frames, *look], check=True)
+    look = ["-m", str(_LEAST_FRAME_MS), "-D", "5000", "-t", "gjm8"]
+    subprocess.run(["termtosvg", "render", recording, SVG, *look], check=True)
 
 
-def last_line(recording: Path) -> str:
-    """Return the last line that a terminal showed."""
-    import json
-
+def text_of(recording: Path) -> str:
+    """Return the text that the last command wrote of AUDIO."""
     rows = [json.loads(line) for line in recording.read_text(encoding="utf-8").splitlines()[1:]]
-    text = "".join(data for _, kind, data in rows if kind == "o")
-    return text.replace("\r", "").rstrip().rpartition("\n")[2]
+    shown = "".join(data for _, kind, data in rows if kind == "o").rpartition(_PROMPT)[2]
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r", "\n").split("\n")
+    lines = [line.strip() for line in lines if line.strip()]
+    first = next(place for place, line in enumerate(lines) if line.startswith(AUDIO))
+    # A long text is broken at the terminal's edge, and a bar stands below it.
+    said = itertools.takewhile(lambda line: not line.startswith("transcribing"), lines[first:])
+    return " ".join(said).removeprefix(AUDIO).strip()
 
 
 def seconds_of(times: str) -> list[float]:
@@ -117,28 +165,27 @@ def keystrokes(step: str) -> int:
     return len(step) + 1
 
 
-def page(seconds: Sequence[float], shown: str) -> str:
+def page(seconds: Sequence[float], text: str) -> str:
     """Return the page of a recording."""
     rows = [
         f"| `{step}` | {keystrokes(step)} | {taken:.1f} |"
         for step, taken in zip(STEPS, seconds, strict=True)
     ]
     keys, total = sum(map(keystrokes, STEPS)), sum(seconds)
-    path, _, text = shown.partition("\t")
     return f"""# From git clone to your own audio
 
 ![A terminal with the commands of the README, from git clone to the text](pictures/first-minute.svg)
 
 Every command is the README's, with the reader's own names. `speechquant.git` is a clone on the same disk. `checkpoint` is
 openai/whisper-tiny.en in a folder, because the machine had no access to a hub. `dev.jsonl` has 16 clips of other speakers,
-`talk.wav` is the audio to transcribe. The picture shows no wait longer than {_MOST_STILL_MS / 1000:g} s.
+`talk.wav` is the audio to transcribe. The picture shows the output of each command in {MOST_OUTPUT_SECONDS:g} s at most.
 
 | typed | keystrokes | seconds |
 |---|---|---|
 {chr(10).join(rows)}
 | all | {keys} | {total:.1f} |
 
-The last command prints the path, `{path}`, and the text:
+The last command prints the path and the text:
 
 > {text}
 

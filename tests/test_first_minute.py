@@ -4,7 +4,18 @@ import json
 import re
 from pathlib import Path
 
-from first_minute import PAGE, STEPS, SVG, keystrokes, last_line, page, seconds_of
+from first_minute import (
+    MOST_OUTPUT_SECONDS,
+    PAGE,
+    STEPS,
+    SVG,
+    hastened,
+    keystrokes,
+    page,
+    seconds_of,
+    text_of,
+    without,
+)
 
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = 300_000
@@ -42,15 +53,34 @@ def test_the_quickstart_shows_it() -> None:
 
 def test_what_a_recording_says(tmp_path: Path) -> None:
     recording = tmp_path / "made.cast"
-    rows = [
-        [0.1, "o", "$ ls\r\n"],
-        [0.2, "i", "x"],
-        [0.5, "o", "a.wav\tsome "],
-        [0.6, "o", "words\r\n"],
+    bar = "\x1b[2Ktranscribing \x1b[35m--\x1b[0m 1/1"
+    shown = [
+        "\x1b[32m$\x1b[0m ",
+        "go\r\n",
+        bar,
+        "\r\x1b[2K../talk.wav\tsome\r\nwords\r\n",
+        bar,
+        "\r\n",
     ]
+    rows = [[float(place), "o", text] for place, text in enumerate(shown)]
     recording.write_text("\n".join(map(json.dumps, [{"version": 2}, *rows])), encoding="utf-8")
-    assert last_line(recording) == "a.wav\tsome words"
+    assert text_of(recording) == "some words"
+    assert "~/wav\\tsome" in without("..", recording).read_text().replace("~/talk.", "~/")
     assert seconds_of("1.5 3.75\n4 4.5\n") == [2.25, 0.5]
-    made = page([float(index) for index in range(len(STEPS))], "a.wav\tsome words")
+    made = page([float(index) for index in range(len(STEPS))], "some words")
     assert "> some words" in made
     assert f"| all | {sum(map(keystrokes, STEPS))} | {sum(range(len(STEPS))):.1f} |" in made
+
+
+def test_only_what_takes_long_is_hastened(tmp_path: Path) -> None:
+    prompt = "\x1b[32m$\x1b[0m "
+    rows = [
+        [0.5, "o", prompt], [1.0, "o", "ls"], [2.0, "o", "\r\n"], [2.5, "o", "a.wav\r\n"],
+        [3.0, "o", prompt], [3.5, "o", "pip"], [4.0, "o", "\r\n"], [54.0, "o", "half"], [104.0, "o", "all\r\n"],
+    ]  # fmt: skip
+    recording = tmp_path / "made.cast"
+    recording.write_text("\n".join(map(json.dumps, [{"version": 2}, *rows])), encoding="utf-8")
+    made = hastened(recording).read_text(encoding="utf-8").splitlines()
+    times = [json.loads(row)[0] for row in made[1:]]
+    half = MOST_OUTPUT_SECONDS / 2
+    assert times == [0.5, 1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 4.0 + half, 4.0 + 2 * half]
