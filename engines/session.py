@@ -100,15 +100,19 @@ def _first_to_open(
 ) -> Opened:
     *preferred, last = backends_of(provider or CPU)
     reasons: dict[str, None] = {}  # each once, in order
+    nobody_asked = provider == AUTO
     for backend in preferred:
         try:
             session = opened(backend)
         except (EngineError, MissingPackageError) as error:
             reasons[str(error)] = None
+            nobody_asked = nobody_asked and isinstance(error, MissingPackageError)
         else:
             log.debug("%s runs in %s", folder, how_it_runs(session))
             return session
-    if reasons:
+    if reasons and nobody_asked:
+        log.info("faster on this processor: pip install 'speechquant[openvino]'")
+    elif reasons:
         log.warning(
             "warning: %s; running on ONNX Runtime's own CPU provider instead", "; ".join(reasons)
         )
