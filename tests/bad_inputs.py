@@ -110,7 +110,7 @@ def error_lines(stderr: str) -> list[str]:
     progress = (
         "torch runs", "tracing", "writing", "ONNX Runtime runs",
         "collecting statistics", "searching", "clipped layers", "scoring",
-        "warning: calibrating on",
+        "warning: calibrating on", "faster on this processor",
     )  # fmt: skip
     return [line for line in stderr.splitlines() if line and not line.startswith(progress)]
 
