@@ -17,7 +17,8 @@ from pythons import find_python
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "release"
-MOST_MEGABYTES = 260
+# On Python 3.10 the last ONNX Runtime there is brings sympy, which makes 265 of 252.
+MOST_MEGABYTES = 270
 _PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
 # Fails under --strict where the package has no py.typed, or a name no type.
 _PROGRAM = """
