@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,16 +57,25 @@ def python_beside(environment: Path, code: str, *arguments: object) -> str:
 
 
 @contextmanager
-def serving(environment: Path, repository: Path, work: Path) -> Iterator[str]:
-    """Yield HOST:PORT of a Triton that serves a repository; its words are in WORK/log."""
+def serving(environment: Path, repositories: Sequence[Path], work: Path) -> Iterator[str]:
+    """Yield HOST:PORT of a Triton that serves repositories; its words are in WORK/log."""
     port = _free_port()
     log = work / "log"
     with log.open("w") as words:
         process = subprocess.Popen(
             [
-                *[_installed(_triton(environment), work) / "bin" / "tritonserver", f"--http-port={port}"],
-                *[f"--model-repository={repository}", f"--backend-directory={work}/backends"],
-                *["--http-address=127.0.0.1", "--allow-grpc=false", "--allow-metrics=false", "--exit-timeout-secs=2"],
+                *[
+                    _installed(_triton(environment), work) / "bin" / "tritonserver",
+                    f"--http-port={port}",
+                ],
+                *[f"--model-repository={repository}" for repository in repositories],
+                *[f"--backend-directory={work}/backends"],
+                *[
+                    "--http-address=127.0.0.1",
+                    "--allow-grpc=false",
+                    "--allow-metrics=false",
+                    "--exit-timeout-secs=2",
+                ],
                 f"--backend-config=python,shm-region-prefix-name=sq{os.getpid()}-{port}",
             ],
             env=_variables(environment),
