@@ -40,7 +40,7 @@ def packages_for(source: Bundle | Engine, provider: str | None) -> list[str]:
 
 
 def _numpy(known: Mapping[str, Mapping[str, str]]) -> str:
-    # The Python backend of Triton 2.51 and before answers empty texts with NumPy 2.
+    # The Python backend of Triton 2.51 answers empty texts with NumPy 2, without an error.
     return f"{known[_ALWAYS]['numpy']},<2"
 
 
