@@ -63,20 +63,16 @@ class TritonPythonModel:
 
     def _clips_of(self, request: Any) -> list[Waveform] | str:
         """Return the clips of a request, or why they cannot be used."""
-        audio = self._input(request, AUDIO)
-        assert audio is not None, "Triton takes no request without a required input"  # noqa: S101
+        audio, lengths = (
+            self._triton.get_input_tensor_by_name(request, name) for name in (AUDIO, LENGTHS)
+        )
         try:
-            waves = waves_of(audio, self._input(request, LENGTHS))
+            waves = waves_of(_copied(audio), None if lengths is None else _copied(lengths))
             for number, wave in enumerate(waves):
                 self._recognizer.check(wave, f"{AUDIO}[{number}]")
         except AudioError as error:
             return one_line(error)
         return waves
-
-    def _input(self, request: Any, name: str) -> NDArray[Any] | None:
-        tensor = self._triton.get_input_tensor_by_name(request, name)
-        # What Triton lends is its own again when the request is answered.
-        return None if tensor is None else np.array(tensor.as_numpy())
 
     def _answer(self, texts: Sequence[str]) -> Any:
         rows = np.array([[text.encode()] for text in texts], np.object_)
@@ -84,6 +80,11 @@ class TritonPythonModel:
 
     def _refusal(self, reason: str) -> Any:
         return self._triton.InferenceResponse([], error=self._triton.TritonError(reason))
+
+
+def _copied(tensor: Any) -> NDArray[Any]:
+    # What Triton lends is its own again when the request is answered.
+    return np.array(tensor.as_numpy())
 
 
 def waves_of(audio: NDArray[Any], lengths: NDArray[Any] | None) -> list[Waveform]:
