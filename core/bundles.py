@@ -104,7 +104,14 @@ def new_bundle(
 
 def load_bundle(source: str | Path) -> Bundle:
     """Return the bundle in a folder, every file checked against its hash; raises BundleError."""
-    folder = Path(source)
+    bundle = described_bundle(Path(source))
+    needed = dict.fromkeys([*map(graph_file, bundle.spec.graphs), bundle.spec.labels_file], "")
+    check_files(bundle.folder, {**needed, **bundle.files}, BUNDLE_KIND)
+    return bundle
+
+
+def described_bundle(folder: Path) -> Bundle:
+    """Return a bundle as its description has it, whose files may lie elsewhere."""
     if is_file(folder / ENGINE_DESCRIPTION):
         raise BundleError(f"{folder}: is an engine; give the bundle that it was built from")
     document = read_description(folder, BUNDLE_KIND)
@@ -113,8 +120,6 @@ def load_bundle(source: str | Path) -> Bundle:
         spec = spec_from(document)
         files: dict[str, str] = member_of(document, "files", Mapping[str, str])
         made_from: dict[str, Any] = member_of(document, "made_from", Mapping[str, Any])
-    needed = dict.fromkeys([*map(graph_file, spec.graphs), spec.labels_file], "")
-    check_files(folder, {**needed, **files}, BUNDLE_KIND)
     return Bundle(folder, spec, files, made_from)
 
 

@@ -174,13 +174,20 @@ def _described(manifests: Mapping[str, EngineManifest]) -> dict[str, Any]:
 
 def load_engine(folder: Path) -> Engine:
     """Return the engine in `folder`, every file checked against its hash; raises EngineError."""
+    engine = described_engine(folder)
+    engine_files = [manifest.engine_file for manifest in engine.manifests.values()]
+    needed = dict.fromkeys([*engine_files, engine.spec.labels_file], "")
+    check_files(folder, {**needed, **engine.files}, _KIND)
+    return engine
+
+
+def described_engine(folder: Path) -> Engine:
+    """Return an engine as its description has it, whose files may lie elsewhere."""
     document = read_description(folder, _KIND)
     with described_by(folder / ENGINE_DESCRIPTION, _KIND):
         spec = spec_from(document)
         files: dict[str, str] = member_of(document, "files", Mapping[str, str])
         manifests = _manifests_of(document, spec)
-    needed = [*(manifest.engine_file for manifest in manifests.values()), spec.labels_file]
-    check_files(folder, {**dict.fromkeys(needed, ""), **files}, _KIND)
     return Engine(folder, spec, files, manifests)
 
 

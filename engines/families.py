@@ -17,6 +17,7 @@ from speechquant.engines.build_options import BuildOptions, GraphToBuild
 from speechquant.engines.ctc.graphs_to_build import ctc_graphs
 from speechquant.engines.ctc.probe import ProbeSession, ctc_module_probe
 from speechquant.engines.ctc.recognizer import open_ctc_recognizer
+from speechquant.engines.ctc.recognizer import require_askable as require_askable_ctc
 from speechquant.engines.ctc.scoring import UtteranceScorer
 from speechquant.engines.decoding_options import GREEDY, DecodingOptions
 from speechquant.engines.module_probe import ModuleProbe
@@ -27,6 +28,7 @@ from speechquant.engines.trials.task import ScoringTask
 from speechquant.engines.whisper.graphs_to_build import seq2seq_graphs
 from speechquant.engines.whisper.probe import Seq2SeqProbe, whisper_module_probe
 from speechquant.engines.whisper.recognizer import open_whisper_recognizer
+from speechquant.engines.whisper.recognizer import require_askable as require_askable_whisper
 from speechquant.engines.whisper.scoring import Seq2SeqUtteranceScorer
 
 
@@ -60,11 +62,13 @@ class OpenProbe(Protocol):
 class Family:
     """What is done with models of one task; `core.artifacts.SPECS` has how they are read.
 
+    `require_askable` raises OptionError where a model cannot be asked so.
     `trial_decoding` is how the trials of a search and of the guard are decoded.
     """
 
     task: str
     recognizer: OpenRecognizer
+    require_askable: Callable[[Bundle | Engine, DecodingOptions | None], None]
     probe: OpenProbe
     module_probe: Callable[[Bundle, int | None], ModuleProbe]
     scorer: Callable[[ScoringTask, Bundle], Scorer]
@@ -76,6 +80,7 @@ FAMILIES = (
     Family(
         task=CTC,
         recognizer=open_ctc_recognizer,
+        require_askable=require_askable_ctc,
         probe=ProbeSession,
         module_probe=ctc_module_probe,
         scorer=UtteranceScorer,
@@ -84,6 +89,7 @@ FAMILIES = (
     Family(
         task=TASK,
         recognizer=open_whisper_recognizer,
+        require_askable=require_askable_whisper,
         probe=Seq2SeqProbe,
         module_probe=whisper_module_probe,
         scorer=Seq2SeqUtteranceScorer,

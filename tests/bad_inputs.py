@@ -864,6 +864,15 @@ CASES = (
     Case("a comparison with a text file", _compare("hello", "{}"), r"old\.json: not a report"),
     Case("a comparison with other JSON", _compare("{}", "{}"), "not a report of this version"),
     Case("a report that is worse", _compare_with_worse, r"5 regressions against .*size"),
+    Case("a Whisper model's graph in another backend of Triton",
+         lambda at: ["triton", at.whisper, at.path("out"), "--backend", "onnxruntime"],
+         "leave --backend onnxruntime out", "out"),
+    Case("a bundle in Triton's tensorrt backend",
+         lambda at: ["triton", at.bundle, at.path("out"), "--backend", "tensorrt"],
+         "speechquant build --backend tensorrt", "out"),
+    Case("a model's name that Triton cannot have",
+         lambda at: ["triton", at.bundle, at.path("out"), "--name", "a/b"],
+         "give --name with letters", "out"),
 )  # fmt: skip
 
 SEARCH_ON_FULL_DISK_LINE = (

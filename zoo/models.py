@@ -69,7 +69,7 @@ _SHAPE: dict[str, Any] = {
 
 def is_trained_with_mask(name: str) -> bool:
     """Return whether the model hides padding from itself; group-norm front ends cannot."""
-    return name == "hubert"
+    return name in ("hubert", "wavlm")
 
 
 def new_model(name: str) -> PreTrainedModel:

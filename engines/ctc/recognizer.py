@@ -79,7 +79,7 @@ class CtcRecognizer:
         self.spec = bundle.spec_as(CtcSpec)
         self.session = session
         self._limits = limits
-        self._folder = bundle.folder
+        self._source = bundle
         self._decoder = CtcDecoder.from_bundle(bundle)
 
     @property
@@ -151,7 +151,7 @@ class CtcRecognizer:
         decoding: DecodingOptions | None = None,
     ) -> list[Transcript]:
         """Return the text of each mono waveform and when each word was said."""
-        _refuse_asked(decoding, self._folder)
+        require_askable(self._source, decoding)
         waves = [np.asarray(wave, np.float32) for wave in waveforms]
         for index, wave in enumerate(waves):
             self.check(wave, f"waveform {index}")
@@ -166,7 +166,7 @@ class CtcRecognizer:
 
     def check_asked(self, decoding: DecodingOptions) -> None:
         """Raise OptionError where the model cannot be asked so."""
-        _refuse_asked(decoding, self._folder)
+        require_askable(self._source, decoding)
 
     def begin(self, wave: Waveform, decoding: DecodingOptions) -> CtcHearing:
         """Return a clip that is not heard yet; raises AudioError, OptionError."""
@@ -242,26 +242,28 @@ def open_ctc_recognizer(
     """Return a recognizer on a bundle or an engine, as `open_session` takes them."""
     source = load_source(source)
     source.spec_as(CtcSpec)
-    _refuse_asked(decoding, source.folder)
+    require_askable(source, decoding)
     # All that decoding reads of an engine is what a bundle has too.
     described = Bundle(source.folder, source.spec, source.files)
     limits = source.manifest.limits.get(SAMPLES) if isinstance(source, Engine) else None
     if isinstance(source, Engine):
-        _refuse_least_batch(source)
+        refuse_least_batch(source)
     session = open_session(source, provider=provider, threads=threads, profile_to=profile_to)
     return CtcRecognizer(described, session, limits)
 
 
-def _refuse_asked(decoding: DecodingOptions | None, folder: Path) -> None:
+def require_askable(source: Bundle | Engine, decoding: DecodingOptions | None) -> None:
+    """Raise OptionError where anything is asked that only Whisper models know."""
     # The times of words are told whether they are asked for or not.
     if decoding is not None and replace(decoding, word_times=False) != DecodingOptions():
         raise OptionError(
-            f"{folder}: not a Whisper model, which alone has a language, a task and "
+            f"{source.folder}: not a Whisper model, which alone has a language, a task and "
             "timestamps; leave these away"
         )
 
 
-def _refuse_least_batch(engine: Engine) -> None:
+def refuse_least_batch(engine: Engine) -> None:
+    """Raise EngineError where an engine cannot take one clip alone."""
     batch = engine.manifest.limits.get(BATCH)
     if batch is not None and batch.least > 1:
         raise EngineError(

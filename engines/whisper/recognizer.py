@@ -433,7 +433,7 @@ def open_whisper_recognizer(
 ) -> WhisperRecognizer:
     """Return a recognizer on a bundle or an engine, as `open_decoder_session` takes them."""
     # Before anything is loaded, which takes a moment.
-    require_known(source.spec_as(Seq2SeqSpec), decoding or DecodingOptions(), source.folder)
+    require_askable(source, decoding)
     session = open_decoder_session(
         source, provider=provider, threads=threads, profile_to=profile_to
     )
@@ -465,6 +465,11 @@ def _tokenizer_of(folder: Path) -> Any:
         raise BundleError(
             f'{path}: no tokenizer ({reason}); export it again with "speechquant export"'
         ) from error
+
+
+def require_askable(source: Bundle | Engine, decoding: DecodingOptions | None) -> None:
+    """Raise OptionError where the model cannot be asked so."""
+    require_known(source.spec_as(Seq2SeqSpec), decoding or DecodingOptions(), source.folder)
 
 
 def require_known(spec: Seq2SeqSpec, options: DecodingOptions, folder: Path) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "A run that was killed continues.",
     "build": "Build an engine from a W8A8 or float bundle, and show what precision it runs in.",
     "convert": "Write a bundle in the layout of another program.",
+    "triton": "Write a model repository for NVIDIA's Triton.",
     "bench": "Measure latency, WER, size and memory, and write a report; or compare two reports.",
     "demo": "Take zoo:hubert from checkpoint to W8A8, engines and a report.",
     "zoo": "The small trained models and the corpus.",

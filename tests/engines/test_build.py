@@ -155,7 +155,7 @@ def test_turing_falls_back_and_the_report_says_so(quantized: Bundle, tmp_path: P
 
 
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("name", ["hubert", "wav2vec2"])
+@pytest.mark.parametrize("name", [pytest.param("hubert", marks=pytest.mark.slow), "wav2vec2"])
 def test_zoo_models_are_int8_throughout(name: str, shared: SharedArtifacts, tmp_path: Path) -> None:
     bundle = w8a8(shared.zoo_bundle(name), tmp_path / "w8a8")
     engine = build_engine(bundle, tmp_path / "engine", BuildOptions("tensorrt-rtx", "rtx3090"))

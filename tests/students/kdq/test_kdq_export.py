@@ -166,6 +166,7 @@ def test_fewer_bits_round_the_weights_again(uniform_bundle: Bundle, tmp_path: Pa
     assert quantized.made_from["weight_rounding"] == "nearest"
 
 
+@pytest.mark.slow  # a second training and export
 def test_a_student_of_powers_of_two_is_a_float_bundle_with_its_levels(
     apot_run: KdqRun,
     apot_bundle: Bundle,

@@ -2,9 +2,9 @@
 
 Three stages, each a run of its own that goes on from its last checkpoint when it is started again:
 
-blocks     A HuBERT with Whisper's blocks hears through Whisper's log-mel stem. Its blocks learn to
+blocks     A WavLM with Whisper's blocks hears through Whisper's log-mel stem. Its blocks learn to
            do without absolute positions, and CTC. A step is cheap: there is no front end in it.
-front-end  Seven convolutions learn to give what the stem gives, the blocks held still.
+front-end  Seven convolutions learn to give what the stem gives.
 whole      All of it learns CTC, and keeps some of the distance to Whisper.
 """
 
@@ -15,6 +15,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.wer import score_wer
@@ -30,12 +33,21 @@ from speechquant.training.samples import (
     split_speakers,
 )
 from speechquant.zoo.corpus import corpus_manifest
-from speechquant.zoo.hubert_stages import STAGES, Models, Settings, Stage
-from speechquant.zoo.whisper_into_hubert import read_hubert, read_teacher, widen_front_end
+from speechquant.zoo.train import normalised
+from speechquant.zoo.wavlm_stages import STAGES, Models, Settings, Stage
+from speechquant.zoo.whisper_into_wavlm import (
+    read_hubert,
+    read_teacher,
+    samples_of,
+    widen_front_end,
+)
 
 # Of the speakers of a set that are held out, the last so many are for the final test alone.
 TEST_SPEAKERS = 8
 _SCORED_CLIPS = 100  # of each set
+# What a place makes of a state is the mean over so many windows of clips strung together.
+_PLACE_WINDOWS, _LONGEST_FRAMES = 120, 1_500
+_DISTANCE_WINDOWS, _DISTANCE_FRAMES = 12, 750
 
 
 def sets_to_train_and_score(
@@ -55,6 +67,21 @@ def sets_to_train_and_score(
         chosen = random.Random(0).sample(development, min(_SCORED_CLIPS, len(development)))
         scored[further.source.name] = load_samples(chosen)
     return sets, scored
+
+
+def windows_of(sets: Sets, count: int, frames: int) -> list[NDArray[np.float32]]:
+    """Return so many windows of clips strung together, each of one set and of so many frames."""
+    rng = random.Random(0)
+    length = samples_of(frames)
+    shares = [share for share, _ in sets]
+    windows = []
+    for _ in range(count):
+        ((_, samples),) = rng.choices(sets, shares)
+        clips: list[NDArray[np.float32]] = []
+        while sum(map(len, clips)) < length:
+            clips.append(normalised(rng.choice(samples).floats))
+        windows.append(np.concatenate(clips)[:length])
+    return windows
 
 
 def train(stage: Stage, sets: Sets, scored: dict[str, list[Sample]]) -> None:
@@ -77,7 +104,7 @@ def train(stage: Stage, sets: Sets, scored: dict[str, list[Sample]]) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = run_parser(__doc__, "speechquant.zoo.train_hubert_from_whisper", Settings())
+    parser = run_parser(__doc__, "speechquant.zoo.train_wavlm_from_whisper", Settings())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--teacher", type=Path, required=True, help="folder of a Whisper checkpoint"
@@ -107,6 +134,8 @@ def main() -> None:
     sets, scored = sets_to_train_and_score(
         options.extra_data, settings.synthetic_share, random.Random(settings.seed)
     )
+    models.learn_places(windows_of(sets, _PLACE_WINDOWS, _LONGEST_FRAMES))
+    models.tell_distances(windows_of(sets, _DISTANCE_WINDOWS, _DISTANCE_FRAMES))
     for kind in STAGES:
         train(kind(options.out, settings, models), sets, scored)
 

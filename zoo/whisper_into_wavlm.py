@@ -1,8 +1,9 @@
-"""A HuBERT made of a Whisper's encoder blocks, and the states of both side by side.
+"""A WavLM made of a Whisper's encoder blocks, and the states of both side by side.
 
-A pre-norm HuBERT and a Whisper have the same transformer block. They differ in what comes before:
-log-mel, two convolutions and absolute positions in one, seven convolutions over the waveform and a
-convolution over frames for positions in the other.
+A pre-norm WavLM and a Whisper have the same transformer block, but for the positions. Whisper adds
+one to each frame, and its heads look to the frames around by them; WavLM's heads have a bias for
+each distance. What comes before differs too: log-mel and two convolutions, seven convolutions over
+the waveform.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
     import torch
 
 FRAME_SAMPLES = 320
-# The first HuBERT frame is the middle of 400 samples; Whisper's is the first sample it is given.
+# The first WavLM frame is the middle of 400 samples; Whisper's is the first sample it is given.
 DELAY_SAMPLES = 200
-# The blocks never saw a state without a position: they begin with the mean of the first 10 s.
-_MEAN_OF_POSITIONS = 500
+# Every frame of the student stands at this place of the teacher. The blocks never saw a frame
+# without one: positions are six sevenths of the variance that the first norm measures.
+PLACE = 200
 _LEAST_VARIANCE = 0.01  # of a channel, in parts of the mean
-# Whisper hears how loud a recording is, a HuBERT of normalised waves does not: the teacher is
+# Whisper hears how loud a recording is, a WavLM of normalised waves does not: the teacher is
 # given all at the loudness of common speech, its root mean square in parts of full scale.
 TEACHER_RMS = 0.07
 
 _SHAPE: dict[str, Any] = {
-    "attn_implementation": "sdpa",  # the one that takes a mask of booleans
     "vocab_size": len(VOCABULARY),
     # Wide from the start: narrow first layers have few channels to have outliers in.
     "conv_dim": (128, 128, 192, 256, 320, 384, 384),
@@ -39,7 +40,8 @@ _SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "hidden_dropout": 0.1,
+    # What Whisper learned without: dropped channels of its large constant ones upset every norm.
+    "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
     "activation_dropout": 0.0,
     "feat_proj_dropout": 0.0,
@@ -49,7 +51,9 @@ _SHAPE: dict[str, Any] = {
     "ctc_zero_infinity": True,
     "ctc_loss_reduction": "mean",
 }
-# HuBERT's name of each part of a block, and Whisper's.
+# The convolution over frames begins with next to nothing: no block knows what it would say.
+_QUIET = 0.05
+# WavLM's name of each part of a block, and Whisper's.
 _PARTS = {
     "attention.q_proj": "self_attn.q_proj",
     "attention.k_proj": "self_attn.k_proj",
@@ -80,12 +84,15 @@ def read_hubert(folder: Path) -> Any:
 
 
 def student_of(teacher: Any) -> Any:
-    """Return a HubertForCTC with the blocks and the last norm of `teacher`, the rest untrained."""
-    from transformers import HubertConfig, HubertForCTC
+    """Return a WavLMForCTC with the blocks and the last norm of `teacher`, the rest untrained.
+
+    Its heads look to no distance more than to others, until they are told to.
+    """
+    from transformers import WavLMConfig, WavLMForCTC
 
     given = teacher.config
-    student: Any = HubertForCTC(
-        HubertConfig(
+    student: Any = WavLMForCTC(
+        WavLMConfig(
             hidden_size=given.d_model,
             num_hidden_layers=given.encoder_layers,
             num_attention_heads=given.encoder_attention_heads,
@@ -93,10 +100,14 @@ def student_of(teacher: Any) -> Any:
             **_SHAPE,
         )
     )
-    encoder = student.hubert.encoder
+    encoder = student.wavlm.encoder
     for own, layer in zip(encoder.layers, teacher.layers, strict=True):
         _copy_block(own, layer)
+        own.attention.gru_rel_pos_linear.weight.data.zero_()
+        own.attention.gru_rel_pos_linear.bias.data.zero_()
+    encoder.layers[0].attention.rel_attn_embed.weight.data.zero_()
     encoder.layer_norm.load_state_dict(teacher.layer_norm.state_dict())
+    encoder.pos_conv_embed.conv.parametrizations.weight.original0.data.mul_(_QUIET)
     return student
 
 
@@ -119,7 +130,7 @@ def widen_front_end(student: Any, given: Any) -> None:
     """
     import torch
 
-    own = student.hubert.feature_extractor.conv_layers
+    own = student.wavlm.feature_extractor.conv_layers
     for layer, narrow in zip(own, given.hubert.feature_extractor.conv_layers, strict=True):
         width, width_before = layer.conv.weight.shape[:2]
         rows = torch.arange(width) % narrow.conv.weight.shape[0]
@@ -133,25 +144,30 @@ def widen_front_end(student: Any, given: Any) -> None:
 
 
 def stem_features(teacher: Any, filters: torch.Tensor, waves: torch.Tensor) -> torch.Tensor:
-    """Return what the teacher's convolutions make of waves of unit variance, at HuBERT's frames.
+    """Return what the teacher's convolutions make of waves of unit variance, at WavLM's frames.
 
-    [clips, samples] to [clips, frames, width], all at one mean position.
+    [clips, samples] to [clips, frames, width], all at one place.
     """
     from torch.nn.functional import gelu
 
     mels = log_mels(TEACHER_RMS * waves[:, DELAY_SAMPLES:], filters)
     hidden: torch.Tensor = gelu(teacher.conv2(gelu(teacher.conv1(mels)))).transpose(1, 2)
-    return hidden[:, : frames_of(waves.shape[1])].float() + _mean_position(teacher)
+    return hidden[:, : frames_of(waves.shape[1])].float() + _place(teacher)
 
 
-def _mean_position(teacher: Any) -> torch.Tensor:
-    mean: torch.Tensor = teacher.embed_positions.weight[:_MEAN_OF_POSITIONS].mean(0)
-    return mean
+def _place(teacher: Any) -> torch.Tensor:
+    positions: torch.Tensor = teacher.embed_positions.weight
+    return positions[min(PLACE, len(positions) - 1)]
 
 
 def frames_of(samples: Any) -> Any:
     """Return how many frames the seven convolutions make of so many samples."""
     return (samples - 2 * DELAY_SAMPLES) // FRAME_SAMPLES + 1
+
+
+def samples_of(frames: int) -> int:
+    """Return the fewest samples that give so many frames."""
+    return (frames - 1) * FRAME_SAMPLES + 2 * DELAY_SAMPLES
 
 
 def front_end_features(student: Any, waves: torch.Tensor) -> torch.Tensor:
@@ -162,7 +178,7 @@ def front_end_features(student: Any, waves: torch.Tensor) -> torch.Tensor:
     """
     from torch.nn.functional import conv2d, linear
 
-    first, *others = student.hubert.feature_extractor.conv_layers
+    first, *others = student.wavlm.feature_extractor.conv_layers
     width, stride = first.conv.kernel_size[0], first.conv.stride[0]
     hidden = linear(waves.unfold(1, width, stride), first.conv.weight[:, 0], first.conv.bias)
     hidden = first.activation(first.layer_norm(hidden))
@@ -171,7 +187,7 @@ def front_end_features(student: Any, waves: torch.Tensor) -> torch.Tensor:
         kernel = layer.conv.weight[:, :, None]
         convolved = conv2d(columns, kernel, layer.conv.bias, stride=(1, layer.conv.stride[0]))
         hidden = layer.activation(layer.layer_norm(convolved[:, :, 0].transpose(1, 2)))
-    projected: torch.Tensor = student.hubert.feature_projection(hidden)
+    projected: torch.Tensor = student.wavlm.feature_projection(hidden)[0]
     return projected.float()
 
 
@@ -183,29 +199,55 @@ def is_heard(frames: int, lengths: torch.Tensor) -> torch.Tensor:
     return heard
 
 
-def _through_layers(module: Any, hidden: torch.Tensor, heard: torch.Tensor) -> list[torch.Tensor]:
+def teacher_states(teacher: Any, stem: torch.Tensor, heard: torch.Tensor) -> list[torch.Tensor]:
+    """Return the states after every block of the teacher, and the last one normed."""
+    hidden = stem + teacher.embed_positions.weight[: stem.shape[1]] - _place(teacher)
     # Booleans: to attention in float64 PyTorch 2.13 adds a mask of float32 as if it were float64.
     mask = heard[:, None, None]
     states = []
-    for layer in module.layers:
+    for layer in teacher.layers:
         given = layer(hidden, attention_mask=mask)
         hidden = given[0] if isinstance(given, tuple) else given
         states.append(hidden)
-    return [*states, module.layer_norm(hidden)]
-
-
-def teacher_states(teacher: Any, stem: torch.Tensor, heard: torch.Tensor) -> list[torch.Tensor]:
-    """Return the states after every block of the teacher, and the last one normed."""
-    positions = teacher.embed_positions.weight[: stem.shape[1]] - _mean_position(teacher)
-    return _through_layers(teacher, stem + positions, heard)
+    return [*states, teacher.layer_norm(hidden)]
 
 
 def student_states(student: Any, features: torch.Tensor, heard: torch.Tensor) -> list[torch.Tensor]:
     """Return the states after every block of the student, and the last one normed."""
-    encoder = student.hubert.encoder
+    encoder = student.wavlm.encoder
     features = features * heard[..., None]
     hidden = encoder.dropout(features + encoder.pos_conv_embed(features))
-    return _through_layers(encoder, hidden, heard)
+    frames = features.shape[1]
+    bias = encoder.layers[0].attention.compute_bias(frames, frames)
+    states = []
+    for layer in encoder.layers:
+        attended = _attended(layer.attention, layer.layer_norm(hidden), heard, bias)
+        hidden = hidden + layer.dropout(attended)
+        hidden = hidden + layer.feed_forward(layer.final_layer_norm(hidden))
+        states.append(hidden)
+    return [*states, encoder.layer_norm(hidden)]
+
+
+def _attended(
+    attention: Any, hidden: torch.Tensor, heard: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Return what WavLM's attention gives: its own pass copies the bias for every clip."""
+
+    def heads_of(values: torch.Tensor) -> torch.Tensor:
+        heads: torch.Tensor = values.unflatten(-1, (attention.num_heads, -1))
+        return heads.transpose(1, 2)
+
+    grouped = attention.gru_rel_pos_linear(heads_of(hidden)).unflatten(-1, (2, 4)).sum(-1)
+    gates = grouped.float().sigmoid()
+    shares = gates[..., :1] * (gates[..., 1:] * attention.gru_rel_pos_const - 1) + 2
+    query, key, value = (
+        heads_of(getattr(attention, f"{name}_proj")(hidden)) for name in ("q", "k", "v")
+    )
+    scores = (attention.scaling * query) @ key.transpose(2, 3) + shares * bias
+    scores = scores.masked_fill(~heard[:, None, None], float("-inf"))
+    gathered = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
+    result: torch.Tensor = attention.out_proj(gathered)
+    return result
 
 
 def unexplained(

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import HubertForCTC, WhisperConfig, WhisperModel
+from transformers import HubertConfig, HubertForCTC, WavLMForCTC, WhisperConfig, WhisperModel
 
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Extra, Sample
-from speechquant.zoo import train_hubert_from_whisper as training
-from speechquant.zoo.hubert_stages import (
+from speechquant.zoo import train_wavlm_from_whisper as training
+from speechquant.zoo.train_wavlm_from_whisper import sets_to_train_and_score, train
+from speechquant.zoo.wavlm_stages import (
     STAGES,
     BlocksStage,
     FrontEndStage,
@@ -27,8 +28,7 @@ from speechquant.zoo.hubert_stages import (
     batch_of,
     masked,
 )
-from speechquant.zoo.train_hubert_from_whisper import sets_to_train_and_score, train
-from speechquant.zoo.whisper_into_hubert import (
+from speechquant.zoo.whisper_into_wavlm import (
     frames_of,
     front_end_features,
     is_heard,
@@ -102,7 +102,7 @@ def begun(folder: Path, settings: Settings = SETTINGS) -> Path:
 
 def test_blocks_of_the_student_give_what_those_of_the_whisper_give(teacher: Any) -> None:
     student = student_of(teacher).double().eval()
-    convolution = student.hubert.encoder.pos_conv_embed.conv
+    convolution = student.wavlm.encoder.pos_conv_embed.conv
     convolution.parametrizations.weight.original0.data.zero_()
     convolution.bias.data.zero_()
     exact = type(teacher)(teacher.config).double().eval()
@@ -115,8 +115,8 @@ def test_blocks_of_the_student_give_what_those_of_the_whisper_give(teacher: Any)
         given = stem + exact.embed_positions.weight
         states = student_states(student, given, torch.ones(2, 100, dtype=torch.bool))
     torch.testing.assert_close(states[-1], expected, rtol=0, atol=1e-9)
-    assert student.hubert.encoder.layers[1].attention.k_proj.bias.abs().max() == 0
-    assert student.hubert.encoder.layers[1].attention.q_proj.bias.abs().max() > 0
+    assert student.wavlm.encoder.layers[1].attention.k_proj.bias.abs().max() == 0
+    assert student.wavlm.encoder.layers[1].attention.q_proj.bias.abs().max() > 0
 
 
 def test_features_and_states_are_those_of_the_models_own_pass(teacher: Any) -> None:
@@ -137,26 +137,29 @@ def test_a_widened_front_end_gives_what_the_narrow_one_gives(
     teacher: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Widths that are multiples: then means and variances over channels stay what they were.
-    narrow = HubertForCTC(replace_widths(teacher, (64, 64, 96, 128, 160, 192, 192))).eval()
+    config = HubertConfig(
+        conv_dim=(64, 64, 96, 128, 160, 192, 192),
+        feat_extract_norm="layer",
+        conv_bias=True,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    narrow = HubertForCTC(config).eval()
     student = student_of(teacher).eval()
     waves = noise(1, 4_000)
     with torch.inference_mode():
         expected = narrow.hubert.feature_extractor(waves)
         widen_front_end(student, narrow)
-        noisy = student.hubert.feature_extractor(waves)
+        noisy = student.wavlm.feature_extractor(waves)
         monkeypatch.setattr(torch, "randn", torch.zeros)
         widen_front_end(student, narrow)
-        exact = student.hubert.feature_extractor(waves)
+        exact = student.wavlm.feature_extractor(waves)
     torch.testing.assert_close(exact[:, :192], expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(exact[:, 192:], expected, rtol=0, atol=1e-4)
     # Copies differ, but not by much.
     assert 0 < (noisy[:, 192:] - noisy[:, :192]).std() < 0.5 * expected.std()
-
-
-def replace_widths(teacher: Any, widths: tuple[int, ...]) -> Any:
-    config = student_of(teacher).config
-    config.conv_dim = widths
-    return config
 
 
 def test_a_click_is_in_the_same_frame_of_both(teacher: Any) -> None:
@@ -241,7 +244,7 @@ def test_padding_changes_neither_losses_nor_texts(teacher: Any, tmp_path: Path) 
 
 def test_masked_frames_come_in_spans_of_ten() -> None:
     class Student:
-        class hubert:  # noqa: N801
+        class wavlm:  # noqa: N801
             masked_spec_embed = torch.full((3,), 7.0)
 
     features = torch.zeros(4, 2_000, 3)
@@ -257,9 +260,9 @@ def test_masked_frames_come_in_spans_of_ten() -> None:
 @pytest.mark.parametrize(
     ("kind", "moving", "still"),
     [
-        (BlocksStage, ["hubert.encoder.layers.0", "lm_head"], ["hubert.feature_"]),
-        (FrontEndStage, ["hubert.feature_extractor"], ["hubert.encoder", "lm_head"]),
-        (WholeStage, ["hubert.encoder.layers.0", "hubert.feature_extractor", "lm_head"], []),
+        (BlocksStage, ["wavlm.encoder.layers.0", "lm_head"], ["wavlm.feature_"]),
+        (FrontEndStage, ["wavlm.feature_extractor"], ["wavlm.encoder", "lm_head"]),
+        (WholeStage, ["wavlm.encoder.layers.0", "wavlm.feature_extractor", "lm_head"], []),
     ],
 )
 def test_a_stage_trains_its_parts_alone(
@@ -320,8 +323,8 @@ def test_a_killed_run_goes_on_in_its_stage(
     for name in ("checkpoint", "best"):
         written = {path.name for path in (tmp_path / name).iterdir()}
         assert written >= {"config.json", "model.safetensors", "vocab.json", "training-log.jsonl"}
-    again: Any = HubertForCTC.from_pretrained(tmp_path / "checkpoint")
-    key = "hubert.encoder.layers.1.feed_forward.output_dense.weight"
+    again: Any = WavLMForCTC.from_pretrained(tmp_path / "checkpoint")
+    key = "wavlm.encoder.layers.1.feed_forward.output_dense.weight"
     expected = models.student.state_dict()[key].half().float()
     assert torch.equal(again.state_dict()[key].float(), expected)
 

@@ -1,4 +1,4 @@
-"""The stages in which a HuBERT is trained from a Whisper, each a run in its own folder."""
+"""The stages in which a WavLM is trained from a Whisper, each a run in its own folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from speechquant.training.schedule import RunSettings
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.models import save_model
 from speechquant.zoo.train import greedy_text, normalised, text_loss
-from speechquant.zoo.whisper_into_hubert import (
+from speechquant.zoo.whisper_into_wavlm import (
     frames_of,
     front_end_features,
     is_heard,
@@ -38,6 +38,7 @@ from speechquant.zoo.whisper_into_hubert import (
     teacher_states,
     unexplained,
 )
+from speechquant.zoo.whisper_places import PlaceMeans, place_means, tell_distances
 
 if TYPE_CHECKING:
     import torch
@@ -105,12 +106,34 @@ class Models:
         from transformers import WhisperFeatureExtractor
 
         self.teacher, self.student = teacher, student_of(teacher)
+        self.places: PlaceMeans | None = None
         bins = teacher.config.num_mel_bins
         self.filters = torch.from_numpy(WhisperFeatureExtractor(bins).mel_filters).float()
 
     def stem(self, waves: torch.Tensor) -> torch.Tensor:
         """Return the features that the teacher's stem gives."""
         return stem_features(self.teacher, self.filters, waves)
+
+    def learn_places(self, windows: Sequence[NDArray[np.float32]]) -> None:
+        """Learn from windows of one length what a frame's place alone makes of its state."""
+        import torch
+
+        with torch.inference_mode(), fast_products():
+            stems = [self.stem(batch_of([window], [""]).waves) for window in windows]
+            self.places = place_means(self.teacher, torch.cat(stems))
+
+    def tell_distances(self, windows: Sequence[NDArray[np.float32]]) -> None:
+        """Let the student's heads look where the teacher's look."""
+        import torch
+
+        with torch.inference_mode():
+            stems = torch.cat([self.stem(batch_of([window], [""]).waves) for window in windows])
+        tell_distances(self.teacher, self.student, stems)
+
+    def targets(self, stem: torch.Tensor, heard: torch.Tensor) -> list[torch.Tensor]:
+        """Return the teacher's states, without what the places of the frames make of them."""
+        states = teacher_states(self.teacher, stem, heard)
+        return states if self.places is None else self.places.at_one_place(states)
 
     def logits(self, features: torch.Tensor, heard: torch.Tensor) -> torch.Tensor:
         """Return the labels' logits that the student makes of features."""
@@ -196,7 +219,7 @@ class Stage(TrainingRun):
             self._write(self.out / "best")
 
     def _write(self, folder: Path) -> None:
-        save_model("hubert", self.models.student, folder)
+        save_model("wavlm", self.models.student, folder)
         self.copy_notes(folder)
 
 
@@ -210,14 +233,14 @@ def masked(
     hidden = torch.from_numpy(starts.copy())
     for shift in range(1, _MASKED_FRAMES):
         hidden[:, shift:] |= torch.from_numpy(starts[:, :-shift])
-    return torch.where(hidden[..., None], student.hubert.masked_spec_embed, features)
+    return torch.where(hidden[..., None], student.wavlm.masked_spec_embed, features)
 
 
 class BlocksStage(Stage):
     """The blocks learn to hear through the teacher's stem, without absolute positions."""
 
     name = "blocks"
-    learns = ("hubert.encoder", "hubert.masked_spec_embed", "lm_head")
+    learns = ("wavlm.encoder", "wavlm.masked_spec_embed", "lm_head")
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings with the steps and the rate of this stage."""
@@ -237,7 +260,7 @@ class BlocksStage(Stage):
 
         with torch.no_grad():
             stem = self.models.stem(batch.waves)
-            targets = teacher_states(self.models.teacher, stem, batch.heard)
+            targets = self.models.targets(stem, batch.heard)
         return _ctc_and_distance(self, batch, stem, targets, rng, self.settings.blocks_distance)
 
     def write_checkpoint(self) -> None:
@@ -262,10 +285,10 @@ def _ctc_and_distance(
 
 
 class FrontEndStage(Stage):
-    """The front end learns to give what the stem gives, and so do the blocks after it."""
+    """The front end learns to give what the stem gives; no block is needed for it."""
 
     name = "front-end"
-    learns = ("hubert.feature_extractor", "hubert.feature_projection")
+    learns = ("wavlm.feature_extractor", "wavlm.feature_projection")
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings with the steps and the rate of this stage."""
@@ -276,18 +299,13 @@ class FrontEndStage(Stage):
         )
 
     def losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Return the distance to the stem, and after every block to what the stem brings about."""
+        """Return the distance to the stem."""
         import torch
 
-        student, heard = self.models.student, batch.heard
-        student.hubert.encoder.eval()
         with torch.no_grad():
             stem = self.models.stem(batch.waves)
-            targets = [stem, *student_states(student, stem, heard)]
         features = self.features(batch.waves)
-        states = [features, *student_states(student, features, heard)]
-        errors = unexplained(states, targets, heard)
-        return {"stem": errors[0], "after_blocks": errors[1:].mean()}
+        return {"stem": unexplained([features], [stem], batch.heard).mean()}
 
 
 class WholeStage(Stage):
@@ -302,7 +320,7 @@ class WholeStage(Stage):
 
         with torch.no_grad():
             stem = self.models.stem(batch.waves)
-            targets = teacher_states(self.models.teacher, stem, batch.heard)
+            targets = self.models.targets(stem, batch.heard)
         features = self.features(batch.waves)
         return _ctc_and_distance(self, batch, features, targets, rng, self.settings.whole_distance)
 
