@@ -97,6 +97,16 @@ class CtcRecognizer:
         """Whether it tells when each word is said."""
         return True
 
+    @property
+    def samples_at_once(self) -> Limits:
+        """What a window holds, where the engine takes one."""
+        window, least = window_samples(self.spec), self.spec.min_samples
+        if self._limits is None:
+            return Limits(least, window, window)
+        most = min(window, self._limits.most)
+        least = max(least, self._limits.least)
+        return Limits(least, max(most, least), max(most, least))
+
     def __enter__(self) -> CtcRecognizer:
         self.session.__enter__()
         return self
