@@ -1,7 +1,7 @@
 """Twelve minutes of joined clips through a real Whisper, with each option of long audio.
 
-`python -m speechquant.benchmarks.papers.long_audio CHECKPOINT --data TEST`: word errors beside those
-of the clips one by one and of faster-whisper.
+`python -m speechquant.benchmarks.papers.long_audio CHECKPOINT --data TEST`: word errors,
+beside those of the clips one by one and of faster-whisper.
 What is measured is kept in --work, so that a killed run goes on. After a change of the code, give a
 new folder. Writes Markdown to stdout.
 """
@@ -180,9 +180,9 @@ def page_of(name: str, joined: Joined, records: Mapping[str, LongRecord], data: 
         "",
         f"{len(joined.clips)} clips of {data.name}, joined without pauses to "
         f"{len(joined.wave) / SAMPLE_RATE_HZ:.0f} s, {words} words. Both run the "
-        "checkpoint's float weights. The text is compared as one, with Whisper's normalizer. A clip "
-        "is lost where none of its words is there. faster-whisper has its own default settings but "
-        "for the beams; it shows each chunk the text before.",
+        "checkpoint's float weights. The text is compared as one, with Whisper's normalizer. A "
+        "clip is lost where none of its words is there. faster-whisper has its own defaults "
+        "but for the beams; it shows each chunk the text before.",
         "",
         f"## {name}",
         "",

@@ -266,8 +266,8 @@ def _refuse_asked(decoding: DecodingOptions | None, folder: Path) -> None:
     # The times of words are told whether they are asked for or not.
     if decoding is not None and replace(decoding, word_times=False) != DecodingOptions():
         raise OptionError(
-            f"{folder}: not a Whisper model, which alone has a language, a task and "
-            "timestamps; leave these away"
+            f"{folder}: not a Whisper model, which alone has a language, a task, timestamps, beams "
+            "and prompts; leave these away"
         )
 
 

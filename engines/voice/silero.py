@@ -18,7 +18,7 @@ Probabilities = NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 512
 PACKAGE = "silero_vad"
-INSTALL = "pip install --no-deps silero-vad"
+INSTALL = "pip install 'speechquant[vad]', or without torch: pip install --no-deps silero-vad"
 _MODEL = "silero_vad_16k_sequence.onnx"
 _CONTEXT_SAMPLES = 64  # of the frame before, which a frame is given as well
 _STATE_SHAPE = (1, 1, 128)
@@ -30,12 +30,10 @@ def require_silero() -> Path:
     # The package itself imports torch, so it is found and not imported.
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise MissingPackageError(f"--vad needs the package silero-vad: {INSTALL}")
+        raise MissingPackageError(f"--vad needs silero-vad: {INSTALL}")
     path = Path(found.origin).with_name("data") / _MODEL
     if not path.is_file():
-        raise MissingPackageError(
-            f"--vad needs a newer silero-vad, one with {_MODEL}: {INSTALL} --upgrade"
-        )
+        raise MissingPackageError(f"--vad needs a newer silero-vad, one with {_MODEL}: {INSTALL}")
     return path
 
 

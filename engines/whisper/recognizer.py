@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine, Limits
-from speechquant.core.errors import AudioError
+from speechquant.core.errors import AudioError, OptionError
 from speechquant.core.progress import OnStep
 from speechquant.core.seq2seq import STEP, Seq2SeqSpec
 from speechquant.core.transcripts.languages import UNSPACED
@@ -106,9 +106,12 @@ class WhisperRecognizer:
         self.session = session
         self._options = options or DecodingOptions()
         self._folder = source.folder
-        require_known(self.spec, self._options, source.folder)
+        self._most_rows = _most_rows(source)
+        self.check_asked(self._options)
         self._tokenizer = tokenizer_of(source.folder)
-        self.most_clips = _most_clips(source)
+        most = max(1, int(_BATCH_SECONDS / self.spec.chunk_seconds))
+        self.most_clips = min(most, self._most_rows or most)
+        self._initial_prompt = self._prompt_tokens(self._options.initial_prompt)
 
     @property
     def provider(self) -> str:
@@ -166,9 +169,11 @@ class WhisperRecognizer:
 
     def asked(self, decoding: DecodingOptions) -> WhisperRecognizer:
         """Return a recognizer on the same session that is asked so; raises OptionError."""
-        require_known(self.spec, decoding, self._folder)
+        self.check_asked(decoding)
         other = copy(self)
         other._options = decoding
+        if decoding.initial_prompt != self._options.initial_prompt:
+            other._initial_prompt = self._prompt_tokens(decoding.initial_prompt)
         return other
 
     def transcribe(
@@ -210,6 +215,11 @@ class WhisperRecognizer:
     def check_asked(self, decoding: DecodingOptions) -> None:
         """Raise OptionError where the model cannot be asked so."""
         require_known(self.spec, decoding, self._folder)
+        if self._most_rows is not None and decoding.beams > self._most_rows:
+            raise OptionError(
+                f"{self._folder}: takes a batch of at most {self._most_rows} and so as many beams; "
+                f"build it with a larger --batch, or ask for fewer than {decoding.beams} beams"
+            )
 
     def begin(self, wave: Waveform, decoding: DecodingOptions) -> Clip:
         """Return a clip of which nothing is decoded; raises AudioError, OptionError."""
@@ -413,7 +423,7 @@ class WhisperRecognizer:
         """Return the tokens in front of the prompt: what the text is to follow on."""
         generation, options = self.spec.generation, self._options
         previous = clip.tokens[clip.previous_from :] if options.previous_text else []
-        initial = self._initial_prompt()
+        initial = self._initial_prompt
         if generation.start_of_previous is None or not (initial or previous):
             return []
         room = generation.max_tokens // 2 - 1
@@ -421,8 +431,8 @@ class WhisperRecognizer:
         kept = previous[max(0, len(previous) - (room - len(initial))) :]
         return [generation.start_of_previous, *initial, *kept]
 
-    def _initial_prompt(self) -> list[int]:
-        text = (self._options.initial_prompt or "").strip()
+    def _prompt_tokens(self, prompt: str | None) -> list[int]:
+        text = (prompt or "").strip()
         if not text:
             return []
         # As a word in the middle of a text has a space in front.
@@ -581,12 +591,7 @@ def open_whisper_recognizer(
     return WhisperRecognizer(source, session, decoding)
 
 
-def _most_clips(source: Bundle | Engine) -> int:
-    """Return how many clips are decoded together: no more than an engine takes."""
-    spec = source.spec_as(Seq2SeqSpec)
-    chunk_seconds = spec.features.chunk_samples / spec.sample_rate_hz
-    most = max(1, int(_BATCH_SECONDS / chunk_seconds))
-    if isinstance(source, Engine):
-        limits = source.manifests[STEP].limits.get(BATCH)
-        most = most if limits is None else min(most, limits.most)
-    return most
+def _most_rows(source: Bundle | Engine) -> int | None:
+    """Return the largest batch of the decoder that an engine was built for, None for any."""
+    limits = source.manifests[STEP].limits.get(BATCH) if isinstance(source, Engine) else None
+    return None if limits is None else limits.most
