@@ -40,7 +40,8 @@ def test_where_a_voice_is(
     stretches: list[tuple[float, float]], voices: list[tuple[float, float]]
 ) -> None:
     found = voices_in(probabilities(*stretches), MOST)
-    assert seconds_of(found) == pytest.approx(voices, abs=0.11)
+    assert len(found) == len(voices)
+    assert np.ravel(seconds_of(found)) == pytest.approx(np.ravel(voices), abs=0.11)
 
 
 def test_a_voice_without_a_pause_is_cut_where_it_is_least_likely() -> None:
@@ -75,16 +76,17 @@ def test_a_piece_ends_at_the_longest_pause_that_is_near_its_end() -> None:
 
 def test_no_piece_is_longer_than_the_model_hears() -> None:
     rng = np.random.default_rng(3)
-    edges = np.cumsum(rng.uniform(0.15, 4.0, 400))
+    edges = np.cumsum(rng.uniform(0.15, 4.0, 120))
     spans = voices(*edges.reshape(-1, 2).tolist())
     total = round(edges[-1] * RATE) + RATE
     found = pieces_of(spans, total, MOST)
-    wave = np.arange(total, dtype=np.float32)
-    assert all(len(piece.of(wave)) <= MOST for piece in found)
-    heard = np.concatenate([piece.of(wave) for piece in found])
+    places = np.arange(total)
+    assert all(len(piece.of(places)) <= MOST for piece in found)
+    heard = np.concatenate([piece.of(places) for piece in found])
     assert (np.diff(heard) > 0).all()  # nothing twice, nothing out of order
-    for span in spans:
-        assert np.isin([span.start + 1, span.end - 2], heard.astype(np.int64)).all()
+    is_heard = np.zeros(total, np.bool_)
+    is_heard[heard] = True
+    assert all(is_heard[span.start : span.end].all() for span in spans)
     assert len(found) < 1.5 * len(heard) / MOST + 1
 
 

@@ -24,7 +24,12 @@ def spoken(text: str) -> np.ndarray:
     from speechquant.zoo.espeak import EspeakSynthesizer, Utterance
 
     synthesizer = EspeakSynthesizer()
-    raw = synthesizer.speak(Utterance(text, "en")).astype(np.float32) / 32_768
+    raw = (
+        synthesizer.speak(Utterance(text, "en", rate=150, pitch=50, pitch_range=50)).astype(
+            np.float32
+        )
+        / 32_768
+    )
     return np.asarray(soxr.resample(raw, synthesizer.sample_rate_hz, SAMPLE_RATE_HZ), np.float32)
 
 

@@ -158,7 +158,7 @@ def test_a_thin_chunk_without_timestamps_is_heard_again_with_them(
     script = Scripted(Decoded((60,), -0.1, 0.0), Decoded(timed, -0.2, 0.0))
     found = heard(whisper_bundle, monkeypatch, script)
     assert [prompt[-1] == _NO_TIMES for prompt in script.asked] == [True, False]
-    assert len(found.text.split()) == len(_MORE)
+    assert found.text == "abcdef"  # a letter a token
     assert found.segments == ()
 
 
