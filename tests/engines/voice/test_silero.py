@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,12 +20,19 @@ needs_silero = pytest.mark.skipif(
 )
 
 
+@cache
+def synthesizer_of_this_process() -> Any:
+    from speechquant.zoo.espeak import EspeakSynthesizer
+
+    return EspeakSynthesizer()  # a second one would wait for the first for ever
+
+
 def spoken(text: str) -> np.ndarray:
     import soxr
 
-    from speechquant.zoo.espeak import EspeakSynthesizer, Utterance
+    from speechquant.zoo.espeak import Utterance
 
-    synthesizer = EspeakSynthesizer()
+    synthesizer = synthesizer_of_this_process()
     raw = (
         synthesizer.speak(Utterance(text, "en", rate=150, pitch=50, pitch_range=50)).astype(
             np.float32
