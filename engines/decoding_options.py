@@ -61,6 +61,6 @@ class DecodingOptions:
             raise OptionError(f"{self.beams} beams; give at least 1")
 
 
-# A trial that writes loops would be decoded six times over, and by chance; and one that skips speech
+# A trial that writes loops would be decoded six times over, and by chance; one that skips speech
 # is to be seen to do so.
 GREEDY = DecodingOptions(temperatures=(0.0,), least_tokens_per_second=0.0)
