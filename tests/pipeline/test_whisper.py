@@ -17,7 +17,7 @@ from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, read_scales
 from speechquant.core.transcripts.formats import Heard
 from speechquant.core.transcripts.records import Transcript
-from speechquant.engines import DecodingOptions
+from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.engines.voice import silero
 from speechquant.pipeline.command import run
 from speechquant.pipeline.commands.transcribe import _Asked, _print_row, _rows
@@ -52,11 +52,19 @@ def test_options_of_long_audio(
 ) -> None:
     asked: list[object] = ["transcribe", whisper_bundle.folder, files[1], "--temperatures", "0"]
     asked += ["--provider", "cpu", "--language", "en"]
-    options: list[list[object]] = [
-        [], ["--beam", 3], ["--initial-prompt", "Ann"], ["--previous-text"]
-    ]  # fmt: skip
-    texts = [output([*asked, *option], capsys) for option in options]
-    assert len(set(texts)) == len(options)
+    wave = soundfile.read(files[1], dtype="float32")[0]
+    given: list[tuple[list[object], dict[str, Any]]] = [
+        (["--beam", 3], {"beams": 3}),
+        (["--initial-prompt", "Ann"], {"initial_prompt": "Ann"}),
+        (["--previous-text"], {"previous_text": True}),
+    ]
+    plain = {"language": "en", "temperatures": (0.0,)}
+    with open_recognizer(whisper_bundle, provider="cpu") as recognizer:
+        for arguments, options in given:
+            decoding = DecodingOptions(**plain, **options)
+            (expected,) = recognizer.transcribe([wave], decoding=decoding)
+            document = json.loads(output([*asked, *arguments, "--json"], capsys))
+            assert document["clips"][0]["text"] == expected
     assert run([str(one) for one in [*asked, "--vad", "--previous-text"]]) == 1
     assert "previous text and VAD" in capsys.readouterr().err
     assert run([str(one) for one in [*asked, "--beam", 0]]) == 2

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechquant.benchmarks.papers import long_audio as module
-from speechquant.benchmarks.papers.long_audio import (
+from speechquant.benchmarks.papers.long_audio import __main__ as module
+from speechquant.benchmarks.papers.long_audio.__main__ import (
     ROWS,
     Joined,
     LongRecord,
