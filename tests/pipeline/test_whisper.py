@@ -68,6 +68,7 @@ def test_options_of_long_audio(
     assert run([str(one) for one in [*asked, "--vad", "--previous-text"]]) == 1
     assert "previous text and VAD" in capsys.readouterr().err
     assert run([str(one) for one in [*asked, "--beam", 0]]) == 2
+    assert "Invalid value for '--beam'" in capsys.readouterr().err
     monkeypatch.setattr(silero, "find_spec", lambda name: None)
     for command in (
         [*asked, "--vad"],
