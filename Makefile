@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc \
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
-	regression-check real-whisper real-whisper-speed gated-tables \
+	regression-check real-whisper real-whisper-speed gated-tables long-audio \
 	test-tensorrt8 test-pythons release-check first-minute coverage clean
 
 demo: $(READY)
@@ -175,6 +175,12 @@ gated-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.gated_tables $(CHECKPOINTS) $(PAIRS) $(TESTS) \
 		--calibration $(CALIBRATION) $(OPTIONS)
 
+# CHECKPOINT is a folder or a hub id, TEST a manifest; what was measured is in build/long-audio.
+# make long-audio CHECKPOINT=openai/whisper-tiny.en TEST=LibriSpeech/test-clean
+long-audio: $(VENV)/.peers
+	$(RUN)/python -m speechquant.benchmarks.papers.long_audio $(CHECKPOINT) --data $(TEST) $(OPTIONS) \
+		> docs/results/long-audio.md
+
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds > docs/results/engines-sm86.md
 
@@ -216,7 +222,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
 	PYTHONWARNINGS=ignore $(RUN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[export,quantize,openvino,tensorrt-rtx,report,zoo,data,docs,movies,serve,dev]'
+		--editable '.[export,quantize,openvino,tensorrt-rtx,report,zoo,data,docs,movies,serve,vad,dev]'
 	touch $@
 
 # What a release must pass: twine, and the wheel alone in clean environments.

@@ -82,6 +82,11 @@ class GenerationSpec:
         """The token of a chunk without speech, the one before `no_timestamps`."""
         return None if self.no_timestamps is None else self.no_timestamps - 1
 
+    @property
+    def start_of_previous(self) -> int | None:
+        """The token of text that was said before, the one in front of `no_speech`."""
+        return None if self.no_timestamps is None else self.no_timestamps - 2
+
 
 @dataclass(frozen=True)
 class Seq2SeqSpec(Layered):

@@ -110,6 +110,7 @@ class DecoderRun:
         caches = first.run()
         self.prompt_logits: Logits = prefill.array_of(caches.pop(_LOGITS))
         self._caches = caches
+        self._grown: tuple[str, ...] = ()
         for name, value in caches.items():
             self._runs.bind(name, value)
         for name, array in beside_steps.items():
@@ -121,14 +122,27 @@ class DecoderRun:
         outputs = self._runs.run()
         logits: Logits = self._step.array_of(outputs.pop(_LOGITS))[:, 0]
         # Every one of them at every step: what a run gives is not good for long.
-        for name, value in outputs.items():
-            self._rebind(name.removeprefix(_GROWN), value)
+        self._grown = tuple(name.removeprefix(_GROWN) for name in outputs)
+        for name, value in zip(self._grown, outputs.values(), strict=True):
+            self._rebind(name, value)
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these of the clips alone; copies their caches."""
-        for name, value in self._caches.items():
-            self._rebind(name, self._step.value_of(self._step.array_of(value)[list(rows)]))
+        """Go on with these of the clips alone, any of them several times; copies their caches."""
+        self._take(rows, tuple(self._caches))
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Go on as `keep` does, each row with its own clip: copies the tokens' caches alone.
+
+        A token must have been given before.
+        """
+        if list(rows) != list(range(len(rows))):
+            self._take(rows, self._grown)
+
+    def _take(self, rows: Sequence[int], caches: Sequence[str]) -> None:
+        for name in caches:
+            array = self._step.array_of(self._caches[name])
+            self._rebind(name, self._step.value_of(array[list(rows)]))
 
     def _rebind(self, cache: str, value: Any) -> None:
         self._caches[cache] = value

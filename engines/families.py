@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,8 @@ from speechquant.engines.recognizers import Recognizer
 from speechquant.engines.session import load_source
 from speechquant.engines.trials.probed_graph import Probe
 from speechquant.engines.trials.task import ScoringTask
+from speechquant.engines.voice.recognizer import VoicedRecognizer
+from speechquant.engines.voice.silero import require_silero
 from speechquant.engines.whisper.graphs_to_build import seq2seq_graphs
 from speechquant.engines.whisper.probe import Seq2SeqProbe, whisper_module_probe
 from speechquant.engines.whisper.recognizer import open_whisper_recognizer
@@ -115,10 +117,16 @@ def open_recognizer(
     """Return what transcribes `source`.
 
     `decoding` is for models that write token by token: how they are asked where a call does not
-    say otherwise. It is checked before anything is loaded. The other options are those of
-    `open_session`. Raises BundleError, EngineError and OptionError.
+    say otherwise. It is checked before anything is loaded; its `vad` is for models of any family,
+    and has to be asked for here. The other options are those of `open_session`. Raises BundleError,
+    EngineError, OptionError and MissingPackageError.
     """
     source = load_source(source)
-    return family_of(source).recognizer(
+    voiced = decoding if decoding is not None and decoding.vad else None
+    if voiced is not None:
+        require_silero()
+        decoding = replace(voiced, vad=False)
+    recognizer = family_of(source).recognizer(
         source, provider=provider, threads=threads, decoding=decoding, profile_to=profile_to
     )
+    return recognizer if voiced is None else VoicedRecognizer(recognizer, voiced)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from speechquant.core.audio import Audio, Waveform
+from speechquant.core.engine_folders import Limits
 from speechquant.core.progress import OnStep
 from speechquant.core.specs import Spec
 from speechquant.core.transcripts.records import Transcript
@@ -71,6 +72,11 @@ class Recognizer(Protocol):
     @property
     def gives_words(self) -> bool:
         """Whether it tells when each word is said."""
+        ...
+
+    @property
+    def samples_at_once(self) -> Limits:
+        """The lengths that one call of the model hears well, in samples."""
         ...
 
     def __enter__(self) -> Recognizer: ...

@@ -25,6 +25,8 @@ TRANSLATE = "translate"
 _SINGLE = ("model", "language", "prompt", "temperature", "response_format", "stream")
 _GRANULARITIES_FIELDS = ("timestamp_granularities[]", "timestamp_granularities")
 _NOT_FOR_TRANSLATIONS = frozenset({"language", "stream", *_GRANULARITIES_FIELDS})
+# Far more than half a text context of Whisper's, which is what is used of it.
+_PROMPT_CHARACTERS = 4000
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -61,13 +63,7 @@ def asked_in(
             )
     single = {name: _single(fields, name) for name in _SINGLE}
     model = _model_named(single["model"], models)
-    if single["prompt"]:
-        raise ApiError(
-            400,
-            "prompt is not supported by this server; leave it out.",
-            field="prompt",
-            code="unsupported_parameter",
-        )
+    _refuse_prompt(single["prompt"], model)
     response_format = _one_of(RESPONSE_FORMATS, single["response_format"] or JSON)
     asked = Asked(
         model,
@@ -104,6 +100,25 @@ def model_of(name: str, models: Mapping[str, ServedModel]) -> ServedModel:
     return models[name]
 
 
+def _refuse_prompt(prompt: str | None, model: ServedModel) -> None:
+    if prompt and len(prompt) > _PROMPT_CHARACTERS:
+        raise ApiError(
+            400,
+            f"prompt has {len(prompt)} characters; give at most {_PROMPT_CHARACTERS}.",
+            field="prompt",
+            code="invalid_value",
+        )
+    try:
+        model.recognizer.check_asked(DecodingOptions(initial_prompt=prompt))
+    except OptionError as error:
+        raise ApiError(
+            400,
+            f"prompt is not supported by {model.name}; leave it out.",
+            field="prompt",
+            code="unsupported_parameter",
+        ) from error
+
+
 def _one_of(known: Sequence[str], given: str) -> str:
     if given not in known:
         raise ApiError(
@@ -117,7 +132,11 @@ def _one_of(known: Sequence[str], given: str) -> str:
 
 def _decoding(single: Mapping[str, str | None], task: str | None) -> DecodingOptions:
     language = single["language"]
-    decoding = DecodingOptions(language=language_code(language) if language else None, task=task)
+    decoding = DecodingOptions(
+        language=language_code(language) if language else None,
+        task=task,
+        initial_prompt=single["prompt"] or None,
+    )
     temperature = _temperature(single["temperature"])
     # As OpenAI has it, 0 is the least of several that are tried.
     return replace(decoding, temperatures=(temperature,)) if temperature else decoding

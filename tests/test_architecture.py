@@ -69,6 +69,7 @@ OPTIONAL = (
     "fsspec",
     "ray",
     "grpc",
+    "silero_vad",
 )
 
 

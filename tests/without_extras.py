@@ -19,7 +19,7 @@ from speechquant.core import errors
 
 EXTRAS = (
     "av", "ctranslate2", "espeakng_loader", "fastapi", "jinja2", "matplotlib", "nncf", "onnx", "onnx_ir",
-    "onnxruntime_ep_openvino", "onnxscript", "openvino", "prometheus_client", "pyarrow", "pycuda", "safetensors", "tensorrt",
+    "onnxruntime_ep_openvino", "onnxscript", "openvino", "prometheus_client", "pyarrow", "pycuda", "safetensors", "silero_vad", "tensorrt",
     "tensorrt_rtx", "torch", "transformers", "uvicorn",
 )  # fmt: skip
 # Somewhat fewer than pass, so that a test may go.

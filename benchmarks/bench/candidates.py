@@ -27,7 +27,8 @@ from speechquant.engines.registry import first_of, provider_names
 from speechquant.engines.runners import AUTO
 from speechquant.engines.session import how_it_runs, load_source
 from speechquant.engines.tensorrt.layers import layer_report
-from speechquant.engines.whisper.recognizer import WhisperRecognizer, require_known
+from speechquant.engines.whisper.asking import require_known
+from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
 _SHORT_HASH = 8
 

@@ -20,7 +20,8 @@ from speechquant.core.audio import Waveform
 from speechquant.core.errors import AudioError
 from speechquant.core.seq2seq import GenerationSpec
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Logits, Seq2SeqSession, Tokens
-from speechquant.engines.whisper.recognizer import TRANSCRIBE, WhisperRecognizer
+from speechquant.engines.whisper.asking import TRANSCRIBE
+from speechquant.engines.whisper.recognizer import WhisperRecognizer
 
 LATER_TOKENS = 60
 TEXT_TOKEN = 0  # which one is said does not matter to the time

@@ -24,6 +24,8 @@ NAMES = {
     "mg": "malagasy", "as": "assamese", "tt": "tatar", "haw": "hawaiian", "ln": "lingala",
     "ha": "hausa", "ba": "bashkir", "jw": "javanese", "su": "sundanese", "yue": "cantonese",
 }  # fmt: skip
+# Those that are written without spaces.
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 # Further names that people type.
 _OTHER_NAMES = {
     "burmese": "my", "valencian": "ca", "flemish": "nl", "haitian": "ht", "letzeburgesch": "lb",

@@ -97,6 +97,16 @@ class CtcRecognizer:
         """Whether it tells when each word is said."""
         return True
 
+    @property
+    def samples_at_once(self) -> Limits:
+        """What a window holds, where the engine takes one."""
+        window, least = window_samples(self.spec), self.spec.min_samples
+        if self._limits is None:
+            return Limits(least, window, window)
+        most = min(window, self._limits.most)
+        least = max(least, self._limits.least)
+        return Limits(least, max(most, least), max(most, least))
+
     def __enter__(self) -> CtcRecognizer:
         self.session.__enter__()
         return self
@@ -257,8 +267,8 @@ def require_askable(source: Bundle | Engine, decoding: DecodingOptions | None) -
     # The times of words are told whether they are asked for or not.
     if decoding is not None and replace(decoding, word_times=False) != DecodingOptions():
         raise OptionError(
-            f"{source.folder}: not a Whisper model, which alone has a language, a task and "
-            "timestamps; leave these away"
+            f"{source.folder}: not a Whisper model, which alone has a language, a task, "
+            "timestamps, beams and prompts; leave these away"
         )
 
 

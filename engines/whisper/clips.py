@@ -15,8 +15,9 @@ from speechquant.engines.whisper.log_mel import Features
 class Clip:
     """A clip and how far it has come; `place` is the frame at which its next chunk begins.
 
-    `is_again` where that is inside the chunk before, of which nothing was told. `options` are how
-    the model is asked about it.
+    `previous_from` is the token from which on its text is shown to the next chunk, where that is
+    asked for. `is_again` where the next chunk begins inside the one before, of which nothing was
+    told. `options` are how the model is asked about it.
     """
 
     wave: Waveform
@@ -24,6 +25,7 @@ class Clip:
     is_short: bool
     options: DecodingOptions
     place: int = 0
+    previous_from: int = 0
     is_again: bool = False
     language: str | None = None
     segments: list[Segment] = field(default_factory=list)

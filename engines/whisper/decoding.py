@@ -1,4 +1,4 @@
-"""From the encoder's output to tokens: greedy, or drawn at a temperature."""
+"""From the encoder's output to tokens: greedy, by beams, or drawn at a temperature."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from speechquant.core.seq2seq import GenerationSpec
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession, Tokens
+from speechquant.engines.whisper.beams import search_beams
 from speechquant.engines.whisper.token_rules import Scores, TokenRules, log_sum_exp
 
 
@@ -31,12 +32,16 @@ class Decoded:
 class Asked:
     """What a batch of clips is asked: `prompts` is [clips, tokens].
 
-    Above a `temperature` of 0 tokens are drawn, each clip's by its own of `draws`.
+    Above a `temperature` of 0 tokens are drawn, each clip's by its own of `draws`; at 0 the best of
+    so many `beams` is taken. A transcript starts at the token number `start` of the prompts, behind
+    what was said before.
     """
 
     prompts: Tokens
     temperature: float = 0.0
     draws: Sequence[np.random.Generator] = ()
+    beams: int = 1
+    start: int = 0
 
 
 def decode(
@@ -56,6 +61,13 @@ def decode(
     logits = run.prompt_logits[:, -1]
     for tokens in prompts[:, run.prompt_logits.shape[1] :].T:
         logits = run.advance(tokens.tolist())
+    if asked.beams > 1 and asked.temperature == 0:
+        room = spec.room_after(prompts.shape[1])
+        beams = search_beams(run, logits, asked.beams, rules, spec, room)
+        return [
+            Decoded(beam.tokens, beam.mean, float(silence))
+            for beam, silence in zip(beams, _no_speech(run, spec, asked.start), strict=True)
+        ]
     heard = [_Heard() for _ in prompts]
     running = list(range(len(prompts)))  # the clips in the run, by its rows
     for step in range(spec.room_after(prompts.shape[1])):
@@ -79,7 +91,7 @@ def decode(
             run.keep(left)
             running, chosen = [running[row] for row in left], [chosen[row] for row in left]
         logits = run.advance(chosen)
-    silences = _no_speech(run, spec)
+    silences = _no_speech(run, spec, asked.start)
     return [
         clip.decoded(float(silence), asked.temperature)
         for clip, silence in zip(heard, silences, strict=True)
@@ -107,11 +119,10 @@ class _Heard:
         return Decoded(tuple(self.tokens), probability, no_speech, temperature)
 
 
-def _no_speech(run: DecoderRun, spec: GenerationSpec) -> NDArray[np.float64]:
+def _no_speech(run: DecoderRun, spec: GenerationSpec, start: int) -> NDArray[np.float64]:
     if spec.no_speech is None:
         return np.zeros(len(run.prompt_logits))
-    # After the token that starts a transcript, which is the first of every prompt.
-    at_start = run.prompt_logits[:, 0]
+    at_start = run.prompt_logits[:, start]
     return np.exp(at_start[:, spec.no_speech] - log_sum_exp(at_start))
 
 

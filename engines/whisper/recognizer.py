@@ -6,6 +6,7 @@ import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
@@ -16,15 +17,17 @@ from numpy.typing import NDArray
 
 from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
 from speechquant.core.bundles import Bundle
-from speechquant.core.engine_folders import Engine
-from speechquant.core.errors import AudioError, BundleError, OptionError, one_line
+from speechquant.core.engine_folders import Engine, Limits
+from speechquant.core.errors import AudioError, OptionError
 from speechquant.core.progress import OnStep
-from speechquant.core.seq2seq import STEP, TOKENIZER_FILE, Seq2SeqSpec
+from speechquant.core.seq2seq import STEP, Seq2SeqSpec
+from speechquant.core.transcripts.languages import UNSPACED
 from speechquant.core.transcripts.records import Decoding, Segment, Transcript, Word
 from speechquant.engines.build_options import BATCH
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.session import open_decoder_session
+from speechquant.engines.whisper.asking import TRANSCRIBE, require_known, tokenizer_of
 from speechquant.engines.whisper.clips import Clip
 from speechquant.engines.whisper.decoding import Asked, Decoded, decode
 from speechquant.engines.whisper.log_mel import Features, chunk_features, log_mel
@@ -35,7 +38,13 @@ from speechquant.engines.whisper.segments import (
     untold_start,
 )
 from speechquant.engines.whisper.token_rules import TokenRules
-from speechquant.engines.whisper.word_times import UNSPACED, TokenTime, timed_words, token_times
+from speechquant.engines.whisper.untold import (
+    Stretch,
+    says_too_little,
+    stretches_of,
+    voiced_frames,
+)
+from speechquant.engines.whisper.word_times import TokenTime, timed_words, token_times
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +53,42 @@ MAX_CLIP_SECONDS = 4 * 3600.0
 # What one batch of chunks may hold; the decoder reads all its weights for each token, whether of
 # one clip or of many.
 _BATCH_SECONDS = 240.0
-TRANSCRIBE = "transcribe"
+# Text that was drawn at a higher one is not shown to the next chunk, as in openai/whisper.
+_MOST_TRUSTED_TEMPERATURE = 0.5
 # Half a level of 16 bits: nothing was recorded, and a model may invent words for it.
 _SILENT_PEAK = 0.5 / 32_768
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk of a clip: its features, of which `frames` are sound, and those encoded."""
+
+    clip: Clip
+    frames: int
+    features: Features
+    hidden: Hidden
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What the decoder is given first, of one length; a transcript starts at its token `start`."""
+
+    prompts: Sequence[Sequence[int]]
+    timestamps: bool
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A segment, how it was decoded, and when its tokens are said.
+
+    `start` is the frame of the chunk from which on it was heard.
+    """
+
+    piece: TimedTokens
+    decoded: Decoded
+    times: tuple[TokenTime, ...] = ()
+    start: int = 0
 
 
 class WhisperRecognizer:
@@ -64,9 +106,12 @@ class WhisperRecognizer:
         self.session = session
         self._options = options or DecodingOptions()
         self._folder = source.folder
-        require_known(self.spec, self._options, source.folder)
-        self._tokenizer = _tokenizer_of(source.folder)
-        self.most_clips = _most_clips(source)
+        self._most_rows = _most_rows(source)
+        self.check_asked(self._options)
+        self._tokenizer = tokenizer_of(source.folder)
+        most = max(1, int(_BATCH_SECONDS / self.spec.chunk_seconds))
+        self.most_clips = min(most, self._most_rows or most)
+        self._initial_prompt = self._prompt_tokens(self._options.initial_prompt)
 
     @property
     def provider(self) -> str:
@@ -82,6 +127,12 @@ class WhisperRecognizer:
     def gives_words(self) -> bool:
         """Whether it can be asked when each word is said."""
         return self.spec.gives_words
+
+    @property
+    def samples_at_once(self) -> Limits:
+        """What one chunk holds."""
+        chunk = self.spec.features.chunk_samples
+        return Limits(1, chunk, chunk)
 
     def __enter__(self) -> WhisperRecognizer:
         self.session.__enter__()
@@ -118,9 +169,11 @@ class WhisperRecognizer:
 
     def asked(self, decoding: DecodingOptions) -> WhisperRecognizer:
         """Return a recognizer on the same session that is asked so; raises OptionError."""
-        require_known(self.spec, decoding, self._folder)
+        self.check_asked(decoding)
         other = copy(self)
         other._options = decoding
+        if decoding.initial_prompt != self._options.initial_prompt:
+            other._initial_prompt = self._prompt_tokens(decoding.initial_prompt)
         return other
 
     def transcribe(
@@ -162,6 +215,11 @@ class WhisperRecognizer:
     def check_asked(self, decoding: DecodingOptions) -> None:
         """Raise OptionError where the model cannot be asked so."""
         require_known(self.spec, decoding, self._folder)
+        if self._most_rows is not None and decoding.beams > self._most_rows:
+            raise OptionError(
+                f"{self._folder}: takes a batch of at most {self._most_rows} and so as many beams; "
+                f"build it with a larger --batch, or ask for fewer than {decoding.beams} beams"
+            )
 
     def begin(self, wave: Waveform, decoding: DecodingOptions) -> Clip:
         """Return a clip of which nothing is decoded; raises AudioError, OptionError."""
@@ -174,8 +232,9 @@ class WhisperRecognizer:
     def advance(self, hearings: Sequence[Any]) -> None:
         """Decode the next chunk of each clip; all of one key."""
         asked = self.asked(hearings[0].options)
-        for first in range(0, len(hearings), self.most_clips):
-            asked._advance(hearings[first : first + self.most_clips])
+        size = asked._clips_at_once
+        for first in range(0, len(hearings), size):
+            asked._advance(hearings[first : first + size])
         for clip in hearings:
             if clip.is_done:
                 clip.features = None
@@ -199,7 +258,7 @@ class WhisperRecognizer:
     ) -> list[int]:
         """Return the prompt of a clip's first chunk, and its tokens; `hidden` is that encoded."""
         (decoded,) = self._decode([clip], features, hidden)
-        return [*self._prompt(clip), *decoded.tokens]
+        return [*self._prompt(clip, timestamps=clip.has_timestamps), *decoded.tokens]
 
     def _clip(self, wave: Waveform) -> Clip:
         features = self.spec.features
@@ -211,7 +270,7 @@ class WhisperRecognizer:
     def _batches(self, clips: Sequence[Clip]) -> Iterator[list[Clip]]:
         """Yield clips of about one length, whose chunks fit into one call."""
         by_length = sorted(clips, key=lambda clip: clip.frames)
-        size = self.most_clips
+        size = self._clips_at_once
         for _, same in groupby(by_length, key=lambda clip: clip.has_timestamps):
             group = list(same)
             for first in range(0, len(group), size):
@@ -231,12 +290,17 @@ class WhisperRecognizer:
             hidden = self.session.encode(features)
             heard = self._decode([clip for clip, _ in speaking], features, hidden)
             for row, ((clip, frames), decoded) in enumerate(zip(speaking, heard, strict=True)):
-                times = self._token_times(clip, frames, decoded, hidden[row : row + 1])
-                used[id(clip)] = self._keep(clip, frames, decoded, times)
+                chunk = _Chunk(clip, frames, features[row], hidden[row : row + 1])
+                used[id(clip)] = self._keep(chunk, decoded)
         for clip, frames in zip(clips, lengths, strict=True):
             if id(clip) not in used:
                 clip.is_again = False
             clip.place += used.get(id(clip)) or frames
+
+    @property
+    def _clips_at_once(self) -> int:
+        # A beam is a row of the decoder's batch, as a clip is.
+        return max(1, self.most_clips // self._options.beams)
 
     @property
     def _chunk_frames(self) -> int:
@@ -267,27 +331,49 @@ class WhisperRecognizer:
     ) -> list[Decoded]:
         """Return what is heard in a chunk of each clip, at the least temperature that will do."""
         begun = self._set_languages(clips, hidden)
-        prompts = np.array([self._prompt(clip) for clip in clips], np.int64)
-        rules = TokenRules(self.spec.generation, timestamps=clips[0].has_timestamps)
+        asked = [self._prompt(clip, timestamps=clip.has_timestamps) for clip in clips]
+        timestamps = clips[0].has_timestamps
+        before = [self._text_before(clip) for clip in clips]
+        if not any(before):
+            return self._decode_after(_Question(asked, timestamps), features, hidden, begun)
+        # The tokens of a batch are not padded: those with as much text before are heard together.
+        found: dict[int, Decoded] = {}
+        for length in dict.fromkeys(map(len, before)):
+            same = [index for index, text in enumerate(before) if len(text) == length]
+            prompts = [[*before[index], *asked[index]] for index in same]
+            question = _Question(prompts, timestamps, start=length)
+            heard = self._decode_after(question, features[same], hidden[same])
+            found.update(zip(same, heard, strict=True))
+        return [found[index] for index in range(len(clips))]
+
+    def _decode_after(
+        self,
+        question: _Question,
+        features: NDArray[np.float32],
+        hidden: Hidden,
+        begun: DecoderRun | None = None,
+    ) -> list[Decoded]:
+        prompts = np.array(question.prompts, np.int64)
+        rules = TokenRules(self.spec.generation, timestamps=question.timestamps)
         # Of the sound alone, so that no other clip changes what is drawn for this one.
         draws = [np.random.default_rng(zlib.crc32(chunk.tobytes())) for chunk in features]
         found: dict[int, Decoded] = {}
-        left = list(range(len(clips)))
+        left = list(range(len(prompts)))
         for temperature in self._options.temperatures:
-            decoded = decode(
-                self.session,
-                hidden[left],
-                Asked(prompts[left], temperature, [draws[index] for index in left]),
-                rules,
-                self.spec.generation,
-                begun,
+            asked = Asked(
+                prompts[left],
+                temperature,
+                [draws[index] for index in left],
+                self._options.beams,
+                question.start,
             )
+            decoded = decode(self.session, hidden[left], asked, rules, self.spec.generation, begun)
             begun = None
             found.update(zip(left, decoded, strict=True))
             left = [index for index in left if self._is_doubtful(found[index])]
             if not left:
                 break
-        return [found[index] for index in range(len(clips))]
+        return [found[index] for index in range(len(prompts))]
 
     def _is_doubtful(self, decoded: Decoded) -> bool:
         if self._is_no_speech(decoded):
@@ -322,25 +408,44 @@ class WhisperRecognizer:
             clips[index].language = codes[choice]
         return run if len(new) == len(clips) else None
 
-    def _prompt(self, clip: Clip) -> list[int]:
+    def _prompt(self, clip: Clip, *, timestamps: bool) -> list[int]:
         generation = self.spec.generation
         prompt = [generation.start]
         if clip.language is not None:
             prompt.append(generation.languages[clip.language])
         if generation.tasks:
             prompt.append(generation.tasks[self._options.task or generation.task or TRANSCRIBE])
-        if generation.no_timestamps is not None and not clip.has_timestamps:
+        if generation.no_timestamps is not None and not timestamps:
             prompt.append(generation.no_timestamps)
         return prompt
 
+    def _text_before(self, clip: Clip) -> list[int]:
+        """Return the tokens in front of the prompt: what the text is to follow on."""
+        generation, options = self.spec.generation, self._options
+        previous = clip.tokens[clip.previous_from :] if options.previous_text else []
+        initial = self._initial_prompt
+        if generation.start_of_previous is None or not (initial or previous):
+            return []
+        room = generation.max_tokens // 2 - 1
+        initial = initial[-room:]
+        kept = previous[max(0, len(previous) - (room - len(initial))) :]
+        return [generation.start_of_previous, *initial, *kept]
+
+    def _prompt_tokens(self, prompt: str | None) -> list[int]:
+        text = (prompt or "").strip()
+        if not text:
+            return []
+        # As a word in the middle of a text has a space in front.
+        tokens = self._tokenizer.encode(f" {text}", add_special_tokens=False).ids
+        return [token for token in tokens if token < self.spec.generation.end]
+
     def _token_times(
-        self, clip: Clip, frames: int, decoded: Decoded, hidden: Hidden
+        self, prompt: Sequence[int], frames: int, decoded: Decoded, hidden: Hidden
     ) -> Iterator[TokenTime]:
         """Yield when each token is said that is no timestamp; nothing where nobody asked."""
         first = self.spec.generation.first_timestamp
         if not (self._options.word_times and decoded.tokens and first is not None):
             return
-        prompt = self._prompt(clip)
         tokens = np.array([[*prompt, *decoded.tokens]], np.int64)
         (attention,) = self.session.attention(hidden, tokens)
         positions = max(1, frames // FRAMES_PER_POSITION)
@@ -349,8 +454,9 @@ class WhisperRecognizer:
             if token < first:
                 yield time
 
-    def _keep(self, clip: Clip, frames: int, decoded: Decoded, times: Iterator[TokenTime]) -> int:
+    def _keep(self, chunk: _Chunk, decoded: Decoded) -> int:
         """Add what was decoded to the clip; return how many frames that uses up."""
+        clip, frames = chunk.clip, chunk.frames
         is_again, clip.is_again = clip.is_again, False
         if self._is_no_speech(decoded):
             return frames
@@ -365,14 +471,59 @@ class WhisperRecognizer:
             return FRAMES_PER_POSITION * start
         # Also where no timestamps were asked for: a model that gives them goes on from there.
         pieces, used = cut_at_timestamps(decoded.tokens, first, frames)
-        for piece in pieces:
-            clip.tokens += piece.tokens
-            if clip.has_timestamps and (segment := self._segment(clip, piece, decoded)):
+        prompt = self._prompt(clip, timestamps=clip.has_timestamps)
+        times = self._token_times(prompt, frames, decoded, chunk.hidden)
+        told = [_Told(piece, decoded, tuple(islice(times, len(piece.tokens)))) for piece in pieces]
+        for one in self._mended(chunk, told, used):
+            clip.tokens += one.piece.tokens
+            if clip.has_timestamps and (segment := self._segment(clip, one)):
                 clip.segments.append(segment)
-            clip.words += self._words(clip, piece, list(islice(times, len(piece.tokens))))
+            clip.words += self._words(clip, one)
+        if decoded.temperature > _MOST_TRUSTED_TEMPERATURE:
+            clip.previous_from = len(clip.tokens)
         return used
 
-    def _segment(self, clip: Clip, piece: TimedTokens, decoded: Decoded) -> Segment | None:
+    def _mended(self, chunk: _Chunk, told: Sequence[_Told], used: int) -> Iterator[_Told]:
+        """Yield what was told of a chunk, and in place of too little what is told of it alone."""
+        least = self._options.least_tokens_per_second
+        if least == 0:
+            yield from told
+            return
+        voiced = voiced_frames(chunk.features[:, : chunk.frames])
+        rate = self.spec.sample_rate_hz / self.spec.features.hop_samples
+        by_piece = {id(one.piece): one for one in told}
+        for stretch in stretches_of([one.piece for one in told], used):
+            one = by_piece.get(id(stretch.segment))
+            if says_too_little(stretch, voiced, rate, least):
+                one = self._heard_again(chunk, stretch) or one
+            if one is not None:
+                yield one
+
+    def _heard_again(self, chunk: _Chunk, stretch: Stretch) -> _Told | None:
+        """Return what is told of a stretch of a chunk alone, None where that is no more.
+
+        Without timestamps where the chunk had them, and the other way round: what leads a model to
+        skip speech is most often a timestamp that comes too early, or is not there to come.
+        """
+        clip, generation = chunk.clip, self.spec.generation
+        timestamps = not clip.has_timestamps
+        piece = chunk.features[:, stretch.start : stretch.end]
+        features = np.pad(piece, ((0, 0), (0, self._chunk_frames - piece.shape[1])))[None]
+        hidden = self.session.encode(features)
+        prompt = self._prompt(clip, timestamps=timestamps)
+        (decoded,) = self._decode_after(_Question([prompt], timestamps), features, hidden)
+        text = tuple(token for token in decoded.tokens if token < generation.end)
+        before = len(stretch.segment.tokens) if stretch.segment is not None else 0
+        is_speech = decoded.no_speech <= self._options.most_no_speech
+        if len(text) <= before or not is_speech or self._is_doubtful(decoded):
+            return None
+        start, end = stretch.start // FRAMES_PER_POSITION, stretch.end // FRAMES_PER_POSITION
+        times = self._token_times(prompt, stretch.end - stretch.start, decoded, hidden)
+        moved = tuple(TokenTime(start + time.start, start + time.end) for time in times)
+        return _Told(TimedTokens(text, start, end), decoded, moved, stretch.start)
+
+    def _segment(self, clip: Clip, told: _Told) -> Segment | None:
+        piece, decoded = told.piece, told.decoded
         text = self._text(piece.tokens)
         if not text:
             return None
@@ -381,7 +532,7 @@ class WhisperRecognizer:
         start, end = ((offset + position) * step for position in (piece.start, piece.end))
         how = Decoding(
             tokens=piece.tokens,
-            chunk_start=round(offset * step, 3),
+            chunk_start=round((offset + told.start / FRAMES_PER_POSITION) * step, 3),
             temperature=decoded.temperature,
             log_probability=decoded.log_probability,
             compression=self._compression(decoded),
@@ -389,15 +540,15 @@ class WhisperRecognizer:
         )
         return Segment(text, round(min(start, latest), 3), round(min(end, latest), 3), how)
 
-    def _words(self, clip: Clip, piece: TimedTokens, times: Sequence[TokenTime]) -> list[Word]:
-        told = [
+    def _words(self, clip: Clip, told: _Told) -> list[Word]:
+        timed = [
             (token, time)
-            for token, time in zip(piece.tokens, times, strict=False)
+            for token, time in zip(told.piece.tokens, told.times, strict=False)
             if token < self.spec.generation.end
         ]
         words = timed_words(
-            [token for token, _ in told],
-            [time for _, time in told],
+            [token for token, _ in timed],
+            [time for _, time in timed],
             self._tokenizer.decode,
             spaced=clip.language not in UNSPACED,
         )
@@ -440,58 +591,12 @@ def open_whisper_recognizer(
     return WhisperRecognizer(source, session, decoding)
 
 
-def _most_clips(source: Bundle | Engine) -> int:
-    """Return how many clips are decoded together: no more than an engine takes."""
-    spec = source.spec_as(Seq2SeqSpec)
-    chunk_seconds = spec.features.chunk_samples / spec.sample_rate_hz
-    most = max(1, int(_BATCH_SECONDS / chunk_seconds))
-    if isinstance(source, Engine):
-        limits = source.manifests[STEP].limits.get(BATCH)
-        most = most if limits is None else min(most, limits.most)
-    return most
-
-
-def _tokenizer_of(folder: Path) -> Any:
-    import tokenizers
-
-    path = folder / TOKENIZER_FILE
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    # The package raises plain Exception, and where its Rust code fails what is not even that.
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
-            raise
-        reason = one_line(error)
-        raise BundleError(
-            f'{path}: no tokenizer ({reason}); export it again with "speechquant export"'
-        ) from error
-
-
 def require_askable(source: Bundle | Engine, decoding: DecodingOptions | None) -> None:
     """Raise OptionError where the model cannot be asked so."""
     require_known(source.spec_as(Seq2SeqSpec), decoding or DecodingOptions(), source.folder)
 
 
-def require_known(spec: Seq2SeqSpec, options: DecodingOptions, folder: Path) -> None:
-    """Raise OptionError where the model of `spec` cannot be asked so."""
-    generation = spec.generation
-    if options.language is not None and not generation.languages:
-        raise OptionError(
-            f"{folder}: an English-only checkpoint, or one of a single language; leave the "
-            "language away"
-        )
-    if options.language is not None and options.language not in generation.languages:
-        raise OptionError(
-            f"{options.language!r}: no language of {folder}; give one of "
-            f"{', '.join(sorted(generation.languages))}"
-        )
-    if options.task not in (None, TRANSCRIBE, *generation.tasks):
-        known = ", ".join(generation.tasks) or TRANSCRIBE
-        raise OptionError(f"{options.task!r}: no task of {folder}; give {known}")
-    if options.timestamps and generation.first_timestamp is None:
-        raise OptionError(f"{folder}: the checkpoint has no timestamps; leave --timestamps away")
-    if options.word_times and (generation.first_timestamp is None or not spec.gives_words):
-        raise OptionError(
-            f"{folder}: has no graph for the times of words; export the checkpoint with "
-            '"speechquant export --word-times", or leave --word-times away'
-        )
+def _most_rows(source: Bundle | Engine) -> int | None:
+    """Return the largest batch of the decoder that an engine was built for, None for any."""
+    limits = source.manifests[STEP].limits.get(BATCH) if isinstance(source, Engine) else None
+    return None if limits is None else limits.most

@@ -12,8 +12,6 @@ Attention = NDArray[np.float32]
 Costs = NDArray[np.float64]
 Decode = Callable[[Sequence[int]], str]
 
-# Languages that are written without spaces: each letter is a word.
-UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 _FILTER_POSITIONS = 7  # of the median filter along time
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _BEFORE_A_WORD = "\"'“¡¿([{-"

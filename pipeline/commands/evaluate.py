@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +34,10 @@ def evaluate(
     language: options.Language = None,
     task: options.Task = None,
     temperatures: options.Temperatures = None,
+    beam: options.Beam = 1,
+    initial_prompt: options.InitialPrompt = None,
+    previous_text: options.PreviousText = False,
+    vad: options.Vad = False,
     provider: options.ScoringProvider = None,
     executor: options.Executor = PROCESSES,
     workers: options.Workers = None,
@@ -41,7 +45,13 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Count the errors of a bundle on a data set with texts."""
-    decoding = decoding_options(language, task, temperatures)
+    decoding = replace(
+        decoding_options(language, task, temperatures),
+        beams=beam,
+        initial_prompt=initial_prompt,
+        previous_text=previous_text,
+        vad=vad,
+    )
     spread = ExecutorOptions(executor, workers)
     source = load_source(bundle)
     if spread.is_this_process:

@@ -118,6 +118,35 @@ Temperatures = Annotated[
     ),
 ]
 
+Beam = Annotated[
+    int,
+    typer.Option(
+        "--beam",
+        min=1,
+        help="Whisper: how many texts are followed at a temperature of 0; 1 is greedy, 5 is usual.",
+    ),
+]
+InitialPrompt = Annotated[
+    str | None,
+    typer.Option(
+        help="Whisper: text that every chunk is heard as the continuation of: names, spellings.",
+        show_default=False,
+    ),
+]
+PreviousText = Annotated[
+    bool,
+    typer.Option(
+        "--previous-text", help="Whisper: each chunk is heard as the continuation of those before."
+    ),
+]
+Vad = Annotated[
+    bool,
+    typer.Option(
+        "--vad",
+        help="Leave silence out, cut at pauses, and decode the pieces together (silero-vad).",
+    ),
+]
+
 
 def decoding_options(
     language: str | None, task: str | None, temperatures: str | None, *, timestamps: bool = False

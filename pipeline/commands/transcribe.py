@@ -79,6 +79,10 @@ def transcribe(
         ),
     ] = False,
     temperatures: options.Temperatures = None,
+    beam: options.Beam = 1,
+    initial_prompt: options.InitialPrompt = None,
+    previous_text: options.PreviousText = False,
+    vad: options.Vad = False,
     provider: options.Provider = AUTO,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -93,7 +97,12 @@ def transcribe(
 ) -> None:
     """Transcribe audio files."""
     decoding = replace(
-        decoding_options(language, task, temperatures, timestamps=timestamps), word_times=word_times
+        decoding_options(language, task, temperatures, timestamps=timestamps),
+        word_times=word_times,
+        beams=beam,
+        initial_prompt=initial_prompt,
+        previous_text=previous_text,
+        vad=vad,
     )
     formats = formats_named(format_)
     failures: list[str] = []

@@ -47,7 +47,7 @@ from speechquant.core.seq2seq import (
 )
 from speechquant.core.specs import GraphSpec, TensorSpec
 from speechquant.engines.ctc.decoding import CtcDecoder
-from speechquant.engines.whisper.recognizer import _tokenizer_of
+from speechquant.engines.whisper.asking import tokenizer_of
 from speechquant.exporter import checkpoints, whisper_checkpoints
 
 SEED = 20_251
@@ -449,7 +449,7 @@ def test_a_tokenizer_on_which_its_library_fails(tmp_path: Path) -> None:
     document["model"]["continuing_subword_prefix"] = "####"  # longer than what it stands before
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(BundleError, match=r"tokenizer\.json: no tokenizer"):
-        _tokenizer_of(tmp_path)
+        tokenizer_of(tmp_path)
 
 
 def test_vocabularies_and_tokenizers(tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_vocabularies_and_tokenizers(tmp_path: Path) -> None:
             description["files"][name] = sha256_of(folder / name)
         (folder / "bundle.json").write_bytes(signed(json.dumps(description).encode()))
         words_of(load_bundle(folder))
-        _tokenizer_of(folder)
+        tokenizer_of(folder)
 
     for name in ("vocab.json", "tokenizer.json"):
         path = folder / name

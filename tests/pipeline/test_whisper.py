@@ -17,7 +17,8 @@ from speechquant.core.progress import OnStep
 from speechquant.core.scales import SCALES_FILE, read_scales
 from speechquant.core.transcripts.formats import Heard
 from speechquant.core.transcripts.records import Transcript
-from speechquant.engines import DecodingOptions
+from speechquant.engines import DecodingOptions, open_recognizer
+from speechquant.engines.voice import silero
 from speechquant.pipeline.command import run
 from speechquant.pipeline.commands.transcribe import _Asked, _print_row, _rows
 from speechquant.pipeline.transcript_files import AudioInput
@@ -41,6 +42,41 @@ def output(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     assert run([str(argument) for argument in arguments]) == 0
     return capsys.readouterr().out
+
+
+def test_options_of_long_audio(
+    whisper_bundle: Bundle,
+    files: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[object] = ["transcribe", whisper_bundle.folder, files[1], "--temperatures", "0"]
+    asked += ["--provider", "cpu", "--language", "en"]
+    wave = soundfile.read(files[1], dtype="float32")[0]
+    given: list[tuple[list[object], dict[str, Any]]] = [
+        (["--beam", 3], {"beams": 3}),
+        (["--initial-prompt", "Ann"], {"initial_prompt": "Ann"}),
+        (["--previous-text"], {"previous_text": True}),
+    ]
+    plain = {"language": "en", "temperatures": (0.0,)}
+    with open_recognizer(whisper_bundle, provider="cpu") as recognizer:
+        for arguments, options in given:
+            decoding = DecodingOptions(**plain, **options)
+            (expected,) = recognizer.transcribe([wave], decoding=decoding)
+            document = json.loads(output([*asked, *arguments, "--json"], capsys))
+            assert document["clips"][0]["text"] == expected
+    assert run([str(one) for one in [*asked, "--vad", "--previous-text"]]) == 1
+    assert "previous text and VAD" in capsys.readouterr().err
+    assert run([str(one) for one in [*asked, "--beam", 0]]) == 2
+    assert "Invalid value for '--beam'" in capsys.readouterr().err
+    monkeypatch.setattr(silero, "find_spec", lambda name: None)
+    for command in (
+        [*asked, "--vad"],
+        ["evaluate", whisper_bundle.folder, "--data", files[1].parent, "--vad"],
+    ):
+        assert run([str(one) for one in command]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: --vad needs silero-vad: pip install")
 
 
 def test_transcribe(

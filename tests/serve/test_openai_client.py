@@ -11,7 +11,7 @@ from serving import RATE_HZ, Running, serving, wav
 from shared_artifacts import SharedArtifacts
 
 from speechquant.core.bundles import Bundle
-from speechquant.engines import open_recognizer
+from speechquant.engines import DecodingOptions, open_recognizer
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
@@ -145,6 +145,7 @@ def test_a_wrong_token_is_refused(server: Running) -> None:
         (CTC, {"timestamp_granularities": ["word"]}, "timestamp_granularities[]", "verbose_json"),
         (CTC, {"response_format": "diarized_json"}, "response_format", "Supported values"),
         (CTC, {"prompt": "Dear Sirs"}, "prompt", "not supported"),
+        (WHISPER, {"prompt": "a" * 4001}, "prompt", "at most 4000"),
         (CTC, {"temperature": 2}, "temperature", "from 0 to 1"),
         (CTC, {"temperature": 0.5}, None, "not a Whisper model"),
         (CTC, {"language": "de"}, "language", "not a Whisper model"),
@@ -170,6 +171,19 @@ def test_what_cannot_be_asked_is_refused(
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         client.audio.transcriptions.create(model=model, file=("a.wav", wav(1.0)), **asked)
     assert caught.value.param == field
+
+
+def test_whisper_hears_on_from_a_prompt(client: Any, whisper_bundle: Bundle) -> None:
+    import io
+
+    import soundfile
+
+    asked = DecodingOptions(language="en", temperatures=(0.2,), initial_prompt="Ann")
+    with open_recognizer(whisper_bundle, decoding=asked) as recognizer:
+        wave = soundfile.read(io.BytesIO(wav(1.0)), dtype="float32")[0]
+        expected = recognizer.transcribe([wave])[0]
+    assert transcript(client, WHISPER, prompt="Ann").text == expected
+    assert transcript(client, WHISPER).text != expected
 
 
 def test_what_is_no_audio_is_refused(client: Any) -> None:

@@ -1,0 +1,1 @@
+"""Twelve minutes of joined clips through a real Whisper."""

@@ -1,0 +1,1 @@
+"""Where something is said in audio, and recognizers that hear that alone."""
