@@ -79,6 +79,7 @@ def module_name(path: Path) -> str:
     return ".".join(("speechquant", *inner)).removesuffix(".__init__")
 
 
+@cache
 def modules() -> list[tuple[str, Path]]:
     return [
         (module_name(path), path)

@@ -25,7 +25,7 @@ from speechquant.benchmarks.peers.torch import TorchSession, local_checkpoint
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, CheckpointError, EngineError, OptionError
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.processor import Processor
+from speechquant.core.processor import Processor, read_processor
 from speechquant.engines import open_session
 from speechquant.engines.ctc.feeds import feeds_of
 from speechquant.engines.ctc.recognizer import CtcRecognizer
@@ -118,6 +118,9 @@ def test_each_peer_computes_nearly_what_the_bundle_does(
 ) -> None:
     peer = ready(made[1][name])
     assert peer.precision == precision
+    if name == NNCF and read_processor().has_amx:
+        # In OpenVINO 2026.4: off by 0.5, by 0.06 with ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI.
+        pytest.skip("OpenVINO's INT8 kernels for AMX get the tiny model of NNCF wrong")
     with without_wrong_kernels():
         off = differences(peer, tiny_bundle, [noise, noise[:20_000]])
     assert max(off) < farthest
