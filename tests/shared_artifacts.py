@@ -17,8 +17,11 @@ from filelock import FileLock
 from tiny import save_tiny_checkpoint
 from tiny_whisper import save_tiny_whisper
 
+from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS
 from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.exporter import export, onnx_graph
+from speechquant.exporter.ctc import export_with_parity
+from speechquant.exporter.parity import ParityResult
 from speechquant.exporter.whisper import export_whisper
 from speechquant.exporter.whisper_parity import WhisperParity
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
@@ -79,8 +82,14 @@ class SharedArtifacts:
         return load_bundle(folder), _read_parity(folder)
 
     def zoo_bundle(self, name: str) -> Bundle:
-        make = partial(export, TRAINED_MODELS / name)
-        return load_bundle(self.folder(f"zoo-{name}/bundle", make))
+        return self.zoo_bundle_with_parity(name)[0]
+
+    def zoo_bundle_with_parity(self, name: str) -> tuple[Bundle, list[ParityResult]]:
+        folder = self.folder(f"zoo-{name}/bundle", partial(_export_zoo, TRAINED_MODELS / name))
+        rows = json.loads(folder.with_name("parity.json").read_text())
+        return load_bundle(folder), [
+            ParityResult(**{**row, "seconds": tuple(row["seconds"])}) for row in rows
+        ]
 
     def zoo_whisper_with_parity(self) -> tuple[Bundle, list[WhisperParity]]:
         make = partial(_export_whisper, TRAINED_MODELS / WHISPER)
@@ -111,6 +120,11 @@ def _export_whisper(checkpoint: Path, folder: Path) -> None:
         _, results = export_whisper(checkpoint, folder)
     parity = json.dumps([asdict(result) for result in results])
     folder.with_name("parity.json").write_text(parity)
+
+
+def _export_zoo(checkpoint: Path, folder: Path) -> None:
+    _, results = export_with_parity(checkpoint, folder, cases_seconds=PARITY_SECONDS)
+    folder.with_name("parity.json").write_text(json.dumps([asdict(result) for result in results]))
 
 
 def _read_parity(folder: Path) -> list[WhisperParity]:

@@ -86,7 +86,7 @@ class TrainingRun:
         import torch
 
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self._settings)
+            group["lr"] = group.get("share", 1.0) * learning_rate(self.step, self._settings)
         loss.backward()
         parameters = [p for module in self._modules.values() for p in module.parameters()]
         norm = torch.nn.utils.clip_grad_norm_(parameters, _MOST_GRADIENT_NORM)

@@ -37,6 +37,7 @@ from speechquant.zoo.train import normalised
 from speechquant.zoo.wavlm_stages import STAGES, Models, Settings, Stage
 from speechquant.zoo.whisper_into_wavlm import (
     read_hubert,
+    read_student,
     read_teacher,
     samples_of,
     widen_front_end,
@@ -114,6 +115,11 @@ def _options() -> argparse.Namespace:
         type=Path,
         help="HuBERT checkpoint whose convolutions it begins with, widened",
     )
+    parser.add_argument(
+        "--student",
+        type=Path,
+        help="checkpoint of an earlier run to go on from; --blocks-steps 0 leaves a stage out",
+    )
     return parser.parse_args()
 
 
@@ -128,14 +134,16 @@ def main() -> None:
     # What is next to nothing takes a processor a hundred times as long as what is something.
     torch.set_flush_denormal(True)
     torch.manual_seed(settings.seed)
-    models = Models(read_teacher(options.teacher))
+    student = read_student(options.student) if options.student else None
+    models = Models(read_teacher(options.teacher), student)
     if options.front_end:
         widen_front_end(models.student, read_hubert(options.front_end))
     sets, scored = sets_to_train_and_score(
         options.extra_data, settings.synthetic_share, random.Random(settings.seed)
     )
     models.learn_places(windows_of(sets, _PLACE_WINDOWS, _LONGEST_FRAMES))
-    models.tell_distances(windows_of(sets, _DISTANCE_WINDOWS, _DISTANCE_FRAMES))
+    if student is None:
+        models.tell_distances(windows_of(sets, _DISTANCE_WINDOWS, _DISTANCE_FRAMES))
     for kind in STAGES:
         train(kind(options.out, settings, models), sets, scored)
 

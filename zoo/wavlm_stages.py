@@ -54,7 +54,7 @@ class Settings(RunSettings):
     steps: int = 7_000
     warmup_steps: int = 200
     decay_steps: int = 4_000
-    peak_learning_rate: float = 3e-4
+    peak_learning_rate: float = 1.5e-4
     batch_seconds: float = 32.0
     save_every: int = 100
     score_every: int = 500
@@ -64,9 +64,11 @@ class Settings(RunSettings):
     front_end_steps: int = 5_000
     front_end_learning_rate: float = 1e-3
     # How much the distance to the teacher weighs beside CTC, while the blocks learn and at last.
-    blocks_distance: float = 1.0
-    whole_distance: float = 0.3
+    blocks_distance: float = 0.5
+    whole_distance: float = 0.5
     masked_share: float = 0.05
+    # The learning rate of the front end at last, in parts of that of the rest.
+    front_end_share: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,12 @@ def ctc_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 class Models:
     """The teacher, and the student that is trained from it."""
 
-    def __init__(self, teacher: Any) -> None:
+    def __init__(self, teacher: Any, student: Any = None) -> None:
         import torch
         from transformers import WhisperFeatureExtractor
 
-        self.teacher, self.student = teacher, student_of(teacher)
+        self.teacher = teacher
+        self.student = student_of(teacher) if student is None else student
         self.places: PlaceMeans | None = None
         bins = teacher.config.num_mel_bins
         self.filters = torch.from_numpy(WhisperFeatureExtractor(bins).mel_filters).float()
@@ -158,8 +161,12 @@ class Stage(TrainingRun):
         folder = out / self.name
         folder.mkdir(exist_ok=True)
         shutil.copyfile(out / SETTINGS_FILE, folder / SETTINGS_FILE)
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in models.student.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(self.share_of_rate(name), []).append(parameter)
         optimizer = torch.optim.AdamW(
-            [p for p in models.student.parameters() if p.requires_grad],
+            [{"params": params, "share": share} for share, params in groups.items()],
             betas=(0.9, 0.98),
             weight_decay=settings.weight_decay,
             fused=True,
@@ -169,6 +176,10 @@ class Stage(TrainingRun):
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings with the steps and the rate of this stage."""
         return settings
+
+    def share_of_rate(self, name: str) -> float:
+        """Return the learning rate of a parameter, in parts of the stage's."""
+        return 1.0
 
     def features(self, waves: torch.Tensor) -> torch.Tensor:
         """Return what the student's blocks are given."""
@@ -313,6 +324,11 @@ class WholeStage(Stage):
 
     name = "whole"
     learns = ("",)
+
+    def share_of_rate(self, name: str) -> float:
+        """Return more for the front end: at its rate the blocks forget what they were told."""
+        is_front_end = name.startswith(FrontEndStage.learns)
+        return self.settings.front_end_share if is_front_end else 1.0
 
     def losses(self, batch: Batch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Return the CTC loss and the distance to the teacher."""

@@ -83,6 +83,14 @@ def read_hubert(folder: Path) -> Any:
     return HubertForCTC.from_pretrained(folder, dtype=torch.float32).eval()
 
 
+def read_student(folder: Path) -> Any:
+    """Return the WavLMForCTC that an earlier run has written, in float32."""
+    import torch
+    from transformers import WavLMForCTC
+
+    return WavLMForCTC.from_pretrained(folder, dtype=torch.float32)
+
+
 def student_of(teacher: Any) -> Any:
     """Return a WavLMForCTC with the blocks and the last norm of `teacher`, the rest untrained.
 

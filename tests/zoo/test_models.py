@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from shared_artifacts import SharedArtifacts
 
 from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS, score_torch
 from speechquant.core.bundles import Bundle
@@ -12,7 +13,6 @@ from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import CheckpointError
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_recognizer
-from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
 from speechquant.recipes.evaluate import evaluate
 from speechquant.zoo import models
@@ -33,12 +33,11 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=CTC_MODELS)
 def exported(
-    name: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Bundle, list[ParityResult]]:
-    out = tmp_path_factory.mktemp("zoo") / name
-    return export_with_parity(TRAINED_MODELS / name, out, cases_seconds=PARITY_SECONDS)
+    request: pytest.FixtureRequest, shared: SharedArtifacts
+) -> tuple[str, Bundle, list[ParityResult]]:
+    return request.param, *shared.zoo_bundle_with_parity(request.param)
 
 
 @cache
@@ -46,17 +45,20 @@ def clips() -> list[LabelledClip]:
     return read_data_set(corpus_manifest("test"))[:SCORED_CLIPS]
 
 
-def test_logits_equal_torch_at_every_length(exported: tuple[Bundle, list[ParityResult]]) -> None:
-    _, results = exported
+def test_logits_equal_torch_at_every_length(
+    exported: tuple[str, Bundle, list[ParityResult]],
+) -> None:
+    _, _, results = exported
     assert [result.seconds for result in results] == list(PARITY_SECONDS)
     assert max(result.max_difference for result in results) <= 1e-4
 
 
 def test_bundle_and_torch_make_the_same_errors(
-    name: str, exported: tuple[Bundle, list[ParityResult]]
+    exported: tuple[str, Bundle, list[ParityResult]],
 ) -> None:
+    name, bundle, _ = exported
     expected = score_torch(TRAINED_MODELS / name, clips())
-    with open_recognizer(exported[0]) as recognizer:
+    with open_recognizer(bundle) as recognizer:
         result = evaluate(recognizer, clips())
     assert result.words.errors == expected.errors
     # A model that hears nothing would make the same errors everywhere too.

@@ -32,6 +32,7 @@ from speechquant.zoo.whisper_into_wavlm import (
     frames_of,
     front_end_features,
     is_heard,
+    read_student,
     read_teacher,
     stem_features,
     student_of,
@@ -358,3 +359,34 @@ def test_no_test_speaker_is_trained_on_or_scored(
     sets, scored = sets_to_train_and_score([Extra(people, 0.5, 12)], 0.5, random.Random(0))
     assert [sample.text for sample in sets[1][1]] == ["a", "b"]
     assert sorted(sample.text for sample in scored["people"]) == list("cdef")
+
+
+def test_at_last_the_front_end_learns_faster(teacher: Any, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, front_end_share=3.0)
+    stage = WholeStage(begun(tmp_path), settings, Models(teacher))
+    student = stage.models.student
+    stage.take_step(samples(2))
+    rates = {
+        id(parameter): group["lr"]
+        for group in stage._optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert len(rates) == sum(1 for _ in student.parameters())
+    slow = rates[id(student.lm_head.weight)]
+    for name, parameter in student.named_parameters():
+        is_front_end = name.startswith(("wavlm.feature_extractor", "wavlm.feature_projection"))
+        assert rates[id(parameter)] == pytest.approx(3 * slow if is_front_end else slow)
+
+
+def test_a_run_goes_on_from_what_another_has_learned(teacher: Any, tmp_path: Path) -> None:
+    first = trained(tmp_path, teacher).student
+    models = Models(teacher, read_student(tmp_path / "checkpoint"))
+    key = "wavlm.encoder.layers.1.feed_forward.output_dense.weight"
+    expected = first.state_dict()[key].half().float()
+    assert torch.equal(models.student.state_dict()[key], expected)
+    out = begun(tmp_path / "further")
+    settings = replace(SETTINGS, blocks_steps=0, front_end_steps=0)
+    for kind in STAGES:
+        train(kind(out, settings, models), [(1.0, samples(3))], {"self": samples(1)})
+    assert not torch.equal(models.student.state_dict()[key], expected)
+    assert [path.parent.name for path in out.glob("*/state.pt")] == ["whole"]
