@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Audio, Waveform
+from speechquant.core.audio import Audio, Waveform, read_audio
 from speechquant.core.engine_folders import Limits
 from speechquant.core.progress import OnStep
 from speechquant.core.specs import Spec
@@ -137,3 +137,24 @@ class Recognizer(Protocol):
     def heard(self, hearing: Any) -> Transcript:
         """Return what was heard of a clip so far."""
         ...
+
+
+class FilesAndTexts:
+    """How every recognizer reads a file, and gives texts where no times are asked for."""
+
+    def read(self: Recognizer, audio: Audio) -> Waveform:
+        """Return a file or a part of it as the model takes it; raises AudioError."""
+        wave = read_audio(audio, self.spec.sample_rate_hz, self.max_clip_seconds)
+        self.check(wave, str(audio))
+        return wave
+
+    def transcribe(
+        self: Recognizer,
+        waveforms: Sequence[NDArray[Any]],
+        on_step: OnStep | None = None,
+        *,
+        decoding: DecodingOptions | None = None,
+    ) -> list[str]:
+        """Return the text of each mono waveform, which must be at the model's sample rate."""
+        transcripts = self.recognize(waveforms, on_step, decoding=decoding)
+        return [transcript.text for transcript in transcripts]

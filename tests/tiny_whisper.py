@@ -122,3 +122,27 @@ def with_generation(bundle: Bundle, target: Path, **changed: Any) -> Bundle:
         for name in bundle.files:
             shutil.copyfile(bundle.folder / name, folder / name)
     return load_bundle(target)
+
+
+def small_teacher(width: int, positions: int) -> Any:
+    """Return a Whisper with two blocks in its encoder and next to nothing as its decoder."""
+    from transformers import WhisperConfig, WhisperModel
+
+    return WhisperModel(
+        WhisperConfig(
+            d_model=width,
+            encoder_layers=2,
+            encoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_layers=1,
+            decoder_attention_heads=4,
+            decoder_ffn_dim=8,
+            vocab_size=8,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+            max_source_positions=positions,
+            max_target_positions=4,
+        )
+    )

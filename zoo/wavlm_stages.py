@@ -122,16 +122,20 @@ class Models:
         import torch
 
         with torch.inference_mode(), fast_products():
-            stems = [self.stem(batch_of([window], [""]).waves) for window in windows]
-            self.places = place_means(self.teacher, torch.cat(stems))
+            self.places = place_means(self.teacher, self._stems(windows))
 
     def tell_distances(self, windows: Sequence[NDArray[np.float32]]) -> None:
         """Let the student's heads look where the teacher's look."""
         import torch
 
         with torch.inference_mode():
-            stems = torch.cat([self.stem(batch_of([window], [""]).waves) for window in windows])
+            stems = self._stems(windows)
         tell_distances(self.teacher, self.student, stems)
+
+    def _stems(self, windows: Sequence[NDArray[np.float32]]) -> torch.Tensor:
+        import torch
+
+        return torch.cat([self.stem(batch_of([window], [""]).waves) for window in windows])
 
     def targets(self, stem: torch.Tensor, heard: torch.Tensor) -> list[torch.Tensor]:
         """Return the teacher's states, without what the places of the frames make of them."""
@@ -156,13 +160,12 @@ class Stage(TrainingRun):
         import torch
 
         self.out, self.models, self.settings = out, models, self.settings_of(settings)
-        for name, parameter in models.student.named_parameters():
-            parameter.requires_grad_(name.startswith(self.learns))
         folder = out / self.name
         folder.mkdir(exist_ok=True)
         shutil.copyfile(out / SETTINGS_FILE, folder / SETTINGS_FILE)
         groups: dict[float, list[torch.nn.Parameter]] = {}
         for name, parameter in models.student.named_parameters():
+            parameter.requires_grad_(name.startswith(self.learns))
             if parameter.requires_grad:
                 groups.setdefault(self.share_of_rate(name), []).append(parameter)
         optimizer = torch.optim.AdamW(

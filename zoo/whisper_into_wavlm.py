@@ -160,12 +160,12 @@ def stem_features(teacher: Any, filters: torch.Tensor, waves: torch.Tensor) -> t
 
     mels = log_mels(TEACHER_RMS * waves[:, DELAY_SAMPLES:], filters)
     hidden: torch.Tensor = gelu(teacher.conv2(gelu(teacher.conv1(mels)))).transpose(1, 2)
-    return hidden[:, : frames_of(waves.shape[1])].float() + _place(teacher)
+    return hidden[:, : frames_of(waves.shape[1])].float() + at_place(teacher.embed_positions.weight)
 
 
-def _place(teacher: Any) -> torch.Tensor:
-    positions: torch.Tensor = teacher.embed_positions.weight
-    return positions[min(PLACE, len(positions) - 1)]
+def at_place(rows: torch.Tensor) -> torch.Tensor:
+    """Return the row of PLACE, the last one of a model with fewer."""
+    return rows[min(PLACE, len(rows) - 1)]
 
 
 def frames_of(samples: Any) -> Any:
@@ -207,9 +207,15 @@ def is_heard(frames: int, lengths: torch.Tensor) -> torch.Tensor:
     return heard
 
 
+def at_own_places(teacher: Any, stem: torch.Tensor) -> torch.Tensor:
+    """Return what the teacher's blocks are given: every frame at its own place."""
+    positions: torch.Tensor = teacher.embed_positions.weight
+    return stem + positions[: stem.shape[1]] - at_place(positions)
+
+
 def teacher_states(teacher: Any, stem: torch.Tensor, heard: torch.Tensor) -> list[torch.Tensor]:
     """Return the states after every block of the teacher, and the last one normed."""
-    hidden = stem + teacher.embed_positions.weight[: stem.shape[1]] - _place(teacher)
+    hidden = at_own_places(teacher, stem)
     # Booleans: to attention in float64 PyTorch 2.13 adds a mask of float32 as if it were float64.
     mask = heard[:, None, None]
     states = []

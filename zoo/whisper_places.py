@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.zoo.whisper_into_wavlm import PLACE, teacher_states
+from speechquant.zoo.whisper_into_wavlm import at_own_places, at_place, teacher_states
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class PlaceMeans:
     def at_one_place(self, states: list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the states as if all frames stood at PLACE."""
         return [
-            state - means[: state.shape[1]] + means[min(PLACE, len(means) - 1)]
+            state - means[: state.shape[1]] + at_place(means)
             for state, means in zip(states, self.rows, strict=True)
         ]
 
@@ -78,9 +78,9 @@ def _wanted_biases(
     teacher: Any, stems: torch.Tensor, buckets: torch.Tensor, count: int
 ) -> NDArray[np.float32]:
     """Return the bias of each layer, head and bucket, without a table that they share."""
-    places = teacher.embed_positions.weight[: stems.shape[1]]
-    moving = stems + places - teacher.embed_positions.weight[min(PLACE, len(places) - 1)]
-    standing = stems
+    import torch
+
+    moving, standing = at_own_places(teacher, stems), stems
     rows = []
     for layer in teacher.layers:
         beyond = _mean_scores(layer, moving, buckets, count) - _mean_scores(
@@ -89,8 +89,6 @@ def _wanted_biases(
         rows.append(beyond)
         moving = _block(layer, moving, None)
         standing = _block(layer, standing, beyond[:, buckets])
-    import torch
-
     found: NDArray[np.float32] = torch.stack(rows).numpy()
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
+from speechquant.core.audio import Waveform, check_samples, refuse_too_long
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
 from speechquant.core.engine_folders import Engine, Limits
@@ -31,6 +31,7 @@ from speechquant.engines.ctc.windows import (
     windows_over,
 )
 from speechquant.engines.decoding_options import DecodingOptions
+from speechquant.engines.recognizers import FilesAndTexts
 from speechquant.engines.runners import Session
 from speechquant.engines.session import load_source, open_session
 
@@ -70,7 +71,7 @@ class CtcHearing:
         return self.windows.piece(self.wave, len(self.labels))
 
 
-class CtcRecognizer:
+class CtcRecognizer(FilesAndTexts):
     """A session with what goes before and after it; a context manager."""
 
     max_clip_seconds = _MAX_LONG_SECONDS
@@ -135,23 +136,6 @@ class CtcRecognizer:
             most = min(most, limits.most)
         fits = limits is None or limits.least <= window <= limits.most
         return wave.ndim == 1 and len(wave) > most and fits
-
-    def read(self, audio: Audio) -> Waveform:
-        """Return a file or a part of it as the model takes it; raises AudioError."""
-        wave = read_audio(audio, self.spec.sample_rate_hz, self.max_clip_seconds)
-        self.check(wave, str(audio))
-        return wave
-
-    def transcribe(
-        self,
-        waveforms: Sequence[NDArray[Any]],
-        on_step: OnStep | None = None,
-        *,
-        decoding: DecodingOptions | None = None,
-    ) -> list[str]:
-        """Return the text of each mono waveform, which must be at the model's sample rate."""
-        transcripts = self.recognize(waveforms, on_step, decoding=decoding)
-        return [transcript.text for transcript in transcripts]
 
     def recognize(
         self,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
+from speechquant.core.audio import Waveform, check_samples, refuse_too_long
 from speechquant.core.engine_folders import Limits
 from speechquant.core.errors import AudioError, OptionError
 from speechquant.core.progress import OnStep
@@ -20,7 +20,7 @@ from speechquant.core.transcripts.languages import UNSPACED
 from speechquant.core.transcripts.records import Segment, Transcript, Word
 from speechquant.engines.decoder_session import Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
-from speechquant.engines.recognizers import Hearing, Recognizer
+from speechquant.engines.recognizers import FilesAndTexts, Hearing, Recognizer
 from speechquant.engines.runners import Session
 from speechquant.engines.voice.pieces import Piece, pieces_of, voices_in
 from speechquant.engines.voice.silero import SAMPLE_RATE_HZ, require_silero, voice_probabilities
@@ -58,7 +58,7 @@ class VoicedHearing:
         return sum(one.share_done for one in self.heard) / len(self.pieces)
 
 
-class VoicedRecognizer:
+class VoicedRecognizer(FilesAndTexts):
     """A recognizer around another one; a context manager.
 
     Where it is asked to, it cuts clips at their pauses with silero-vad, and has their pieces heard
@@ -130,23 +130,6 @@ class VoicedRecognizer:
             raise AudioError(f"{name}: has shape {wave.shape}; give mono samples, one dimension")
         check_samples(wave, name)
         refuse_too_long(name, len(wave) / SAMPLE_RATE_HZ, self.max_clip_seconds)
-
-    def read(self, audio: Audio) -> Waveform:
-        """Return a file or a part of it as the model takes it; raises AudioError."""
-        wave = read_audio(audio, SAMPLE_RATE_HZ, self.max_clip_seconds)
-        self.check(wave, str(audio))
-        return wave
-
-    def transcribe(
-        self,
-        waveforms: Sequence[NDArray[Any]],
-        on_step: OnStep | None = None,
-        *,
-        decoding: DecodingOptions | None = None,
-    ) -> list[str]:
-        """Return the text of each mono waveform, which must be at the model's sample rate."""
-        transcripts = self.recognize(waveforms, on_step, decoding=decoding)
-        return [transcript.text for transcript in transcripts]
 
     def recognize(
         self,

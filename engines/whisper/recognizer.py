@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.core.audio import Audio, Waveform, check_samples, read_audio, refuse_too_long
+from speechquant.core.audio import Waveform, check_samples, refuse_too_long
 from speechquant.core.bundles import Bundle
 from speechquant.core.engine_folders import Engine, Limits
 from speechquant.core.errors import AudioError, OptionError
@@ -26,6 +26,7 @@ from speechquant.core.transcripts.records import Decoding, Segment, Transcript, 
 from speechquant.engines.build_options import BATCH
 from speechquant.engines.decoder_session import DecoderRun, Hidden, Seq2SeqSession
 from speechquant.engines.decoding_options import DecodingOptions
+from speechquant.engines.recognizers import FilesAndTexts
 from speechquant.engines.session import open_decoder_session
 from speechquant.engines.whisper.asking import TRANSCRIBE, require_known, tokenizer_of
 from speechquant.engines.whisper.clips import Clip
@@ -91,7 +92,7 @@ class _Told:
     start: int = 0
 
 
-class WhisperRecognizer:
+class WhisperRecognizer(FilesAndTexts):
     """A session with what goes before and after it; a context manager."""
 
     max_clip_seconds = MAX_CLIP_SECONDS
@@ -161,12 +162,6 @@ class WhisperRecognizer:
                 f"after {features.chunk_samples / self.spec.sample_rate_hz:g} s; cut the clip"
             )
 
-    def read(self, audio: Audio) -> Waveform:
-        """Return a file or a part of it as the model takes it; raises AudioError."""
-        wave = read_audio(audio, self.spec.sample_rate_hz, MAX_CLIP_SECONDS)
-        self.check(wave, str(audio))
-        return wave
-
     def asked(self, decoding: DecodingOptions) -> WhisperRecognizer:
         """Return a recognizer on the same session that is asked so; raises OptionError."""
         self.check_asked(decoding)
@@ -175,17 +170,6 @@ class WhisperRecognizer:
         if decoding.initial_prompt != self._options.initial_prompt:
             other._initial_prompt = self._prompt_tokens(decoding.initial_prompt)
         return other
-
-    def transcribe(
-        self,
-        waveforms: Sequence[NDArray[Any]],
-        on_step: OnStep | None = None,
-        *,
-        decoding: DecodingOptions | None = None,
-    ) -> list[str]:
-        """Return the text of each mono waveform, which must be at the model's sample rate."""
-        transcripts = self.recognize(waveforms, on_step, decoding=decoding)
-        return [transcript.text for transcript in transcripts]
 
     def recognize(
         self,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import HubertConfig, HubertForCTC, WavLMForCTC, WhisperConfig, WhisperModel
+from tiny_whisper import small_teacher
+from transformers import HubertConfig, HubertForCTC, WavLMForCTC
 
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Extra, Sample
@@ -58,24 +59,8 @@ SETTINGS = Settings(
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch.manual_seed(0)
-    config = WhisperConfig(
-        d_model=256,
-        encoder_layers=2,
-        encoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_layers=1,
-        decoder_attention_heads=4,
-        decoder_ffn_dim=8,
-        vocab_size=8,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        max_source_positions=100,
-        max_target_positions=4,
-    )
     folder = tmp_path_factory.mktemp("teacher")
-    model = WhisperModel(config)
+    model = small_teacher(256, 100)
     # At their start every bias is zero and every norm the identity: then nothing has to be copied.
     for parameter in model.encoder.layers.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape)

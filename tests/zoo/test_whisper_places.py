@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperConfig, WhisperModel
+from tiny_whisper import small_teacher
 
 from speechquant.zoo.whisper_into_wavlm import (
     PLACE,
@@ -24,23 +24,7 @@ FRAMES, WIDTH = 240, 64
 @pytest.fixture(scope="module")
 def teacher() -> Any:
     torch.manual_seed(0)
-    config = WhisperConfig(
-        d_model=WIDTH,
-        encoder_layers=2,
-        encoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_layers=1,
-        decoder_attention_heads=4,
-        decoder_ffn_dim=8,
-        vocab_size=8,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        max_source_positions=FRAMES,
-        max_target_positions=4,
-    )
-    encoder = WhisperModel(config).encoder.eval().requires_grad_(False)
+    encoder = small_teacher(WIDTH, FRAMES).encoder.eval().requires_grad_(False)
     for layer in encoder.layers:
         # Heads that look for a key like the query, as those of a trained one do at their place.
         layer.self_attn.q_proj.weight.copy_(1.5 * torch.eye(WIDTH))
