@@ -4,7 +4,7 @@ Three stages, each a run of its own that goes on from its last checkpoint when i
 
 blocks     A WavLM with Whisper's blocks hears through Whisper's log-mel stem. Its blocks learn to
            do without absolute positions, and CTC. A step is cheap: there is no front end in it.
-front-end  Seven convolutions learn to give what the stem gives.
+front-end  Convolutions, which begin as a bank of filters, learn to give what the stem gives.
 whole      All of it learns CTC, and keeps some of the distance to Whisper.
 """
 
@@ -36,11 +36,9 @@ from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.train import normalised
 from speechquant.zoo.wavlm_stages import STAGES, Models, Settings, Stage
 from speechquant.zoo.whisper_into_wavlm import (
-    read_hubert,
     read_student,
     read_teacher,
     samples_of,
-    widen_front_end,
 )
 
 # Of the speakers of a set that are held out, the last so many are for the final test alone.
@@ -48,7 +46,7 @@ TEST_SPEAKERS = 8
 _SCORED_CLIPS = 100  # of each set
 # What a place makes of a state is the mean over so many windows of clips strung together.
 _PLACE_WINDOWS, _LONGEST_FRAMES = 120, 1_500
-_DISTANCE_WINDOWS, _DISTANCE_FRAMES = 12, 750
+_SHORT_WINDOWS, _SHORT_FRAMES = 12, 750
 
 
 def sets_to_train_and_score(
@@ -111,11 +109,6 @@ def _options() -> argparse.Namespace:
         "--teacher", type=Path, required=True, help="folder of a Whisper checkpoint"
     )
     parser.add_argument(
-        "--front-end",
-        type=Path,
-        help="HuBERT checkpoint whose convolutions it begins with, widened",
-    )
-    parser.add_argument(
         "--student",
         type=Path,
         help="checkpoint of an earlier run to go on from; --blocks-steps 0 leaves a stage out",
@@ -129,21 +122,20 @@ def main() -> None:
 
     options = _options()
     settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    front_end = options.front_end.name if options.front_end else None
-    begin(options, settings, teacher=options.teacher.name, front_end=front_end)
+    begin(options, settings, teacher=options.teacher.name)
     # What is next to nothing takes a processor a hundred times as long as what is something.
     torch.set_flush_denormal(True)
     torch.manual_seed(settings.seed)
     student = read_student(options.student) if options.student else None
     models = Models(read_teacher(options.teacher), student)
-    if options.front_end:
-        widen_front_end(models.student, read_hubert(options.front_end))
     sets, scored = sets_to_train_and_score(
         options.extra_data, settings.synthetic_share, random.Random(settings.seed)
     )
     models.learn_places(windows_of(sets, _PLACE_WINDOWS, _LONGEST_FRAMES))
     if student is None:
-        models.tell_distances(windows_of(sets, _DISTANCE_WINDOWS, _DISTANCE_FRAMES))
+        windows = windows_of(sets, _SHORT_WINDOWS, _SHORT_FRAMES)
+        models.tell_distances(windows)
+        models.tell_bands(windows)
     for kind in STAGES:
         train(kind(options.out, settings, models), sets, scored)
 

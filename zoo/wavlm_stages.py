@@ -26,6 +26,7 @@ from speechquant.training.samples import (
 )
 from speechquant.training.schedule import RunSettings
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
+from speechquant.zoo.filter_bank import fit_projection, hear_in_bands
 from speechquant.zoo.models import save_model
 from speechquant.zoo.train import greedy_text, normalised, text_loss
 from speechquant.zoo.whisper_into_wavlm import (
@@ -131,6 +132,12 @@ class Models:
         with torch.inference_mode():
             stems = self._stems(windows)
         tell_distances(self.teacher, self.student, stems)
+
+    def tell_bands(self, windows: Sequence[NDArray[np.float32]]) -> None:
+        """Let the student's front end begin as filters, as near to the stem as they come."""
+        waves = batch_of(list(windows), []).waves
+        hear_in_bands(self.student, waves, self.filters.double().numpy())
+        fit_projection(self.student, waves, self.stem(waves))
 
     def _stems(self, windows: Sequence[NDArray[np.float32]]) -> torch.Tensor:
         import torch

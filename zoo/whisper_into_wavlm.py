@@ -2,8 +2,8 @@
 
 A pre-norm WavLM and a Whisper have the same transformer block, but for the positions. Whisper adds
 one to each frame, and its heads look to the frames around by them; WavLM's heads have a bias for
-each distance. What comes before differs too: log-mel and two convolutions, seven convolutions over
-the waveform.
+each distance. What comes before differs too: log-mel and two convolutions, convolutions over the
+waveform alone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechquant.training.whisper import log_mels
+from speechquant.zoo.filter_bank import CHANNELS, FILTER_SAMPLES, HOP_SAMPLES, SUMS
 from speechquant.zoo.models import VOCABULARY
 
 if TYPE_CHECKING:
     import torch
 
 FRAME_SAMPLES = 320
-# The first WavLM frame is the middle of 400 samples; Whisper's is the first sample it is given.
-DELAY_SAMPLES = 200
+# The first WavLM frame is the middle of 1,040 samples; Whisper's is the first sample it is given.
+DELAY_SAMPLES = 520
 # Every frame of the student stands at this place of the teacher. The blocks never saw a frame
 # without one: positions are six sevenths of the variance that the first norm measures.
 PLACE = 200
@@ -30,8 +31,10 @@ TEACHER_RMS = 0.07
 
 _SHAPE: dict[str, Any] = {
     "vocab_size": len(VOCABULARY),
-    # Wide from the start: narrow first layers have few channels to have outliers in.
-    "conv_dim": (128, 128, 192, 256, 320, 384, 384),
+    # A bank of filters, mel bands, a layer to shape them, and two as in Whisper's stem.
+    "conv_dim": (CHANNELS, SUMS, 320, 384, 384),
+    "conv_kernel": (FILTER_SAMPLES, 1, 1, 3, 3),
+    "conv_stride": (HOP_SAMPLES, 1, 1, 1, 2),
     "feat_extract_norm": "layer",
     "do_stable_layer_norm": True,
     "conv_bias": True,
@@ -73,14 +76,6 @@ def read_teacher(folder: Path) -> Any:
 
     model = WhisperModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     return model.encoder.eval().requires_grad_(False)
-
-
-def read_hubert(folder: Path) -> Any:
-    """Return the HubertForCTC of a checkpoint, in float32."""
-    import torch
-    from transformers import HubertForCTC
-
-    return HubertForCTC.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def read_student(folder: Path) -> Any:
@@ -130,27 +125,6 @@ def _copy_block(own: torch.nn.Module, given: torch.nn.Module) -> None:
             part.bias.data.copy_(taken.bias)
 
 
-def widen_front_end(student: Any, given: Any) -> None:
-    """Give the student the convolutions of another HuBERT, each channel as often as there is room.
-
-    Copies share what comes after them, so that about the same comes out; they differ by a tenth,
-    or they would stay the same for ever.
-    """
-    import torch
-
-    own = student.wavlm.feature_extractor.conv_layers
-    for layer, narrow in zip(own, given.hubert.feature_extractor.conv_layers, strict=True):
-        width, width_before = layer.conv.weight.shape[:2]
-        rows = torch.arange(width) % narrow.conv.weight.shape[0]
-        columns = torch.arange(width_before) % narrow.conv.weight.shape[1]
-        copies = torch.bincount(columns)[columns]
-        kernel = narrow.conv.weight[rows][:, columns] / copies[:, None]
-        layer.conv.weight.data.copy_(kernel * (1 + 0.1 * torch.randn(kernel.shape)))
-        layer.conv.bias.data.copy_(narrow.conv.bias[rows])
-        layer.layer_norm.weight.data.copy_(narrow.layer_norm.weight[rows])
-        layer.layer_norm.bias.data.copy_(narrow.layer_norm.bias[rows])
-
-
 def stem_features(teacher: Any, filters: torch.Tensor, waves: torch.Tensor) -> torch.Tensor:
     """Return what the teacher's convolutions make of waves of unit variance, at WavLM's frames.
 
@@ -169,7 +143,7 @@ def at_place(rows: torch.Tensor) -> torch.Tensor:
 
 
 def frames_of(samples: Any) -> Any:
-    """Return how many frames the seven convolutions make of so many samples."""
+    """Return how many frames the convolutions make of so many samples."""
     return (samples - 2 * DELAY_SAMPLES) // FRAME_SAMPLES + 1
 
 
