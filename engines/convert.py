@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechquant.core.bundles import Bundle
+from speechquant.core.ctc import TEXT_FILES, VOCABULARY_FILE, CtcSpec
 from speechquant.core.errors import BundleError, OptionError, choice_among
 from speechquant.core.files import new_folder, read_text
 from speechquant.core.onnx_files import require_packages
@@ -15,6 +17,12 @@ from speechquant.core.plain import parsed
 from speechquant.core.seq2seq import ENCODER, PREFILL, TOKENIZER_FILE, Seq2SeqSpec
 
 _MARK = "config.json"
+_MODEL_TYPES = {  # transformers' names
+    "Wav2Vec2ForCTC": "wav2vec2",
+    "HubertForCTC": "hubert",
+    "WavLMForCTC": "wavlm",
+    "Data2VecAudioForCTC": "data2vec-audio",
+}
 
 
 def convert(bundle: Bundle, out: Path, program: str, *, force: bool = False) -> None:
@@ -65,6 +73,43 @@ def _write_for_onnx_asr(bundle: Bundle, folder: Path) -> None:
         (folder / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 
 
+def _write_for_optimum(bundle: Bundle, folder: Path) -> None:
+    """Write what optimum's ORTModelForCTC reads. It gives no lengths: a clip counts as whole."""
+    spec = bundle.spec
+    if not isinstance(spec, CtcSpec):
+        raise OptionError(
+            f"{bundle.folder}: a Whisper bundle has caches and start tokens of its own, which "
+            "optimum does not read; give a CTC bundle"
+        )
+    _write_without_lengths(bundle.only_graph.model_path, folder / "model.onnx")
+    for name in (VOCABULARY_FILE, *TEXT_FILES):
+        if (bundle.folder / name).is_file():
+            shutil.copyfile(bundle.folder / name, folder / name)
+    config = {
+        "model_type": _MODEL_TYPES[spec.architecture],
+        "architectures": [spec.architecture],
+        "conv_kernel": spec.conv_kernels,
+        "conv_stride": spec.conv_strides,
+        "pad_token_id": spec.decoding.blank,
+    }
+    (folder / _MARK).write_text(json.dumps(config), encoding="utf-8")
+
+
+def _write_without_lengths(source: Path, target: Path) -> None:
+    """Write a graph that takes every clip of a batch to be as long as the batch."""
+    import onnx_ir as ir
+
+    model = ir.load(source)
+    graph = model.graph
+    waves, lengths = graph.inputs
+    sizes = [ir.node("Shape", [waves], {"start": axis, "end": axis + 1}) for axis in (0, 1)]
+    whole = ir.node("Expand", [sizes[1].outputs[0], sizes[0].outputs[0]])
+    lengths.replace_all_uses_with(whole.outputs[0])
+    graph.inputs.remove(lengths)
+    graph.insert_before(graph[0], [*sizes, whole])
+    ir.save(model, target, external_data=f"{target.name}.data")
+
+
 def _write_renamed(
     source: Path, target: Path, names: Mapping[str, str], outputs: Sequence[str]
 ) -> None:
@@ -80,4 +125,7 @@ def _write_renamed(
     ir.save(model, target, external_data=f"{target.name}.data")
 
 
-WRITERS: dict[str, Callable[[Bundle, Path], None]] = {"onnx-asr": _write_for_onnx_asr}
+WRITERS: dict[str, Callable[[Bundle, Path], None]] = {
+    "onnx-asr": _write_for_onnx_asr,
+    "optimum": _write_for_optimum,
+}
