@@ -46,7 +46,9 @@ def student(mel_filters: np.ndarray[Any, Any]) -> Any:
 def heard(student: Any, waves: torch.Tensor) -> torch.Tensor:
     """Return what the first convolution makes of waves, [filters, phases, frames]."""
     with torch.inference_mode():
-        convolved = student.wavlm.feature_extractor.conv_layers[0].conv(waves[:, None])[0]
+        convolved: torch.Tensor = student.wavlm.feature_extractor.conv_layers[0].conv(
+            waves[:, None]
+        )[0]
     return convolved[: FILTERS * PHASES].unflatten(0, (FILTERS, PHASES))
 
 
