@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc \
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
-	regression-check real-whisper real-whisper-speed gated-tables long-audio \
+	regression-check real-whisper real-whisper-speed gated-tables kdq-tables long-audio \
 	test-tensorrt8 test-pythons release-check first-minute coverage clean
 
 demo: $(READY)
@@ -174,6 +174,11 @@ real-whisper-speed: $(VENV)/.peers
 gated-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.gated_tables $(CHECKPOINTS) $(PAIRS) $(TESTS) \
 		--calibration $(CALIBRATION) $(OPTIONS)
+
+# TEACHER is a checkpoint, RUNS are folders that speechquant.students.kdq has trained; what was measured is in build/kdq.
+# make kdq-tables TEACHER=openai/whisper-base RUNS='runs/uniform runs/apot' TESTS='--test read=LibriSpeech/test-clean'
+kdq-tables: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.papers.kdq_tables $(TEACHER) $(RUNS) $(TESTS) --work build/kdq $(OPTIONS)
 
 # CHECKPOINT is a folder or a hub id, TEST a manifest; what was measured is in build/long-audio.
 # make long-audio CHECKPOINT=openai/whisper-tiny.en TEST=LibriSpeech/test-clean
