@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc \
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
-	regression-check real-whisper real-whisper-speed gated-tables long-audio \
+	regression-check real-whisper real-whisper-speed gated-tables long-audio serve-load \
 	test-tensorrt8 test-pythons release-check first-minute coverage clean
 
 demo: $(READY)
@@ -180,6 +180,12 @@ gated-tables: $(READY)
 long-audio: $(VENV)/.peers
 	$(RUN)/python -m speechquant.benchmarks.papers.long_audio $(CHECKPOINT) --data $(TEST) $(OPTIONS) \
 		> docs/results/long-audio.md
+
+# MODEL is a bundle or an engine, DATA a data set. OPTIONS='--clients 64 --minutes 10' for more than 8 and 2,
+# '--batches 8 --minutes 0.5 --hostile 0' for a try.
+# make serve-load MODEL=whisper-w8a8 DATA=LibriSpeech/test-clean
+serve-load: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.load $(MODEL) --data $(DATA) $(OPTIONS) > docs/results/serve-load.md
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds > docs/results/engines-sm86.md
