@@ -175,7 +175,8 @@ gated-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.gated_tables $(CHECKPOINTS) $(PAIRS) $(TESTS) \
 		--calibration $(CALIBRATION) $(OPTIONS)
 
-# CHECKPOINT is a folder or a hub id, TEST a manifest; what was measured is in build/long-audio.
+# CHECKPOINT is a folder or a hub id, TEST a manifest; what was measured is in build/long-audio, and only rows that are
+# missing there run. OPTIONS='--work FOLDER' keeps them elsewhere. zoo:hubert hears ten minutes of zoo:test as well.
 # make long-audio CHECKPOINT=openai/whisper-tiny.en TEST=LibriSpeech/test-clean
 long-audio: $(VENV)/.peers
 	$(RUN)/python -m speechquant.benchmarks.papers.long_audio $(CHECKPOINT) --data $(TEST) $(OPTIONS) \

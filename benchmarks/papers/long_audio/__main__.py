@@ -59,6 +59,16 @@ class Joined:
         """All of them, one behind the other."""
         return np.concatenate(self.waves)
 
+    def chunks(self, seconds: float) -> list[Waveform]:
+        """Return whole clips, as many behind one another as fit into so many seconds."""
+        chunks: list[Waveform] = []
+        for wave in self.waves:
+            if chunks and len(chunks[-1]) + len(wave) <= seconds * SAMPLE_RATE_HZ:
+                chunks[-1] = np.concatenate([chunks[-1], wave])
+            else:
+                chunks.append(wave)
+        return chunks
+
     @property
     def references(self) -> list[str]:
         """What is said in each, as it is scored."""
@@ -73,12 +83,27 @@ class Joined:
 
 @dataclass(frozen=True)
 class LongRow:
-    """A row: how speechquant is asked, or with `peer` how faster-whisper is."""
+    """A row: how speechquant is asked, or with `peer` how faster-whisper is.
+
+    `by_clip` hears the clips one by one, `chunk_seconds` as many of them at once as fit into it.
+    """
 
     name: str
     decoding: Mapping[str, Any]
     by_clip: bool = False
     peer: bool = False
+    chunk_seconds: float | None = None
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What its record depends on."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def waves_of(self, joined: Joined) -> Sequence[Waveform]:
+        """Return what is heard."""
+        if self.by_clip:
+            return joined.waves
+        return joined.chunks(self.chunk_seconds) if self.chunk_seconds else [joined.wave]
 
 
 @dataclass(frozen=True)
@@ -117,6 +142,8 @@ ROWS = (
 )
 CTC_ROWS = (
     LongRow("clip by clip", {}, by_clip=True),
+    LongRow("clips joined to at most 10 s", {}, chunk_seconds=10.0),
+    LongRow("clips joined to at most 30 s", {}, chunk_seconds=30.0),
     LongRow("one file, in windows", {}),
     LongRow("`--vad`", {"vad": True}),
 )
@@ -172,7 +199,7 @@ def _faster_whisper(row: LongRow, models: Models) -> Transcribe:
 def measured(row: LongRow, models: Models | Bundle, joined: Joined) -> LongRecord:
     """Return what a row makes of the joined clips."""
     transcribe = opened(row, models)
-    waves = joined.waves if row.by_clip else [joined.wave]
+    waves = row.waves_of(joined)
     started = time.process_time()
     text = normalizer(NORMALIZER)(transcribe(waves))
     cpu_seconds = time.process_time() - started
@@ -240,7 +267,11 @@ def whisper_section(name: str, data: Path, seconds: float) -> Section:
 def ctc_section() -> Section:
     """Return the table of a CTC model of the zoo."""
     joined = joined_from(corpus_manifest(CTC_SPLIT), CTC_SECONDS)
-    remark = "Float weights. Windows and the pieces of `--vad` have at most 30 s."
+    remark = (
+        "Float weights. Windows and the pieces of `--vad` have at most 30 s. The model was trained "
+        "on single clips, and joined ones cost it words however they are cut: compare windows with "
+        "clips joined to at most 30 s."
+    )
     return Section(f"zoo:{CTC_MODEL}", CTC_ROWS, joined, f"zoo:{CTC_SPLIT}", remark)
 
 
@@ -258,7 +289,7 @@ class Measurements:
         found: dict[str, LongRecord] = {}
         for row in section.rows:
             name = slug(facts.name, row.name)
-            name = f"{name}-{key_of(asdict(row), facts.key, section.joined.key)}"
+            name = f"{name}-{key_of(row.facts, facts.key, section.joined.key)}"
             record = self.records.read(LongRecord, name)
             if record is None and (self.only is None or row.name in self.only):
                 record = measured(row, models, section.joined)

@@ -78,6 +78,20 @@ def test_a_row_is_scored_against_the_joined_text(
     assert line.startswith("| one | 33.33 % | 4 | 0 | 1 | 3 | 1 |")
 
 
+def test_clips_are_joined_whole_up_to_a_length(joined: Joined) -> None:
+    given = {
+        "a": LongRow("a", {}, by_clip=True),
+        "b": LongRow("b", {}, chunk_seconds=2.5),
+        "c": LongRow("c", {}),
+    }
+    lengths = {
+        name: [len(wave) / RATE_HZ for wave in row.waves_of(joined)] for name, row in given.items()
+    }
+    assert lengths == {"a": [1, 1, 1, 1], "b": [2, 2], "c": [4]}
+    assert np.concatenate(given["b"].waves_of(joined)).tolist() == joined.wave.tolist()
+    assert "chunk_seconds" not in given["c"].facts  # else rows measured before it would run again
+
+
 def test_the_page_names_what_was_not_measured(
     joined: Joined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
