@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc \
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
-	regression-check real-whisper real-whisper-speed gated-tables kdq-tables long-audio \
+	regression-check real-whisper real-whisper-speed gated-tables kdq-tables long-audio serve-load \
 	test-tensorrt8 test-pythons release-check first-minute coverage clean
 
 demo: $(READY)
@@ -180,11 +180,18 @@ gated-tables: $(READY)
 kdq-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.kdq_tables $(TEACHER) $(RUNS) $(TESTS) --work build/kdq $(OPTIONS)
 
-# CHECKPOINT is a folder or a hub id, TEST a manifest; what was measured is in build/long-audio.
+# CHECKPOINT is a folder or a hub id, TEST a manifest; what was measured is in build/long-audio, and only rows that are
+# missing there run. OPTIONS='--work FOLDER' keeps them elsewhere. zoo:hubert hears ten minutes of zoo:test as well.
 # make long-audio CHECKPOINT=openai/whisper-tiny.en TEST=LibriSpeech/test-clean
 long-audio: $(VENV)/.peers
 	$(RUN)/python -m speechquant.benchmarks.papers.long_audio $(CHECKPOINT) --data $(TEST) $(OPTIONS) \
 		> docs/results/long-audio.md
+
+# MODEL is a bundle or an engine, DATA a data set. OPTIONS='--clients 64 --minutes 10' for more than 8 and 2,
+# '--batches 8 --minutes 0.5 --hostile 0' for a try.
+# make serve-load MODEL=whisper-w8a8 DATA=LibriSpeech/test-clean
+serve-load: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.load $(MODEL) --data $(DATA) $(OPTIONS) > docs/results/serve-load.md
 
 engine-builds: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds > docs/results/engines-sm86.md

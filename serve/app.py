@@ -10,16 +10,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from speechquant.core.errors import one_line
 from speechquant.core.transcripts.records import Transcript
 from speechquant.serve import answers
 from speechquant.serve.errors import ApiError
 from speechquant.serve.fields import TRANSLATE, Asked, asked_in, model_of
+from speechquant.serve.forms import file_in, form_of, texts_in
 from speechquant.serve.gate import Gate
 from speechquant.serve.hearing import ClientGoneError, HeardClip, Waiting, begun, unless_gone
 from speechquant.serve.meters import Meters
@@ -29,9 +28,6 @@ from speechquant.serve.page import PAGE, PAGE_HEADERS
 
 log = logging.getLogger(__name__)
 
-_MULTIPART = "multipart/form-data"
-_FILE = "file"
-_MOST_FIELDS, _MOST_FIELD_BYTES = 20, 16_384
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CLIENT_CLOSED = 499
 
@@ -119,10 +115,10 @@ class _Desk:
             raise ApiError(500, "The server failed on this request.") from error
 
     async def _answer(self, request: Request, task: str | None) -> Response:
-        form = await _form_of(request)
+        form = await form_of(request)
         try:
-            asked = asked_in(_texts_in(form), self.models, task)
-            upload = _file_in(form)
+            asked = asked_in(texts_in(form), self.models, task)
+            upload = file_in(form)
             beginning = begun(asked, upload.file, self.options.limits, self.waiting)
             clip = await unless_gone(beginning, lambda: _left(request))
         finally:
@@ -135,35 +131,6 @@ class _Desk:
             clip.close()
         answer = answers.answer_of(asked, transcript, clip.seconds)
         return Response(answer.body, media_type=answer.media_type)
-
-
-async def _form_of(request: Request) -> FormData:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != _MULTIPART:
-        raise ApiError(415, f"Send {_MULTIPART}, with the audio in the field file.")
-    try:
-        return await request.form(
-            max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_FIELD_BYTES
-        )
-    except HTTPException as error:
-        raise ApiError(400, one_line(error) if not error.detail else str(error.detail)) from error
-    except ValueError as error:  # names and texts in codings of the client's own
-        raise ApiError(400, "The form cannot be read.") from error
-
-
-def _texts_in(form: FormData) -> dict[str, list[str]]:
-    texts: dict[str, list[str]] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, str) and name != _FILE:
-            texts.setdefault(name, []).append(value)
-    return texts
-
-
-def _file_in(form: FormData) -> UploadFile:
-    uploads = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
-    if not uploads or uploads[0][0] != _FILE:
-        raise ApiError(400, "There is no audio; send it as the field file.", field=_FILE)
-    return uploads[0][1]
 
 
 async def _left(request: Request) -> None:

@@ -67,7 +67,7 @@ def asked_in(
     response_format = _one_of(RESPONSE_FORMATS, single["response_format"] or JSON)
     asked = Asked(
         model,
-        _decoding(single, task),
+        _decoding(single, task, model.decoding),
         response_format,
         _granularities(fields, response_format, model),
         _streams(single["stream"], response_format),
@@ -130,9 +130,12 @@ def _one_of(known: Sequence[str], given: str) -> str:
     return given
 
 
-def _decoding(single: Mapping[str, str | None], task: str | None) -> DecodingOptions:
+def _decoding(
+    single: Mapping[str, str | None], task: str | None, left_open: DecodingOptions
+) -> DecodingOptions:
     language = single["language"]
-    decoding = DecodingOptions(
+    decoding = replace(
+        left_open,
         language=language_code(language) if language else None,
         task=task,
         initial_prompt=single["prompt"] or None,

@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from speechquant.core.errors import OptionError
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.recognizers import Recognizer
-from speechquant.serve.options import Batching
+from speechquant.serve.options import ServeOptions
 from speechquant.serve.scheduler import Scheduler, Watch
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model, what it is asked through, and its queue."""
+    """A model, what it is asked through, its queue, and how it is asked for what is left open."""
 
     name: str
     folder: Path
     recognizer: Recognizer
     scheduler: Scheduler
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
     opened: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -36,10 +38,11 @@ class ServedModel:
 
 @contextmanager
 def opened_models(
-    folders: Sequence[Path], provider: str | None, batching: Batching, watch: Watch
+    folders: Sequence[Path], provider: str | None, options: ServeOptions, watch: Watch
 ) -> Iterator[Mapping[str, ServedModel]]:
     """Yield the models in folders by the folders' names; raises what `open_recognizer` does."""
     models: dict[str, ServedModel] = {}
+    batching, decoding = options.batching, options.decoding
     with ExitStack() as stack:
         for folder in folders:
             name = Path(os.path.abspath(folder)).name  # noqa: PTH100 - a link keeps its name
@@ -47,11 +50,13 @@ def opened_models(
                 raise OptionError(f"{folder}: there is a model {name!r} already; rename the folder")
             recognizers = [
                 stack.enter_context(
-                    open_recognizer(folder, provider=provider, threads=batching.cores)
+                    open_recognizer(
+                        folder, provider=provider, threads=batching.cores, decoding=decoding
+                    )
                 )
                 for _ in range(batching.workers)
             ]
             scheduler = Scheduler(name, recognizers, batching, watch)
             stack.callback(scheduler.close)
-            models[name] = ServedModel(name, folder, recognizers[0], scheduler)
+            models[name] = ServedModel(name, folder, recognizers[0], scheduler, decoding)
         yield models

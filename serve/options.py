@@ -8,6 +8,7 @@ from pathlib import Path
 
 from speechquant.core.errors import OptionError
 from speechquant.core.files import read_text
+from speechquant.engines.decoding_options import DecodingOptions
 
 _BYTES_PER_MEGABYTE = 1_000_000
 
@@ -65,11 +66,16 @@ class Batching:
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """All of it; `token` is what clients have to know, None where nobody has to."""
+    """All of it.
+
+    `token` is what clients have to know, None where nobody has to. `decoding` is how models are
+    asked for what clients leave open.
+    """
 
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
     token: str | None = None
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
 
 def read_token(path: Path) -> str:

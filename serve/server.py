@@ -93,7 +93,7 @@ def serve(
     meters = Meters()
     with (
         contextlib.closing(opened),
-        opened_models(folders, provider, options.batching, meters) as models,
+        opened_models(folders, provider, options, meters) as models,
     ):
         run(models, options, meters, opened, on_ready)
 

@@ -260,6 +260,7 @@ NEEDS_OPTIONAL = {
     "speechquant.exporter.whisper_gates": "torch",
     "speechquant.exporter.whisper_graphs": "torch",
     "speechquant.serve.app": "fastapi",
+    "speechquant.serve.forms": "starlette",
     "speechquant.serve.gate": "starlette",
     "speechquant.serve.meters": "prometheus_client",
     "speechquant.serve.server": "uvicorn",

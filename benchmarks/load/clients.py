@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import soundfile
@@ -21,13 +22,25 @@ _TIMEOUT_SECONDS = 300.0
 _OK, _UNAVAILABLE = 200, 503
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpokenClip:
-    """A clip as it is sent, its length, and the text that the model writes of it alone."""
+    """A clip, and the text that the model writes of it alone."""
 
-    content: bytes
-    seconds: float
+    wave: Waveform
+    rate_hz: int
     text: str
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.wave) / self.rate_hz
+
+    @cached_property
+    def content(self) -> bytes:
+        """A wav file of floats, which loses nothing."""
+        target = io.BytesIO()
+        soundfile.write(target, self.wave, self.rate_hz, format="WAV", subtype="FLOAT")
+        return target.getvalue()
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Answered:
         return self.ended - self.began
 
     @property
-    def is_wrong(self) -> bool:
+    def differs(self) -> bool:
         """Whether the text is another one than the model writes of the clip alone."""
         return self.status == _OK and self.text != self.clip.text
 
@@ -64,12 +77,13 @@ class Load:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self, clients: int, seconds: float) -> float:
-        """Ask for so long; return how long it took until the last answer."""
+        """Ask for so long, or until the server ends; return the time until the last answer."""
         began = time.monotonic()
         threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(clients)]
         for thread in threads:
             thread.start()
-        self.stop.wait(seconds)
+        for thread in threads:
+            thread.join(max(0.0, began + seconds - time.monotonic()))
         self.stop.set()
         for thread in threads:
             thread.join()
@@ -101,13 +115,6 @@ class Load:
             return Answered(clip, None, "", began, time.monotonic())
         text = json.loads(content).get("text", "") if answer.status == _OK else ""
         return Answered(clip, answer.status, text, began, time.monotonic())
-
-
-def wav_of(wave: Waveform, rate_hz: int) -> bytes:
-    """Return samples as a wav file of floats, which loses nothing."""
-    target = io.BytesIO()
-    soundfile.write(target, wave, rate_hz, format="WAV", subtype="FLOAT")
-    return target.getvalue()
 
 
 def percentile_ms(answers: Sequence[Answered], percent: float) -> float:

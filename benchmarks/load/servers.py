@@ -8,31 +8,50 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 _BYTES_PER_KIB = 1024
-_SAMPLED_SECONDS = 0.25
 _DRAIN_SECONDS = 120.0
 
 
 @dataclass
 class ServerProcess:
-    """A running `speechquant serve`; `temporary` is where it writes uploads."""
+    """A running `speechquant serve`; what it leaves behind is known once it has ended."""
 
     host: str
     port: int
     models: list[str]
-    temporary: Path
-    peak_bytes: int = 0
+    pid: int
     stderr: str = ""
     exit_code: int | None = None
     left_files: tuple[str, ...] = ()
+
+    @property
+    def resident_bytes(self) -> int:
+        """The memory that it has now."""
+        return self._status("VmRSS:")
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that it had so far."""
+        return self._status("VmHWM:")
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The time of all its threads on a processor so far."""
+        # What is before the last bracket is the name of the program, whatever is in it.
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        user, system = fields[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def _status(self, name: str) -> int:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith(name)]
+        return int(line.split()[1]) * _BYTES_PER_KIB
 
 
 @contextmanager
@@ -43,35 +62,31 @@ def server_process(
     command = [sys.executable, "-m", "speechquant.pipeline.command", "serve"]
     command += [*map(str, bundles), "--port", "0", "--json", *options]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
+        opened = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             env={**os.environ, "TMPDIR": folder},
         )
-        try:
-            facts = _announced(process)
-            url = urlsplit(facts["url"])
-            server = ServerProcess(
-                str(url.hostname), int(url.port or 0), facts["models"], Path(folder)
-            )
-            # ONNX Runtime leaves a file of its own there.
-            before = set(Path(folder).iterdir())
-            threading.Thread(target=_sample_memory, args=(process, server), daemon=True).start()
-            yield server, process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            process.wait(_DRAIN_SECONDS)
-            log.seek(0)
+        with opened as process:
+            try:
+                server = _announced(process)
+                # ONNX Runtime leaves a file of its own there.
+                before = set(Path(folder).iterdir())
+                yield server, process
+            finally:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+                process.wait(_DRAIN_SECONDS)
+        log.seek(0)
         server.stderr, server.exit_code = log.read(), process.returncode
         server.left_files = tuple(
             sorted(path.name for path in set(Path(folder).iterdir()) - before)
         )
 
 
-def _announced(process: subprocess.Popen[str]) -> Any:
+def _announced(process: subprocess.Popen[str]) -> ServerProcess:
     """Return what `serve --json` prints when it is ready."""
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
     lines = ""
@@ -79,18 +94,6 @@ def _announced(process: subprocess.Popen[str]) -> Any:
         lines += line
         if line.startswith("}"):
             break
-    return json.loads(lines)
-
-
-def _sample_memory(process: subprocess.Popen[str], server: ServerProcess) -> None:
-    status = Path(f"/proc/{process.pid}/status")
-    ended = threading.Event()
-    while process.poll() is None and not ended.wait(_SAMPLED_SECONDS):
-        try:
-            lines = status.read_text().splitlines()
-        except OSError:
-            return
-        for line in lines:
-            if line.startswith("VmRSS:"):
-                resident = int(line.split()[1]) * _BYTES_PER_KIB
-                server.peak_bytes = max(server.peak_bytes, resident)
+    facts = json.loads(lines)
+    url = urlsplit(facts["url"])
+    return ServerProcess(str(url.hostname), int(url.port or 0), facts["models"], process.pid)

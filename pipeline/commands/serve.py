@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from speechquant.core.errors import MissingPackageError
+from speechquant.engines.decoding_options import DecodingOptions
 from speechquant.engines.runners import AUTO
 from speechquant.pipeline.commands import options
 from speechquant.pipeline.console import print_json
@@ -67,6 +68,8 @@ def serve(
             rich_help_panel=options.LIMITS,
         ),
     ] = 64,
+    beam: options.Beam = 1,
+    vad: options.Vad = False,
     provider: options.Provider = AUTO,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -80,7 +83,12 @@ def serve(
         waiting_seconds=2 * max_seconds,
     )
     batching = Batching(max_batch, max_wait_ms, workers, threads)
-    asked = ServeOptions(limits, batching, None if token is None else read_token(token))
+    asked = ServeOptions(
+        limits,
+        batching,
+        None if token is None else read_token(token),
+        DecodingOptions(beams=beam, vad=vad),
+    )
     from speechquant.serve.server import DrainingServer, Served, listening
     from speechquant.serve.server import serve as run
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from loud_voices import SPARSE, loud_frames, take_loud_for_voice
 from numpy.typing import NDArray
 
 from speechquant.core.bundles import Bundle, load_bundle
@@ -19,6 +22,7 @@ from speechquant.core.transcripts.formats import Heard
 from speechquant.core.transcripts.records import Transcript
 from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.engines.voice import silero
+from speechquant.engines.voice.pieces import pieces_of, voices_in
 from speechquant.pipeline.command import run
 from speechquant.pipeline.commands.transcribe import _Asked, _print_row, _rows
 from speechquant.pipeline.transcript_files import AudioInput
@@ -77,6 +81,42 @@ def test_options_of_long_audio(
         assert run([str(one) for one in command]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: --vad needs silero-vad: pip install")
+
+
+def test_vad_beams_and_timestamps_together(
+    whisper_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    take_loud_for_voice(monkeypatch)
+    # Voices of which each is a piece, and where they are in the file.
+    loud = [(3.0, 4.2), (8.2, 9.7), (11.7, 13.6)]
+    soundfile.write(tmp_path / "sparse.wav", SPARSE, RATE_HZ, subtype="FLOAT")
+    asked: list[object] = ["transcribe", whisper_bundle.folder, tmp_path / "sparse.wav"]
+    asked += ["--temperatures", "0", "--provider", "cpu", "--language", "en"]
+    asked += ["--vad", "--beam", 5, "--timestamps"]
+    (clip,) = json.loads(output([*asked, "--json"], capsys))["clips"]
+    most = round(2.0 * RATE_HZ)  # a chunk of the tiny model
+    pieces = pieces_of(voices_in(loud_frames(SPARSE), most), len(SPARSE), most)
+    assert len(pieces) == len(loud)
+    decoding = DecodingOptions(language="en", temperatures=(0.0,), beams=5, timestamps=True)
+    with open_recognizer(whisper_bundle, provider="cpu", decoding=decoding) as recognizer:
+        alone = [recognizer.recognize([piece.of(SPARSE)])[0] for piece in pieces]
+        greedy = replace(decoding, beams=1)
+        others = recognizer.recognize([piece.of(SPARSE) for piece in pieces], decoding=greedy)
+    assert clip["text"] == " ".join(one.text for one in alone if one.text)
+    assert [one.text for one in alone] != [one.text for one in others]
+    segments = [(index, one) for index, heard in enumerate(alone) for one in heard.segments]
+    assert {index for index, _ in segments} == {0, 1, 2}
+    assert len(clip["segments"]) == len(segments)
+    for told, (index, segment) in zip(clip["segments"], segments, strict=True):
+        start, end = loud[index]
+        assert told["text"] == segment.text
+        assert start - 0.5 <= told["start"] <= told["end"] <= end + 0.5
+    lines = output(asked, capsys).splitlines()
+    shown = [line for line in lines if re.match(r" +\d+\.\d\d to +\d+\.\d\d s  ", line)]
+    assert len(shown) == len(segments)
 
 
 def test_transcribe(

@@ -13,10 +13,14 @@ from speechquant.benchmarks.load.hostile import Target, answer_to, hostile_reque
 pytest.importorskip("fastapi")
 from speechquant.serve.options import Batching, Limits
 
-COUNT = 115  # five of each kind; the load script sends 2,000
+FEW, ALL = 115, 2000  # five of each kind; all that the load script sends
 
 
+@pytest.mark.parametrize(
+    "count", [FEW, pytest.param(ALL, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_hostile_requests_are_refused_and_leave_nothing(
+    count: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -31,7 +35,7 @@ def test_hostile_requests_are_refused_and_leave_nothing(
     ) as running:  # fmt: skip
         host, port = running.url.removeprefix("http://").split(":")
         target = Target(host, int(port), "fake", wav(1), "right", 1.5)
-        for request in hostile_requests(target, 0, COUNT):
+        for request in hostile_requests(target, 0, count):
             status, answer = answer_to(target, request.content)
             assert not is_failure(status), (request.name, request.content[:2000], answer)
             assert b"Traceback" not in answer and b"/secret" not in answer

@@ -165,6 +165,30 @@ def test_what_is_too_large_answers_413() -> None:
         assert (status, answer["error"]["code"]) == (413, "audio_too_long")
 
 
+@pytest.mark.parametrize(
+    ("charset", "expected"),
+    [("utf-8", 200), ('"UTF-8"', 200), ("unicode_escape", 415), ("idna", 415), ("no-codec", 415)],
+)
+def test_fields_are_decoded_by_no_codec_that_a_client_names(charset: str, expected: int) -> None:
+    model = FakeRecognizer()
+    model.go.set()
+    with serving_fake(model, batching=AT_ONCE) as running:
+        kind = f"multipart/form-data; boundary=b; charset={charset}"
+        status, answer = running.post(FAKE, wav(1), headers={"content-type": kind})
+    assert status == expected
+    assert status == 200 or "UTF-8" in answer["error"]["message"]
+
+
+def test_a_form_that_does_not_end_is_refused_and_its_file_closed() -> None:
+    model = FakeRecognizer()
+    with serving_fake(model, batching=AT_ONCE) as running:
+        whole = PART_BEGIN + wav(1) + b"\r\n"
+        # An unclosed file would be a ResourceWarning, which is an error here.
+        assert status_of_chunks(running, [whole, b"--bZ--\r\n"], ends=True) == 400
+        assert status_of_chunks(running, [whole, b"--b-", b"-\r\n"], ends=True) == 400  # no model
+    assert model.batches == []
+
+
 def test_a_bomb_is_not_decoded() -> None:
     model = FakeRecognizer()
     with serving_fake(model) as running:
@@ -176,7 +200,9 @@ def test_a_bomb_is_not_decoded() -> None:
         assert (status, answer["error"]["code"]) == (413, "audio_too_dense")
 
 
-def status_of_chunks(running: Running, chunks: list[bytes], *, pause: float = 0.0) -> int:
+def status_of_chunks(
+    running: Running, chunks: list[bytes], *, pause: float = 0.0, ends: bool = False
+) -> int:
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(
@@ -187,6 +213,8 @@ def status_of_chunks(running: Running, chunks: list[bytes], *, pause: float = 0.
             for chunk in chunks:
                 connection.sendall(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
                 time.sleep(pause)
+            if ends:
+                connection.sendall(b"0\r\n\r\n")
         except OSError:
             pass  # it has answered before all was sent
         return int(connection.recv(1000).split()[1])

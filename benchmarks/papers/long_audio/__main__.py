@@ -1,7 +1,8 @@
 """Twelve minutes of joined clips through a real Whisper, with each option of long audio.
 
 `python -m speechquant.benchmarks.papers.long_audio CHECKPOINT --data TEST`: word errors,
-beside those of the clips one by one and of faster-whisper.
+beside those of the clips one by one and of faster-whisper; and the same of a CTC model of the zoo
+on ten minutes of zoo:test.
 What is measured is kept in --work, so that a killed run goes on. After a change of the code, give a
 new folder. Writes Markdown to stdout.
 """
@@ -26,17 +27,22 @@ from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row
 from speechquant.benchmarks.papers.real_whisper.models import Models
 from speechquant.benchmarks.papers.real_whisper.records import Records, key_of
 from speechquant.benchmarks.papers.real_whisper.rows import NORMALIZER, slug
-from speechquant.benchmarks.papers.real_whisper.run import facts_of_checkpoint
+from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, facts_of_checkpoint
 from speechquant.core.audio import Waveform, read_audio
+from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle
 from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.text import normalizer
 from speechquant.core.wer import EditCounts, score_wer
 from speechquant.engines import DecodingOptions, open_recognizer
+from speechquant.exporter import export
 from speechquant.exporter.checkpoint_files import folder_of
+from speechquant.zoo.corpus import corpus_manifest
+from speechquant.zoo.models import trained_model
 
 SAMPLE_RATE_HZ = 16_000
-_SEED = 0
+CTC_MODEL, CTC_SPLIT, CTC_SECONDS = "hubert", "test", 600.0
+_SEED, _THREADS = 0, 1
 _COLUMNS = ("what", "WER", "wrong", "substituted", "inserted", "deleted", "lost clips", "CPU s")
 Transcribe = Callable[[Sequence[Waveform]], str]
 
@@ -53,6 +59,16 @@ class Joined:
         """All of them, one behind the other."""
         return np.concatenate(self.waves)
 
+    def chunks(self, seconds: float) -> list[Waveform]:
+        """Return whole clips, as many behind one another as fit into so many seconds."""
+        chunks: list[Waveform] = []
+        for wave in self.waves:
+            if chunks and len(chunks[-1]) + len(wave) <= seconds * SAMPLE_RATE_HZ:
+                chunks[-1] = np.concatenate([chunks[-1], wave])
+            else:
+                chunks.append(wave)
+        return chunks
+
     @property
     def references(self) -> list[str]:
         """What is said in each, as it is scored."""
@@ -67,12 +83,38 @@ class Joined:
 
 @dataclass(frozen=True)
 class LongRow:
-    """A row: how speechquant is asked, or with `peer` how faster-whisper is."""
+    """A row: how speechquant is asked, or with `peer` how faster-whisper is.
+
+    `by_clip` hears the clips one by one, `chunk_seconds` as many of them at once as fit into it.
+    """
 
     name: str
     decoding: Mapping[str, Any]
     by_clip: bool = False
     peer: bool = False
+    chunk_seconds: float | None = None
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What its record depends on."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def waves_of(self, joined: Joined) -> Sequence[Waveform]:
+        """Return what is heard."""
+        if self.by_clip:
+            return joined.waves
+        return joined.chunks(self.chunk_seconds) if self.chunk_seconds else [joined.wave]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a model's table has: its rows, the clips and what they are of, and a remark on both."""
+
+    name: str
+    rows: Sequence[LongRow]
+    joined: Joined
+    data: str
+    remark: str
 
 
 @dataclass(frozen=True)
@@ -98,6 +140,13 @@ ROWS = (
     LongRow("faster-whisper, VAD, batched, greedy", {"beam_size": 1, "batch_size": 8}, peer=True),
     LongRow("faster-whisper, VAD, batched, beam 5", {"beam_size": 5, "batch_size": 8}, peer=True),
 )
+CTC_ROWS = (
+    LongRow("clip by clip", {}, by_clip=True),
+    LongRow("clips joined to at most 10 s", {}, chunk_seconds=10.0),
+    LongRow("clips joined to at most 30 s", {}, chunk_seconds=30.0),
+    LongRow("one file, in windows", {}),
+    LongRow("`--vad`", {"vad": True}),
+)
 
 
 def joined_from(data: Path, seconds: float) -> Joined:
@@ -112,14 +161,19 @@ def joined_from(data: Path, seconds: float) -> Joined:
     return Joined(tuple(taken), tuple(waves))
 
 
-def opened(row: LongRow, models: Models) -> Transcribe:
-    """Return what runs a row; an int8 or other bundle would be another checkpoint."""
-    if row.peer:
+def opened(row: LongRow, models: Models | Bundle) -> Transcribe:
+    """Return what runs a row, of a Whisper's models or of a CTC bundle.
+
+    An int8 or other bundle of the Whisper would be another checkpoint.
+    """
+    if isinstance(models, Bundle):
+        bundle, decoding = models, DecodingOptions(**row.decoding)
+    elif row.peer:
         return _faster_whisper(row, models)
-    decoding = DecodingOptions(language=models.language, **row.decoding)
-    recognizer = open_recognizer(
-        models.float_bundle, provider="cpu", threads=models.threads, decoding=decoding
-    )
+    else:
+        bundle = models.float_bundle
+        decoding = DecodingOptions(language=models.language, **row.decoding)
+    recognizer = open_recognizer(bundle, provider="cpu", threads=_THREADS, decoding=decoding)
     return lambda waves: " ".join(recognizer.transcribe(waves))
 
 
@@ -142,10 +196,10 @@ def _faster_whisper(row: LongRow, models: Models) -> Transcribe:
     return transcribe
 
 
-def measured(row: LongRow, models: Models, joined: Joined) -> LongRecord:
+def measured(row: LongRow, models: Models | Bundle, joined: Joined) -> LongRecord:
     """Return what a row makes of the joined clips."""
     transcribe = opened(row, models)
-    waves = joined.waves if row.by_clip else [joined.wave]
+    waves = row.waves_of(joined)
     started = time.process_time()
     text = normalizer(NORMALIZER)(transcribe(waves))
     cpu_seconds = time.process_time() - started
@@ -169,29 +223,81 @@ def row_line(row: LongRow, record: LongRecord) -> str:
     )
 
 
-def page_of(name: str, joined: Joined, records: Mapping[str, LongRecord], data: Path) -> str:
-    """Return the page; rows without a record are named below the table."""
+def section_lines(section: Section, records: Mapping[str, LongRecord]) -> list[str]:
+    """Return a model's table; rows without a record are named below it."""
+    joined, rows = section.joined, section.rows
     words = sum(len(reference.split()) for reference in joined.references)
-    missing = [row.name for row in ROWS if row.name not in records]
+    seconds = len(joined.wave) / SAMPLE_RATE_HZ
+    missing = [row.name for row in rows if row.name not in records]
     lines = [
+        f"## {section.name}",
+        "",
+        f"{len(joined.clips)} clips of {section.data}, joined without pauses to {seconds:.0f} s, "
+        f"{words} words. {section.remark}",
+        "",
+        *heading_rows(*_COLUMNS),
+        *(row_line(row, records[row.name]) for row in rows if row.name in records),
+        "",
+    ]
+    return [*lines, f"Not measured: {', '.join(missing)}.", ""] if missing else lines
+
+
+def introduction() -> list[str]:
+    """Return the lines above the tables."""
+    return [
         "# Long audio",
         "",
         f"{describe_machine()}; one thread; faster-whisper {version('faster-whisper')}.",
         "",
-        f"{len(joined.clips)} clips of {data.name}, joined without pauses to "
-        f"{len(joined.wave) / SAMPLE_RATE_HZ:.0f} s, {words} words. Both run the "
-        "checkpoint's float weights. The text is compared as one, with Whisper's normalizer. A "
-        "clip is lost where none of its words is there. faster-whisper has its own defaults "
-        "but for the beams; it shows each chunk the text before.",
+        "The text is compared as one, with Whisper's normalizer. A clip is lost where none of its "
+        "words is there.",
         "",
-        f"## {name}",
-        "",
-        *heading_rows(*_COLUMNS),
-        *(row_line(row, records[row.name]) for row in ROWS if row.name in records),
     ]
-    if missing:
-        lines += ["", f"Not measured: {', '.join(missing)}."]
-    return "\n".join([*lines, ""])
+
+
+def whisper_section(name: str, data: Path, seconds: float) -> Section:
+    """Return the table of a Whisper, beside faster-whisper."""
+    remark = (
+        "Both run the checkpoint's float weights. faster-whisper has its own defaults but for the "
+        "beams; it shows each chunk the text before."
+    )
+    return Section(name, ROWS, joined_from(data, seconds), data.name, remark)
+
+
+def ctc_section() -> Section:
+    """Return the table of a CTC model of the zoo."""
+    joined = joined_from(corpus_manifest(CTC_SPLIT), CTC_SECONDS)
+    remark = (
+        "Float weights. Windows and the pieces of `--vad` have at most 30 s. The model was trained "
+        "on single clips, and joined ones cost it words however they are cut: compare windows with "
+        "clips joined to at most 30 s."
+    )
+    return Section(f"zoo:{CTC_MODEL}", CTC_ROWS, joined, f"zoo:{CTC_SPLIT}", remark)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Where records are kept, and the names of the rows that are measured, None for all."""
+
+    records: Records
+    only: Sequence[str] | None
+
+    def of(
+        self, section: Section, facts: CheckpointFacts, models: Models | Bundle
+    ) -> dict[str, LongRecord]:
+        """Return the records of a table; measures those that are not there."""
+        found: dict[str, LongRecord] = {}
+        for row in section.rows:
+            name = slug(facts.name, row.name)
+            name = f"{name}-{key_of(row.facts, facts.key, section.joined.key)}"
+            record = self.records.read(LongRecord, name)
+            if record is None and (self.only is None or row.name in self.only):
+                record = measured(row, models, section.joined)
+                self.records.write(name, record)
+                sys.stderr.write(f"{row_line(row, record)}\n")
+            if record is not None:
+                found[row.name] = record
+        return found
 
 
 def main() -> None:
@@ -203,22 +309,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/long-audio"))
     parser.add_argument("--only", nargs="*", help="measure these rows alone, by name")
     options = parser.parse_args()
+    measurements = Measurements(Records(options.work / "records"), options.only)
     folder = Path(folder_of(options.checkpoint))
     facts = facts_of_checkpoint(options.checkpoint, folder)
-    joined = joined_from(options.data, options.seconds)
-    models = Models(facts.name, folder, (), options.work / facts.name, threads=1)
-    records = Records(options.work / "records")
-    found: dict[str, LongRecord] = {}
-    for row in ROWS:
-        name = f"{slug(facts.name, row.name)}-{key_of(asdict(row), facts.key, joined.key)}"
-        record = records.read(LongRecord, name)
-        if record is None and (options.only is None or row.name in options.only):
-            record = measured(row, models, joined)
-            records.write(name, record)
-            sys.stderr.write(f"{row_line(row, record)}\n")
-        if record is not None:
-            found[row.name] = record
-    sys.stdout.write(page_of(facts.name, joined, found, options.data))
+    section = whisper_section(facts.name, options.data, options.seconds)
+    models = Models(facts.name, folder, (), options.work / facts.name, threads=_THREADS)
+    lines = [*introduction(), *section_lines(section, measurements.of(section, facts, models))]
+    section, folder = ctc_section(), trained_model(CTC_MODEL)
+    facts = facts_of_checkpoint(section.name.replace(":", "-"), folder)
+    bundle = _ctc_bundle(folder, options.work / facts.name)
+    lines += section_lines(section, measurements.of(section, facts, bundle))
+    sys.stdout.write("\n".join(lines))
+
+
+def _ctc_bundle(checkpoint: Path, folder: Path) -> Bundle:
+    return load_bundle(folder) if (folder / DESCRIPTION).is_file() else export(checkpoint, folder)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loud_voices import DENSE, RATE_HZ, SILENT, SPARSE, loud_frames, take_loud_for_voice
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import AudioError, MissingPackageError, OptionError
@@ -12,41 +13,13 @@ from speechquant.engines import families as families_module
 from speechquant.engines.voice import recognizer as module
 from speechquant.engines.voice import silero
 from speechquant.engines.voice.pieces import pieces_of, voices_in
-from speechquant.engines.voice.silero import FRAME_SAMPLES
 
-RATE_HZ = 16_000
 WHISPER = DecodingOptions(language="de", temperatures=(0.0,), vad=True)
 
 
 @pytest.fixture(autouse=True)
 def loud_is_a_voice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of silero-vad, which takes noise for none."""
-    monkeypatch.setattr(module, "voice_probabilities", loud_frames)
-    monkeypatch.setattr(module, "require_silero", lambda: None)
-    monkeypatch.setattr(families_module, "require_silero", lambda: None)
-
-
-def loud_frames(wave: np.ndarray) -> np.ndarray:
-    count = -(-len(wave) // FRAME_SAMPLES)
-    frames = np.pad(wave, (0, count * FRAME_SAMPLES - len(wave))).reshape(count, FRAME_SAMPLES)
-    return (np.abs(frames).max(axis=1) > 0.02).astype(np.float32)
-
-
-def bursts(*stretches: tuple[float, bool], seed: int = 0) -> np.ndarray:
-    """Noise and silence behind one another: (seconds, whether it is noise)."""
-    rng = np.random.default_rng(seed)
-    return np.concatenate(
-        [
-            np.float32(0.1 * loud)
-            * rng.standard_normal(round(seconds * RATE_HZ)).astype(np.float32)
-            for seconds, loud in stretches
-        ]
-    )
-
-
-SPARSE = bursts((3, False), (1.2, True), (4, False), (1.5, True), (2, False), (1.9, True), seed=1)
-DENSE = bursts((5, True), seed=2)
-SILENT = bursts((4, False))
+    take_loud_for_voice(monkeypatch)
 
 
 def test_whisper_hears_the_pieces_and_tells_their_times_in_the_clip(
