@@ -136,6 +136,7 @@ def main() -> None:
         windows = windows_of(sets, _SHORT_WINDOWS, _SHORT_FRAMES)
         models.tell_distances(windows)
         models.tell_bands(windows)
+        models.centre(windows)
     for kind in STAGES:
         train(kind(options.out, settings, models), sets, scored)
 
