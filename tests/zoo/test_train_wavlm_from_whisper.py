@@ -27,6 +27,7 @@ from speechquant.zoo.wavlm_stages import (
     Stage,
     WholeStage,
     batch_of,
+    heard_by_chance,
     masked,
 )
 from speechquant.zoo.whisper_into_wavlm import (
@@ -314,6 +315,14 @@ def test_no_test_speaker_is_trained_on_or_scored(
     sets, scored = sets_to_train_and_score([Extra(people, 0.5, 12)], 0.5, random.Random(0))
     assert [sample.text for sample in sets[1][1]] == ["a", "b"]
     assert sorted(sample.text for sample in scored["people"]) == list("cdef")
+
+
+def test_as_many_clips_as_asked_for_have_noise() -> None:
+    (sample,) = samples(1)
+    clean = [heard_by_chance(sample, 0.0, np.random.default_rng(seed)) for seed in range(40)]
+    some = [heard_by_chance(sample, 0.3, np.random.default_rng(seed)) for seed in range(40)]
+    same = sum(np.array_equal(one, other) for one, other in zip(clean, some, strict=True))
+    assert 20 <= same <= 35
 
 
 def test_at_last_the_front_end_learns_faster(teacher: Any, tmp_path: Path) -> None:
