@@ -36,6 +36,7 @@ from speechquant.engines.tensorrt import builder as tensorrt_builder
 from speechquant.engines.tensorrt.layers import LayerReport, read_layers
 from speechquant.engines.tensorrt.targets import current_capability, name_of
 from speechquant.exporter import export
+from speechquant.zoo.models import CTC_MODELS
 
 ROOT = Path(__file__).parents[2]
 SM86 = BuildOptions("tensorrt-rtx", "sm86", Limits(400, 16_000, 160_000), Limits(1, 1, 2))
@@ -155,7 +156,8 @@ def test_turing_falls_back_and_the_report_says_so(quantized: Bundle, tmp_path: P
 
 
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("name", [pytest.param("hubert", marks=pytest.mark.slow), "wav2vec2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CTC_MODELS)
 def test_zoo_models_are_int8_throughout(name: str, shared: SharedArtifacts, tmp_path: Path) -> None:
     bundle = w8a8(shared.zoo_bundle(name), tmp_path / "w8a8")
     engine = build_engine(bundle, tmp_path / "engine", BuildOptions("tensorrt-rtx", "rtx3090"))

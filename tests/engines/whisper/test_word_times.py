@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from shared_artifacts import SharedArtifacts
 from transformers.utils import ModelOutput
 
 from speechquant.core.bundles import Bundle
@@ -48,8 +49,8 @@ def noise(seconds: float, seed: int) -> Wave:
 
 
 @pytest.fixture(scope="module")
-def aligned_bundle(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(tiny_whisper, tmp_path_factory.mktemp("aligned") / "bundle", word_times=True)
+def aligned_bundle(shared: SharedArtifacts) -> Bundle:
+    return shared.aligned_whisper()
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,13 @@ def test_the_other_graphs_and_the_weights_stay_as_they_are(
     assert set(aligned_bundle.files) - set(whisper_bundle.files) == {"decoder_align.onnx"}
     # What is quantized is in the other graphs too, under the same names.
     assert aligned_bundle.spec.layers == whisper_bundle.spec.layers
+
+
+@pytest.mark.slow  # all graphs are traced again
+def test_tracing_for_word_times_changes_no_other_graph(
+    tiny_whisper: Path, aligned_bundle: Bundle, tmp_path: Path
+) -> None:
+    assert export(tiny_whisper, tmp_path / "out", word_times=True).files == aligned_bundle.files
 
 
 def test_an_engine_tells_the_same_words(aligned_bundle: Bundle, tmp_path: Path) -> None:
