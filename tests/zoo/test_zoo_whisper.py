@@ -45,9 +45,7 @@ def test_the_checkpoint_fits_the_package() -> None:
     assert not any(Path(row["source"]).is_absolute() for row in settings["extra_data"])
 
 
-def test_texts_are_those_of_transformers(
-    bundle: Bundle, clips: list[LabelledClip]
-) -> None:
+def test_texts_are_those_of_transformers(bundle: Bundle, clips: list[LabelledClip]) -> None:
     waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in clips[:COMPARED_CLIPS]]
     expected = Reference(CHECKPOINT).texts(waves)
     with open_recognizer(bundle, decoding=GREEDY) as recognizer:
@@ -55,9 +53,7 @@ def test_texts_are_those_of_transformers(
     assert len(set(expected)) > COMPARED_CLIPS / 2
 
 
-def test_it_hears(
-    bundle: Bundle, clips: list[LabelledClip]
-) -> None:
+def test_it_hears(bundle: Bundle, clips: list[LabelledClip]) -> None:
     with open_recognizer(bundle) as recognizer:
         result = evaluate(recognizer, clips[:SCORED_CLIPS])
     # 27 of 850 words, 3.2 %; another processor may round a few of them otherwise.
@@ -76,9 +72,7 @@ def test_long_audio_is_cut_where_transformers_cuts_it(
     assert len(starts) > len(lot.clips) / 2
 
 
-def test_clips_strung_together_are_heard_as_well(
-    bundle: Bundle, clips: list[LabelledClip]
-) -> None:
+def test_clips_strung_together_are_heard_as_well(bundle: Bundle, clips: list[LabelledClip]) -> None:
     (lot, *_) = lots_of(clips, STRUNG_SECONDS)
     with open_recognizer(bundle) as recognizer:
         alone = clip_by_clip(lot, recognizer.transcribe)
