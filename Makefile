@@ -14,10 +14,11 @@ demo: $(READY)
 	$(RUN)/speechquant demo --out demo-out
 
 # A process for each core: most tests keep one busy. What takes long to make is made once and shared by all.
+# Bytecode is kept, because hundreds of the processes that tests start import the same modules.
 # A process that dies is named with its test and ends the run, as does the time limit, in seconds.
 TEST_SECONDS ?= 1800
 test: $(READY)
-	$(RUN)/python -m pytest --numprocesses auto --dist worksteal --max-worker-restart 0 \
+	PYTHONDONTWRITEBYTECODE= $(RUN)/python -m pytest --numprocesses auto --dist worksteal --max-worker-restart 0 \
 		--run-seconds $(TEST_SECONDS)
 
 # Minutes instead of seconds: the true-size models.

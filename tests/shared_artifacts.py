@@ -19,17 +19,27 @@ from tiny_whisper import save_tiny_whisper
 
 from speechquant.benchmarks.papers.float_tables import PARITY_SECONDS
 from speechquant.core.bundles import Bundle, load_bundle
+from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.manifests import LabelledClip
 from speechquant.exporter import export, onnx_graph
 from speechquant.exporter.ctc import export_with_parity
 from speechquant.exporter.parity import ParityResult
 from speechquant.exporter.whisper import export_whisper
 from speechquant.exporter.whisper_parity import WhisperParity
+from speechquant.zoo.corpus import (
+    MANIFEST_NAME,
+    corpus_manifest,
+    is_rendered,
+    plan_clips,
+    render_clips,
+)
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 TINY = "hubert-layer"
+ZOO_CLIPS = 100
 # Where tests/pythons.py has made what nothing can be made of without torch.
 MADE_BEFORE = "SPEECHQUANT_TEST_ARTIFACTS"
 
@@ -81,6 +91,20 @@ class SharedArtifacts:
         folder = self.folder("whisper/bundle", partial(_export_whisper, checkpoint))
         return load_bundle(folder), _read_parity(folder)
 
+    def aligned_whisper(self) -> Bundle:
+        """The bundle of the tiny Whisper with word times: its other graphs are not traced again."""
+        make = partial(self._export_aligned, self.whisper_checkpoint())
+        return load_bundle(self.folder("whisper/aligned", make))
+
+    def _export_aligned(self, checkpoint: Path, folder: Path) -> None:
+        def aligning_traced(module: Any, *given: Any) -> ir.Model:
+            is_new = type(module).__name__ == "AlignGraph"
+            return _traced(module, *given) if is_new else self.earlier_trace(module)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_graph, "traced", aligning_traced)
+            export_whisper(checkpoint, folder, word_times=True)
+
     def zoo_bundle(self, name: str) -> Bundle:
         return self.zoo_bundle_with_parity(name)[0]
 
@@ -95,6 +119,13 @@ class SharedArtifacts:
         make = partial(_export_whisper, TRAINED_MODELS / WHISPER)
         folder = self.folder("zoo-whisper/bundle", make)
         return load_bundle(folder), _read_parity(folder)
+
+    def zoo_clips(self) -> list[LabelledClip]:
+        """The first clips of zoo:test, rendered alone where the cache has not the whole set."""
+        if is_rendered("test"):
+            return read_data_set(corpus_manifest("test"))[:ZOO_CLIPS]
+        render = partial(render_clips, plan_clips("test")[:ZOO_CLIPS])
+        return read_data_set(self.folder("zoo-clips", render) / MANIFEST_NAME)
 
     def earlier_trace(self, module: Any, *_: Any) -> ir.Model:
         """Return what torch traced of such a module when the tiny model was exported."""

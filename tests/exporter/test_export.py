@@ -30,7 +30,18 @@ RATE_HZ = 16_000
 DEBRIS = {"IsNaN", "Where", "Mod", "ReduceL2", "Sign", "InstanceNormalization"}
 
 
-@pytest.fixture(scope="module", params=list(VARIANTS))
+# An export takes seconds. These have each front end, each attention and each positional convolution;
+# the others combine the same parts.
+IN_SHORT = ("wav2vec2-group", "hubert-layer", "wavlm-group", "data2vec")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(variant, marks=() if variant in IN_SHORT else pytest.mark.slow)
+        for variant in VARIANTS
+    ],
+)
 def exported(request: pytest.FixtureRequest, shared: SharedArtifacts) -> tuple[str, Path]:
     return request.param, shared.bundle(request.param).folder
 
@@ -194,6 +205,14 @@ def test_weight_norm_is_folded_to_the_value_torch_has(exported: tuple[str, Path]
     np.testing.assert_allclose(weight, conv.weight.detach().numpy(), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.usefixtures("traced_before")
+def test_the_same_trace_gives_the_same_bytes(
+    tiny_checkpoint: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    assert export(tiny_checkpoint, tmp_path / "again").files == tiny_bundle.files
+
+
+@pytest.mark.slow  # a second trace
 def test_the_same_checkpoint_gives_the_same_bytes(
     tiny_checkpoint: Path, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:

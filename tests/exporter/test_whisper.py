@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from shared_artifacts import SharedArtifacts
 from tiny_whisper import LANGUAGES, save_tiny_whisper, token_names
 
@@ -23,6 +24,7 @@ from speechquant.exporter.whisper_checkpoints import (
     _languages_and_tasks,
     load_whisper,
 )
+from speechquant.exporter.whisper_graphs import EncoderGraph
 
 
 @pytest.fixture(scope="module")
@@ -226,10 +228,24 @@ def test_other_steps_refuse_the_bundle(exported: Any) -> None:
         _ = load_bundle(exported[0].folder).only_graph
 
 
-def test_128_mel_bins(tmp_path: Path) -> None:
+def checkpoint_of_128_mel_bins(tmp_path: Path) -> Path:
     blocks = {"encoder_layers": 1, "decoder_layers": 1}
-    given = save_tiny_whisper(tmp_path / "given", num_mel_bins=128, **blocks)
-    bundle, parity = export_whisper(given, tmp_path / "out")
+    return save_tiny_whisper(tmp_path / "given", num_mel_bins=128, **blocks)
+
+
+def test_128_mel_bins(tmp_path: Path) -> None:
+    checkpoint = load_whisper(str(checkpoint_of_128_mel_bins(tmp_path)))
+    assert checkpoint.features.mel_bins == 128
+    features = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 128, 200))).float()
+    with torch.inference_mode():
+        expected = checkpoint.model.model.encoder(features).last_hidden_state
+        hidden = EncoderGraph(checkpoint.model)(features)
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_128_mel_bins_are_exported(tmp_path: Path) -> None:
+    bundle, parity = export_whisper(checkpoint_of_128_mel_bins(tmp_path), tmp_path / "out")
     assert bundle.spec.features.mel_bins == 128
     assert np.all([row.is_close for row in parity])
 

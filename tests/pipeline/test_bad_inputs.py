@@ -58,8 +58,17 @@ def test_full_disk(workspace: Workspace, shared: SharedArtifacts) -> None:
     assert done.stdout == ""  # nothing is left on the disk
 
 
+# Each starts a process that loads torch. Inside torch and where files are written is the hardest.
 @pytest.mark.parametrize(
-    "when", [0.05, 0.5, "torch runs", "tracing", "writing", "ONNX Runtime runs"]
+    "when",
+    [
+        0.05,
+        0.5,
+        pytest.param("torch runs", marks=pytest.mark.slow),
+        "tracing",
+        "writing",
+        pytest.param("ONNX Runtime runs", marks=pytest.mark.slow),
+    ],
 )
 def test_interrupt_at_any_moment(
     workspace: Workspace, when: str | float, shared: SharedArtifacts

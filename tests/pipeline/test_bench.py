@@ -14,6 +14,7 @@ from reports import report
 from speechquant.benchmarks.bench import process as candidate_process
 from speechquant.benchmarks.bench import run as bench_run
 from speechquant.benchmarks.peers.make import MissingPeer, Peer
+from speechquant.benchmarks.report import html, write
 from speechquant.benchmarks.report.figures import figures_of
 from speechquant.benchmarks.report.record import Skipped, read_report, write_report
 from speechquant.core.bundles import Bundle
@@ -29,6 +30,13 @@ RATE_HZ = 16_000
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A load is a process, and `run_bench` has tests of its own for how many there are."""
     monkeypatch.setattr(bench_run, "LOADS", 1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's pictures take five seconds; test_demo has those of a bench, test_pages all others."""
+    monkeypatch.setattr(html, "inline_svg_of", lambda *_: "<svg></svg>")
+    monkeypatch.setattr(write, "png_of", lambda _: b"a picture")
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -229,13 +231,26 @@ def test_two_processes_are_one_that_accumulates(
     tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = data_set(tmp_path / "data")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, "-m", "speechquant.students.distil",
-         *arguments(tiny_whisper, data, tmp_path / "two")],
-        text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    both = arguments(tiny_whisper, data, tmp_path / "two")
+    # As torchrun sets it; one of the two processes is this one, which has loaded torch already.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "speechquant.students.distil", *both],
+        env={**os.environ, **ranks[1]}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as other:  # fmt: skip
+        try:
+            with pytest.MonkeyPatch.context() as first:
+                first.setattr(sys, "argv", ["distil", *both])
+                for name, value in ranks[0].items():
+                    first.setenv(name, value)
+                distil.main()
+            said, _ = other.communicate(timeout=60)
+        finally:
+            other.kill()
+    assert other.returncode == 0, said
     alone = arguments(tiny_whisper, data, tmp_path / "one", "--accumulate", "2")
     monkeypatch.setattr(sys, "argv", ["distil", *alone])
     distil.main()

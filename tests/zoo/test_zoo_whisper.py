@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,15 @@ from speechquant.benchmarks.papers.joined_clips import clip_by_clip, joined_erro
 from speechquant.benchmarks.papers.whisper_agreement import GREEDY, Reference
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
-from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_recognizer
 from speechquant.training.augment import coloured_noise
-from speechquant.zoo.corpus import SAMPLE_RATE_HZ, corpus_manifest
+from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER
 
 CHECKPOINT = TRAINED_MODELS / WHISPER
 # All of these have more in whisper_agreement.
-COMPARED_CLIPS = 40
+COMPARED_CLIPS = 12
 SCORED_CLIPS = 100
 STRUNG_SECONDS = 180.0
 
@@ -34,9 +32,9 @@ def bundle(shared: SharedArtifacts) -> Bundle:
     return exported
 
 
-@cache
-def clips() -> list[LabelledClip]:
-    return read_data_set(corpus_manifest("test"))
+@pytest.fixture(scope="module")
+def clips(shared: SharedArtifacts) -> list[LabelledClip]:
+    return shared.zoo_clips()
 
 
 def test_the_checkpoint_fits_the_package() -> None:
@@ -47,23 +45,25 @@ def test_the_checkpoint_fits_the_package() -> None:
     assert not any(Path(row["source"]).is_absolute() for row in settings["extra_data"])
 
 
-def test_texts_are_those_of_transformers(bundle: Bundle) -> None:
-    waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in clips()[:COMPARED_CLIPS]]
+def test_texts_are_those_of_transformers(bundle: Bundle, clips: list[LabelledClip]) -> None:
+    waves = [read_audio(clip.path, SAMPLE_RATE_HZ) for clip in clips[:COMPARED_CLIPS]]
     expected = Reference(CHECKPOINT).texts(waves)
     with open_recognizer(bundle, decoding=GREEDY) as recognizer:
         assert recognizer.transcribe(waves) == expected
     assert len(set(expected)) > COMPARED_CLIPS / 2
 
 
-def test_it_hears(bundle: Bundle) -> None:
+def test_it_hears(bundle: Bundle, clips: list[LabelledClip]) -> None:
     with open_recognizer(bundle) as recognizer:
-        result = evaluate(recognizer, clips()[:SCORED_CLIPS])
+        result = evaluate(recognizer, clips[:SCORED_CLIPS])
     # 27 of 850 words, 3.2 %; another processor may round a few of them otherwise.
     assert result.words.errors <= 27 + 6
 
 
-def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Bundle) -> None:
-    (lot, *_) = lots_of(clips(), 45.0)
+def test_long_audio_is_cut_where_transformers_cuts_it(
+    bundle: Bundle, clips: list[LabelledClip]
+) -> None:
+    (lot, *_) = lots_of(clips, 45.0)
     with open_recognizer(bundle, decoding=GREEDY) as recognizer:
         found = recognizer.recognize([lot.wave])[0]
     assert [found.text] == Reference(CHECKPOINT).texts([lot.wave])
@@ -72,8 +72,8 @@ def test_long_audio_is_cut_where_transformers_cuts_it(bundle: Bundle) -> None:
     assert len(starts) > len(lot.clips) / 2
 
 
-def test_clips_strung_together_are_heard_as_well(bundle: Bundle) -> None:
-    (lot, *_) = lots_of(clips(), STRUNG_SECONDS)
+def test_clips_strung_together_are_heard_as_well(bundle: Bundle, clips: list[LabelledClip]) -> None:
+    (lot, *_) = lots_of(clips, STRUNG_SECONDS)
     with open_recognizer(bundle) as recognizer:
         alone = clip_by_clip(lot, recognizer.transcribe)
         found = joined_errors(lot, alone, recognizer.transcribe([lot.wave]))

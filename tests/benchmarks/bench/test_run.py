@@ -224,7 +224,7 @@ def test_what_is_measured_is_not_measured_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = replace(plan(folders, clips, tmp_path), lengths_seconds=(0.5,), batches=(1,))
+    asked = replace(plan(folders[:1], clips, tmp_path), lengths_seconds=(0.5,), batches=(1,))
     first = run_bench(asked)
 
     def refused(candidate: Candidate, threads: int | None) -> None:
@@ -250,7 +250,7 @@ from speechquant.benchmarks.bench.plan import Plan
 from speechquant.benchmarks.bench.candidates import candidates_of
 from speechquant.core.manifests import LabelledClip
 clips = tuple(LabelledClip(Path(path), "one two") for path in {[str(c.path) for c in clips]})
-candidates = tuple(candidates_of([Path(path) for path in {[str(f) for f in folders]}], ["cpu"]))
+candidates = tuple(candidates_of([Path(path) for path in {[str(folders[0])]}], ["cpu"]))
 bench.LOADS = 1
 run_bench(Plan(candidates, clips, "noise", Path({str(tmp_path / "work")!r}), (0.5, 1.0), (1,), 3, 1,
     pause_seconds=0.0), lambda done, total: print(done, flush=True))
@@ -263,11 +263,12 @@ run_bench(Plan(candidates, clips, "noise", Path({str(tmp_path / "work")!r}), (0.
         assert process.stdout.readline() == "2\n"
         os.killpg(process.pid, signal.SIGKILL)
     journal = tmp_path / "work" / JOURNAL_FILE
-    before = journal.read_text().split("\n")
-    asked = replace(plan(folders, clips, tmp_path / "work"), lengths_seconds=(0.5, 1.0))
+    before = journal.read_text().split("\n")[:-1]  # the last may be cut
+    assert before
+    asked = replace(plan(folders[:1], clips, tmp_path / "work"), lengths_seconds=(0.5, 1.0))
     report = run_bench(replace(asked, batches=(1,)))
-    assert journal.read_text().split("\n")[:3] == before[:3]
-    assert [len(result.cells) for result in report.results] == [2, 2]
+    assert journal.read_text().split("\n")[: len(before)] == before
+    assert [len(result.cells) for result in report.results] == [2]
 
 
 def test_a_process_that_dies_says_how(folders: list[Path]) -> None:

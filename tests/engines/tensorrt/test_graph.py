@@ -27,7 +27,7 @@ from speechquant.engines.tensorrt.graph import tensorrt_graph
 
 @pytest.fixture(scope="module")
 def floats(shared: SharedArtifacts) -> Bundle:
-    return shared.bundle("hubert-group")
+    return shared.bundle("wav2vec2-group")
 
 
 @pytest.fixture(scope="module", params=list(QdqFormat))

@@ -296,7 +296,7 @@ def test_engines_for_sm86_and_what_lies_beside_them(quantized: Bundle, tmp_path:
 
 
 @pytest.mark.usefixtures("rtx")
-@pytest.mark.parametrize("float_type", ["bf16", "fp32"])
+@pytest.mark.parametrize("float_type", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_other_types_of_the_rest(quantized: Bundle, tmp_path: Path, float_type: str) -> None:
     engine = build_engine(quantized, tmp_path / "engine", replace(SM86, float_type=float_type))
     for name in GRAPHS:

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from shared_artifacts import SharedArtifacts
 from transformers.utils import ModelOutput
 
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import CheckpointError, OptionError
-from speechquant.core.seq2seq import ALIGN, DECODER_DATA, GRAPHS, Seq2SeqSpec
+from speechquant.core.seq2seq import ALIGN, DECODER_DATA, DECODERS, GRAPHS, Seq2SeqSpec
+from speechquant.core.specs import graph_file
 from speechquant.core.transcripts.records import Word
 from speechquant.engines import DecodingOptions, build_engine, open_recognizer
 from speechquant.engines.build_options import BuildOptions
@@ -48,8 +51,8 @@ def noise(seconds: float, seed: int) -> Wave:
 
 
 @pytest.fixture(scope="module")
-def aligned_bundle(tiny_whisper: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(tiny_whisper, tmp_path_factory.mktemp("aligned") / "bundle", word_times=True)
+def aligned_bundle(shared: SharedArtifacts) -> Bundle:
+    return shared.aligned_whisper()
 
 
 @pytest.fixture(scope="module")
@@ -172,16 +175,33 @@ def test_nothing_is_aligned_where_nobody_asks(aligned_bundle: Bundle) -> None:
     assert transcript.words == ()
 
 
+def operators(bundle: Bundle, file: str) -> list[str]:
+    model = onnx.load(bundle.folder / file, load_external_data=False)
+    return [node.op_type for node in model.graph.node]
+
+
 def test_the_other_graphs_and_the_weights_stay_as_they_are(
     aligned_bundle: Bundle, whisper_bundle: Bundle
 ) -> None:
     assert set(whisper_bundle.graphs) == set(GRAPHS)
     assert aligned_bundle.files[DECODER_DATA] == whisper_bundle.files[DECODER_DATA]
     for name, digest in whisper_bundle.files.items():
-        assert aligned_bundle.files[name] == digest
+        if name in map(graph_file, DECODERS):  # but for the numbers of nodes added to a trace
+            assert operators(aligned_bundle, name) == operators(whisper_bundle, name)
+        else:
+            assert aligned_bundle.files[name] == digest
     assert set(aligned_bundle.files) - set(whisper_bundle.files) == {"decoder_align.onnx"}
     # What is quantized is in the other graphs too, under the same names.
     assert aligned_bundle.spec.layers == whisper_bundle.spec.layers
+
+
+@pytest.mark.slow  # all graphs are traced again
+def test_tracing_for_word_times_changes_no_other_file(
+    tiny_whisper: Path, whisper_bundle: Bundle, tmp_path: Path
+) -> None:
+    aligned = export(tiny_whisper, tmp_path / "out", word_times=True).files
+    for name, digest in whisper_bundle.files.items():
+        assert aligned[name] == digest
 
 
 def test_an_engine_tells_the_same_words(aligned_bundle: Bundle, tmp_path: Path) -> None:
