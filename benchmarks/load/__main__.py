@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
 from speechquant.benchmarks.load import page
 from speechquant.benchmarks.load.clients import SpokenClip
 from speechquant.benchmarks.load.differences import explained
@@ -26,6 +28,7 @@ from speechquant.engines.recognizers import Recognizer
 from speechquant.zoo.corpus import corpus_manifest
 
 _SHORTEST, _LONGEST = 2.0, 15.0
+_SEED = 0
 
 
 def main() -> None:
@@ -49,11 +52,15 @@ def main() -> None:
 
 
 def clips_of(recognizer: Recognizer, data: Path, count: int) -> list[SpokenClip]:
-    """Return clips with the text that the model writes of each alone; raises OptionError."""
+    """Return clips in a fixed random order, with the text that the model writes of each alone.
+
+    Raises OptionError.
+    """
     rate_hz = recognizer.spec.sample_rate_hz
     found: list[SpokenClip] = []
-    for one in read_data_set(data, require_text=False):
-        wave = recognizer.read(one.audio)
+    labelled = read_data_set(data, require_text=False)
+    for index in np.random.default_rng(_SEED).permutation(len(labelled)):
+        wave = recognizer.read(labelled[index].audio)
         if _SHORTEST <= len(wave) / rate_hz <= _LONGEST:
             (text,) = recognizer.transcribe([wave])
             found.append(SpokenClip(wave, rate_hz, text))
