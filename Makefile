@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc \
+.PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc cross-domain \
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check real-whisper real-whisper-speed gated-tables kdq-tables long-audio serve-load \
@@ -58,6 +58,10 @@ stablequant-tables: $(READY)
 # OPTIONS='--search fast' makes it less.
 balanced-ctc: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.balanced_ctc --workers 2 $(OPTIONS) > docs/results/balanced-ctc.md
+
+# DATA='--data LibriSpeech,hold_out=8 --data an4,hold_out=8': held-out speakers are tested on, the others calibrate.
+cross-domain: $(READY)
+	$(RUN)/python -m speechquant.benchmarks.papers.cross_domain $(DATA) $(OPTIONS) > docs/results/cross-domain.md
 
 # Half an hour as well.
 search-comparison: $(READY)

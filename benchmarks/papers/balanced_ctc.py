@@ -1,7 +1,8 @@
 """Balanced channels beside StableQuant and mse on CTC models, at several widths.
 
 `python -m speechquant.benchmarks.papers.balanced_ctc > docs/results/balanced-ctc.md` measures the
-models of the zoo on the first clips of zoo:test, calibrated and searched on zoo:dev.
+models of the zoo on clips of zoo:test, calibrated and searched on zoo:dev. --data
+LIBRISPEECH,hold_out=8 takes other speech: those speakers are tested on, the others calibrate.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import argparse
 import logging
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.markdown import cell, print_heading, print_row
-from speechquant.benchmarks.papers.splits import zoo_split
+from speechquant.benchmarks.papers.splits import held_out_split, thinned, zoo_split
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.core.wer import difference_interval
 from speechquant.exporter.ctc import export
 from speechquant.recipes.executors.options import ExecutorOptions
 from speechquant.recipes.experiment import Experiment, Scored
+from speechquant.training.samples import Extra
 from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 _COLUMNS = (
@@ -59,17 +62,19 @@ def main() -> None:
     parser.add_argument("--dev-clips", type=int, default=400, help="clips that are searched on")
     parser.add_argument("--test-clips", type=int, default=200)
     parser.add_argument("--models", nargs="+", choices=CTC_MODELS, default=CTC_MODELS)
+    parser.add_argument("--data", type=Extra.parse, help="PATH,hold_out=8 instead of the zoo's")
     parser.add_argument("--work", type=Path, help="folder to keep what a killed run had done")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    split = zoo_split()
+    split = held_out_split(options.data) if options.data else zoo_split()
+    split = replace(split, calibration=thinned(split.calibration, options.dev_clips))
     test = split.test[:: max(1, len(split.test) // options.test_clips)][: options.test_clips]
     sys.stdout.write("# Balanced channels beside StableQuant on CTC models\n\n")
     sys.stdout.write(
-        f"On {describe_scoring()}. Calibrated on {len(split.calibration)} clips of zoo:dev; "
+        f"On {describe_scoring()}. Calibrated on {len(split.calibration)} clips; "
         f"searched ({options.search}) on {options.dev_clips} of them; WER in % on {len(test)} "
-        "clips of zoo:test, in brackets the difference from float in points with its "
+        f"clips of {split.name}, in brackets the difference from float in points with its "
         "paired-bootstrap 95 % interval. Symmetric is what TensorRT takes, asymmetric needs "
         "`--qdq-format u8`.\n"
     )
