@@ -3,7 +3,7 @@
 Three stages, each a run of its own that goes on from its last checkpoint when it is started again:
 
 blocks     A WavLM with Whisper's blocks hears through Whisper's log-mel stem. Its blocks learn to
-           do without absolute positions, and CTC. A step is cheap: there is no front end in it.
+           do without absolute positions, and nothing else.
 front-end  Convolutions, which begin as a bank of filters, learn to give what the stem gives.
 whole      All of it learns CTC, and keeps some of the distance to Whisper.
 """

@@ -217,7 +217,7 @@ def test_masked_frames_come_in_spans_of_ten() -> None:
 @pytest.mark.parametrize(
     ("kind", "moving", "still"),
     [
-        (BlocksStage, ["wavlm.encoder.layers.0", "lm_head"], ["wavlm.feature_"]),
+        (BlocksStage, ["wavlm.encoder.layers.0"], ["wavlm.feature_", "lm_head"]),
         (FrontEndStage, ["wavlm.feature_extractor"], ["wavlm.encoder", "lm_head"]),
         (WholeStage, ["wavlm.encoder.layers.0", "wavlm.feature_extractor", "lm_head"], []),
     ],
