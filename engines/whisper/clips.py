@@ -15,9 +15,10 @@ from speechquant.engines.whisper.log_mel import Features
 class Clip:
     """A clip and how far it has come; `place` is the frame at which its next chunk begins.
 
-    `previous_from` is the token from which on its text is shown to the next chunk, where that is
-    asked for. `is_again` where the next chunk begins inside the one before, of which nothing was
-    told. `options` are how the model is asked about it.
+    `shown` are the tokens, timestamps among them, that the next chunk is shown where that is asked
+    for: a Whisper that is shown text without times leaves out what it hears. `is_again` where the
+    next chunk begins inside the one before, of which nothing was told. `options` are how the model
+    is asked about it.
     """
 
     wave: Waveform
@@ -25,12 +26,12 @@ class Clip:
     is_short: bool
     options: DecodingOptions
     place: int = 0
-    previous_from: int = 0
     is_again: bool = False
     language: str | None = None
     segments: list[Segment] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
     features: Features | None = None
 
     @property

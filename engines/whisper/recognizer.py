@@ -406,7 +406,7 @@ class WhisperRecognizer(FilesAndTexts):
     def _text_before(self, clip: Clip) -> list[int]:
         """Return the tokens in front of the prompt: what the text is to follow on."""
         generation, options = self.spec.generation, self._options
-        previous = clip.tokens[clip.previous_from :] if options.previous_text else []
+        previous = clip.shown if options.previous_text else []
         initial = self._initial_prompt
         if generation.start_of_previous is None or not (initial or previous):
             return []
@@ -447,6 +447,7 @@ class WhisperRecognizer(FilesAndTexts):
         first = self.spec.generation.first_timestamp
         if first is None:
             clip.tokens += decoded.tokens
+            clip.shown += decoded.tokens
             return frames
         start = untold_start(decoded.tokens, first)
         if start and clip.has_timestamps and not is_again:
@@ -460,11 +461,12 @@ class WhisperRecognizer(FilesAndTexts):
         told = [_Told(piece, decoded, tuple(islice(times, len(piece.tokens)))) for piece in pieces]
         for one in self._mended(chunk, told, used):
             clip.tokens += one.piece.tokens
+            clip.shown += _with_times(one.piece, first)
             if clip.has_timestamps and (segment := self._segment(clip, one)):
                 clip.segments.append(segment)
             clip.words += self._words(clip, one)
         if decoded.temperature > _MOST_TRUSTED_TEMPERATURE:
-            clip.previous_from = len(clip.tokens)
+            clip.shown.clear()
         return used
 
     def _mended(self, chunk: _Chunk, told: Sequence[_Told], used: int) -> Iterator[_Told]:
@@ -556,6 +558,10 @@ class WhisperRecognizer(FilesAndTexts):
         end = self.spec.generation.end
         text: str = self._tokenizer.decode([token for token in tokens if token < end])
         return text.strip()
+
+
+def _with_times(piece: TimedTokens, first_timestamp: int) -> list[int]:
+    return [first_timestamp + piece.start, *piece.tokens, first_timestamp + piece.end]
 
 
 def open_whisper_recognizer(

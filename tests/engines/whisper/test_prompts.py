@@ -86,12 +86,16 @@ def before_chunks(
     return chunks.before
 
 
+def timed(said: int) -> list[int]:
+    return [_FIRST, said, said, _FIRST + 100]
+
+
 def test_each_chunk_is_shown_the_text_before_it(
     whisper_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = before_chunks(whisper_bundle, monkeypatch, Chunks(), 8, previous_text=True)
-    assert before[:3] == [[], [_PREVIOUS, 61, 61], [_PREVIOUS, 61, 61, 62, 62]]
-    assert before[7] == [_PREVIOUS, 62, *(n for said in range(63, 68) for n in (said, said))]
+    assert before[:3] == [[], [_PREVIOUS, *timed(61)], [_PREVIOUS, *timed(61), *timed(62)]]
+    assert before[7] == [_PREVIOUS, *timed(65)[1:], *timed(66), *timed(67)]
     assert len(before[7]) == _MOST + 1
 
 
@@ -100,8 +104,8 @@ def test_text_that_was_drawn_is_not_shown(
 ) -> None:
     chunks = Chunks(0.0, 0.5, 0.6, 0.0)
     before = before_chunks(whisper_bundle, monkeypatch, chunks, 5, previous_text=True)
-    assert before[2] == [_PREVIOUS, 61, 61, 62, 62]
-    assert before[3:] == [[], [_PREVIOUS, 64, 64]]
+    assert before[2] == [_PREVIOUS, *timed(61), *timed(62)]
+    assert before[3:] == [[], [_PREVIOUS, *timed(64)]]
 
 
 def test_the_initial_prompt_stays_in_front_of_all_chunks(
@@ -112,10 +116,7 @@ def test_the_initial_prompt_stays_in_front_of_all_chunks(
     assert alone[0] == alone[1] and len(alone[0]) == 5 and max(alone[0][1:]) < 300
     both = before_chunks(whisper_bundle, monkeypatch, Chunks(), 8, previous_text=True, **given)
     assert both[0] == alone[0]
-    assert both[7][:5] == alone[0] and both[7][5:] == [
-        64,
-        *(n for s in (65, 66, 67) for n in (s, s)),
-    ]
+    assert both[7] == [*alone[0], *timed(66)[1:], *timed(67)]
     long = before_chunks(whisper_bundle, monkeypatch, Chunks(), 1, initial_prompt="abc" * 30)
     assert len(long[0]) == _MOST + 1
 
