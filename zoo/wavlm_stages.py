@@ -54,23 +54,22 @@ class Settings(RunSettings):
     """What the stages are made of; `steps` and `peak_learning_rate` are those of the last."""
 
     steps: int = 7_000
-    warmup_steps: int = 200
+    warmup_steps: int = 60
     decay_steps: int = 4_000
-    peak_learning_rate: float = 1.5e-4
+    peak_learning_rate: float = 3e-4
     batch_seconds: float = 32.0
     save_every: int = 100
     score_every: int = 500
     synthetic_share: float = 0.4
-    blocks_steps: int = 4_000
-    blocks_learning_rate: float = 5e-4
-    front_end_steps: int = 5_000
-    front_end_learning_rate: float = 1e-3
+    blocks_steps: int = 300
+    blocks_learning_rate: float = 7e-4
+    front_end_steps: int = 1_000
+    front_end_learning_rate: float = 2e-3
     # How much the distance to the teacher weighs beside CTC.
     whole_distance: float = 2.0
     masked_share: float = 0.05
-    # The clips that get noise and the echo of a room: too many of them, and the model still learns
-    # to hear through noise when the time is up.
-    degraded_share: float = 0.25
+    # The clips that get noise and the echo of a room.
+    degraded_share: float = 0.3
     # The learning rate of the front end at last, in parts of that of the rest: at four times as
     # much CTC rises again.
     front_end_share: float = 0.7

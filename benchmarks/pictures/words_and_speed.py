@@ -56,7 +56,7 @@ def figure_of_words_and_speed(points: Sequence[Point]) -> Figure:
     panels[0].set_ylabel("WER, %", fontsize=TEXT_POINTS)
     handles = [panels[0].plot([], [], **_style(index), label=name)[0]
                for index, name in enumerate(candidates)]  # fmt: skip
-    legend_below(figure, handles, columns=3)
+    legend_below(figure, handles, columns=min(3, 1 + len(checkpoints)))
     write_title(figure, "Word errors against time")
     return figure
 

@@ -50,7 +50,8 @@ def connected(address: str | None, cores: int) -> Any:
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
             raise OptionError(
                 f"{address or 'ray'}: no Ray cluster can be reached there ({error}); start one "
-                'with "ray start --head", or mend the address'
+                'with "ray start --head", or mend the address; a cluster that asks for a token '
+                "(Ray 2.60 does where it finds one in ~/.ray) needs RAY_AUTH_MODE=token"
             ) from error
     return ray
 
