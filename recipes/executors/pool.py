@@ -6,12 +6,13 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from multiprocessing import get_context, parent_process
+from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +28,8 @@ ResultT = TypeVar("ResultT")
 # Jobs handed over at a time: one that runs and one that waits, so that no process does.
 JOBS_IN_HAND = 2
 _OUT_OF_MEMORY = 3  # exit code
+# How long processes may take to end what they do when all is done or given up.
+_PATIENCE_SECONDS = 30.0
 
 _do: Callable[[Any], Any] | None = None
 _refusal: SpeechquantError | None = None
@@ -85,7 +88,16 @@ class ProcessPool(Generic[JobT, ResultT]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        processes = list(self._pool._processes.values())
+        thread: Any = self._pool._executor_manager_thread
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for process in processes:
+            # One that was killed as it took a job holds the lock of all the others for ever.
+            if not connection.wait([process.sentinel], max(0.0, deadline - time.monotonic())):
+                process.kill()
+        if thread is not None:
+            thread.join()
 
     @property
     def pids(self) -> list[int]:

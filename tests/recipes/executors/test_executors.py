@@ -23,7 +23,7 @@ from job_tasks import (
 from ray_nodes import two_nodes
 
 from speechquant.core.errors import AudioError, OptionError
-from speechquant.recipes.executors import ray_workers
+from speechquant.recipes.executors import pool, ray_workers
 from speechquant.recipes.executors.options import RAY, ExecutorOptions, opened_workers
 from speechquant.recipes.executors.task import in_order
 
@@ -82,6 +82,20 @@ def test_a_worker_that_is_killed_from_outside_costs_nothing(
                 known: Any = workers  # the processes are no part of the protocol
                 os.kill(known.pids[0], signal.SIGKILL)
     assert [found[place] for place in range(40)] == EXPECTED
+
+
+def test_processes_that_wait_for_a_lock_of_a_killed_one_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_PATIENCE_SECONDS", 0.5)
+    with pool.ProcessPool(squares(tmp_path / "task"), 2) as workers:
+        assert list(in_order(workers.completed(PLAIN))) == EXPECTED
+        queue: Any = workers._pool._call_queue
+        pids = workers.pids
+        # As a process that is killed while it takes a job leaves it; one of the two may have it.
+        queue._rlock.acquire(timeout=0.5)
+        queue.put = queue.put_nowait = lambda *_: None
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_job_that_costs_every_worker_is_one_clear_error(
