@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechquant.core.bundles import Bundle
-from speechquant.core.ctc import TEXT_FILES, VOCABULARY_FILE, CtcSpec
+from speechquant.core.ctc import CtcSpec
 from speechquant.core.errors import BundleError, OptionError, choice_among
 from speechquant.core.files import new_folder, read_text
 from speechquant.core.onnx_files import require_packages
@@ -82,8 +82,8 @@ def _write_for_optimum(bundle: Bundle, folder: Path) -> None:
             "optimum does not read; give a CTC bundle"
         )
     _write_without_lengths(bundle.only_graph.model_path, folder / "model.onnx")
-    for name in (VOCABULARY_FILE, *TEXT_FILES):
-        if (bundle.folder / name).is_file():
+    for name in spec.text_files:
+        if name in bundle.files:
             shutil.copyfile(bundle.folder / name, folder / name)
     config = {
         "model_type": _MODEL_TYPES[spec.architecture],
