@@ -185,11 +185,12 @@ gated-tables: $(READY)
 kdq-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.kdq_tables $(TEACHER) $(RUNS) $(TESTS) --work build/kdq $(OPTIONS)
 
-# CHECKPOINT is a folder or a hub id, TEST a manifest; what was measured is in build/long-audio, and only rows that are
-# missing there run. OPTIONS='--work FOLDER' keeps them elsewhere. zoo:hubert hears ten minutes of zoo:test as well.
-# make long-audio CHECKPOINT=openai/whisper-tiny.en TEST=LibriSpeech/test-clean
+# CHECKPOINTS are folders or hub ids, of Whisper or CTC models; TEST is a manifest. What was measured is in
+# build/long-audio, and only rows that are missing there run. OPTIONS='--work FOLDER' keeps them elsewhere. zoo:hubert
+# hears ten minutes of zoo:test as well.
+# make long-audio CHECKPOINTS=openai/whisper-tiny.en TEST=LibriSpeech/test-clean
 long-audio: $(VENV)/.peers
-	$(RUN)/python -m speechquant.benchmarks.papers.long_audio $(CHECKPOINT) --data $(TEST) $(OPTIONS) \
+	$(RUN)/python -m speechquant.benchmarks.papers.long_audio $(CHECKPOINTS) --data $(TEST) $(OPTIONS) \
 		> docs/results/long-audio.md
 
 # MODEL is a bundle or an engine, DATA a data set. OPTIONS='--clients 64 --minutes 10' for more than 8 and 2,

@@ -41,7 +41,7 @@ from speechquant.students.student import GATE_CHOICES, NO_GATES, Shape, save_stu
 from speechquant.training.batches import batches, in_rows
 from speechquant.training.command_line import begin, run_parser, settings_of
 from speechquant.training.run import SETTINGS_FILE, TrainingRun, fast_products, train_to_end
-from speechquant.training.samples import Sample, Sets
+from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
 from speechquant.training.schedule import RunSettings
 from speechquant.training.whisper import encode, log_mels
 
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 _NORMALIZER = "whisper"
 _CLIPS_AT_ONCE = 8
+# Times the seconds of a batch: short clips, each in a chunk of its own, would be ten times as many.
+_MOST_WHOLE_CHUNKS = 2
 # Times the longest text of a group: a student that repeats itself early on would write to the end.
 _MOST_TOKENS = 2
 
@@ -182,8 +184,11 @@ class Distillation(TrainingRun):
         waves = [augmented(sample, chunk, share, rng) for sample in samples]
         longest = max(map(len, waves))
         length = padded_samples(longest, chunk, self.settings.whole_chunk_share, rng)
+        if length == chunk:
+            budget = _MOST_WHOLE_CHUNKS * self.settings.batch_seconds * SAMPLE_RATE_HZ
+            waves = waves[: max(1, int(budget / chunk))]
         features = self._features(waves, length)
-        texts = [sample.text for sample in samples]
+        texts = [sample.text for sample in samples[: len(waves)]]
         given, wanted = (
             tokens.to(self.processes.device)
             for tokens in self.teacher.writing.inputs_and_targets(texts)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from speechquant.calibrators.calibrate import SEARCHES
-from speechquant.calibrators.methods import METHODS
+from speechquant.calibrators.methods import BALANCED, METHODS
 from speechquant.core.ctc import CTC
 from speechquant.core.graphs import INPUT, OUTPUT
 from speechquant.core.scales import WEIGHT_SCALES, Bits
@@ -129,14 +129,14 @@ Beam = Annotated[
 InitialPrompt = Annotated[
     str | None,
     typer.Option(
-        help="Whisper: text that every chunk is heard as the continuation of: names, spellings.",
+        help="Whisper: text that stands before every chunk as previous context: names, spellings.",
         show_default=False,
     ),
 ]
 PreviousText = Annotated[
     bool,
     typer.Option(
-        "--previous-text", help="Whisper: each chunk is heard as the continuation of those before."
+        "--previous-text", help="Whisper: each chunk sees the text of those before as context."
     ),
 ]
 Vad = Annotated[
@@ -163,7 +163,12 @@ def decoding_options(
 
 Method = Annotated[
     str,
-    typer.Option(help=f"How activation ranges are found: {', '.join(METHODS)}.", show_default=True),
+    typer.Option(
+        help="How activation ranges are found: "
+        f"{', '.join(method for method in METHODS if method != BALANCED)}. ({BALANCED}, the "
+        'default for Whisper, changes the graph too: run "speechquant quantize".)',
+        show_default=True,
+    ),
 ]
 MethodOrDefault = Annotated[
     str | None,
@@ -180,7 +185,9 @@ WeightBits = Annotated[
 ]
 Dev = Annotated[
     str | None,
-    typer.Option(help="Data with texts that trials are scored on; by default the data of --data."),
+    typer.Option(
+        help="Labelled data that WER is scored on, in searches and guards. Default: --data."
+    ),
 ]
 Percentile = Annotated[
     float,
@@ -208,8 +215,8 @@ Search = Annotated[
 Gamma = Annotated[
     float,
     typer.Option(
-        help="Largest rise of WER, in points, at which a layer that alone is quantized is not "
-        "clipped.",
+        help="StableQuant clips a layer if quantizing that layer alone raises the WER by more than "
+        "this, in points.",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -240,8 +247,8 @@ FloatActivations = Annotated[
 WeightScales = Annotated[
     str,
     typer.Option(
-        help="What of a weight has a scale of its own: each output channel, or the whole tensor "
-        f"as in Wagner et al. ({' or '.join(WEIGHT_SCALES)}).",
+        help=f"Granularity of the scales of weights, {' or '.join(WEIGHT_SCALES)}: one for each "
+        "output channel, or one for each weight, as in Wagner et al.",
         rich_help_panel=LAYERS,
     ),
 ]

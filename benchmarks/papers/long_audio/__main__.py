@@ -1,8 +1,8 @@
-"""Twelve minutes of joined clips through a real Whisper, with each option of long audio.
+"""Twelve minutes of joined clips through real checkpoints, with each option of long audio.
 
-`python -m speechquant.benchmarks.papers.long_audio CHECKPOINT --data TEST`: word errors,
-beside those of the clips one by one and of faster-whisper; and the same of a CTC model of the zoo
-on ten minutes of zoo:test.
+`python -m speechquant.benchmarks.papers.long_audio CHECKPOINT... --data TEST`: word errors,
+beside those of the clips one by one and, for a Whisper, of faster-whisper; and the same of a CTC
+model of the zoo on ten minutes of zoo:test.
 What is measured is kept in --work, so that a killed run goes on. After a change of the code, give a
 new folder. Writes Markdown to stdout.
 """
@@ -13,7 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,7 @@ from speechquant.core.text import normalizer
 from speechquant.core.wer import EditCounts, score_wer
 from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.exporter import export
-from speechquant.exporter.checkpoint_files import folder_of
+from speechquant.exporter.checkpoint_files import folder_of, read_json
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import trained_model
 
@@ -264,15 +264,20 @@ def whisper_section(name: str, data: Path, seconds: float) -> Section:
     return Section(name, ROWS, joined_from(data, seconds), data.name, remark)
 
 
-def ctc_section() -> Section:
+def ctc_section(name: str, data: Path, seconds: float) -> Section:
+    """Return the table of a CTC model."""
+    remark = "Float weights. Windows and the pieces of `--vad` have at most 30 s."
+    return Section(name, CTC_ROWS, joined_from(data, seconds), data.name, remark)
+
+
+def zoo_section() -> Section:
     """Return the table of a CTC model of the zoo."""
-    joined = joined_from(corpus_manifest(CTC_SPLIT), CTC_SECONDS)
+    section = ctc_section(f"zoo:{CTC_MODEL}", corpus_manifest(CTC_SPLIT), CTC_SECONDS)
     remark = (
-        "Float weights. Windows and the pieces of `--vad` have at most 30 s. The model was trained "
-        "on single clips, and joined ones cost it words however they are cut: compare windows with "
-        "clips joined to at most 30 s."
+        f"{section.remark} The model was trained on single clips, and joined ones cost it words "
+        "however they are cut: compare windows with clips joined to at most 30 s."
     )
-    return Section(f"zoo:{CTC_MODEL}", CTC_ROWS, joined, f"zoo:{CTC_SPLIT}", remark)
+    return replace(section, data=f"zoo:{CTC_SPLIT}", remark=remark)
 
 
 @dataclass(frozen=True)
@@ -303,19 +308,27 @@ class Measurements:
 def main() -> None:
     """Measure what is not measured yet, and print the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="a folder or a hub id")
+    parser.add_argument("checkpoints", nargs="+", help="folders or hub ids")
     parser.add_argument("--data", type=Path, required=True, help="a manifest or a folder")
     parser.add_argument("--seconds", type=float, default=720.0)
     parser.add_argument("--work", type=Path, default=Path("build/long-audio"))
     parser.add_argument("--only", nargs="*", help="measure these rows alone, by name")
     options = parser.parse_args()
     measurements = Measurements(Records(options.work / "records"), options.only)
-    folder = Path(folder_of(options.checkpoint))
-    facts = facts_of_checkpoint(options.checkpoint, folder)
-    section = whisper_section(facts.name, options.data, options.seconds)
-    models = Models(facts.name, folder, (), options.work / facts.name, threads=_THREADS)
-    lines = [*introduction(), *section_lines(section, measurements.of(section, facts, models))]
-    section, folder = ctc_section(), trained_model(CTC_MODEL)
+    lines = introduction()
+    for source in options.checkpoints:
+        folder = Path(folder_of(source))
+        facts = facts_of_checkpoint(source, folder)
+        work = options.work / facts.name
+        models: Models | Bundle
+        if read_json(folder / "config.json").get("model_type") == "whisper":
+            section = whisper_section(facts.name, options.data, options.seconds)
+            models = Models(facts.name, folder, (), work, threads=_THREADS)
+        else:
+            section = ctc_section(facts.name, options.data, options.seconds)
+            models = _ctc_bundle(folder, work)
+        lines += section_lines(section, measurements.of(section, facts, models))
+    section, folder = zoo_section(), trained_model(CTC_MODEL)
     facts = facts_of_checkpoint(section.name.replace(":", "-"), folder)
     bundle = _ctc_bundle(folder, options.work / facts.name)
     lines += section_lines(section, measurements.of(section, facts, bundle))

@@ -50,7 +50,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--speed", action="store_true", help="measure speed, and nothing else")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of speed")
-    parser.add_argument("--only", help="measure the rows alone whose name has this in it")
+    parser.add_argument(
+        "--only", help="measure the rows alone whose title has this in it, as in 'base, dev'"
+    )
     parser.add_argument("--render-only", action="store_true", help="write the page from records")
     options = parser.parse_args()
     given = options.checkpoints and options.test and options.dev and options.calibration

@@ -34,7 +34,7 @@ def measure_rows(
 ) -> None:
     """Measure what has no record; `models` are by checkpoint, `clips` by section."""
     for planned in rows:
-        reporter.begin(f"{planned.checkpoint.name}, {planned.section}, {planned.row.name}")
+        reporter.begin(planned.title)
         record = _measured(
             planned, models[planned.checkpoint.key], clips[planned.section], records, reporter
         )

@@ -35,9 +35,9 @@ class Plan:
     reporter: Reporter
 
     def measure_words(self, clips: Mapping[str, Clips], only: str = "") -> None:
-        """Measure the rows whose name has `only` in it, on the clips of each section."""
+        """Measure the rows whose title has `only` in it, on the clips of each section."""
         rows = [row for row in missing(list(all_rows(self.run)), self.records)
-                if only in row.row.name]  # fmt: skip
+                if only in row.title]  # fmt: skip
         self.reporter.expect(len(rows), sum(row.clips.seconds for row in rows))
         measure_rows(rows, self.models, clips, self.records, self.reporter)
 

@@ -78,6 +78,11 @@ class PlannedRow:
     row: Row
     record: str
 
+    @property
+    def title(self) -> str:
+        """What it is called while it is measured."""
+        return f"{self.checkpoint.name}, {self.section}, {self.row.name}"
+
 
 BALANCE = Quantization(BALANCED, symmetric=False)
 EMA_OF_THE_PAPER = Quantization(EMA, symmetric=False, as_paper=True)
