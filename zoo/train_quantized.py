@@ -3,7 +3,8 @@
 `python -m speechquant.zoo.train_quantized hubert --scales scales.json --out runs/hubert-w8a8`.
 The CTC model goes on training with its weights and activations rounded, from the scales of a table
 that `speechquant calibrate` made for it; the activations' scales are learned too. The run's folder
-gets `checkpoint`, in float, and `scales.json`, the table to quantize it with.
+gets `checkpoint`, in float, and `scales.json`, the table to quantize it with. torchrun runs it in
+several processes.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ blocks     A WavLM with Whisper's blocks hears through Whisper's log-mel stem. I
            do without absolute positions, and nothing else.
 front-end  Convolutions, which begin as a bank of filters, learn to give what the stem gives.
 whole      All of it learns CTC, and keeps some of the distance to Whisper.
+
+torchrun runs it in several processes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The encoder may begin with the blocks of zoo:hubert, and a CTC head on it, which no transcript
 needs, tells it what to listen for: without it the decoder takes days to find where to look.
 A run is killed and started again at will: it goes on from its last checkpoint. `--warm-start`
-begins another run with the weights of a checkpoint.
+begins another run with the weights of a checkpoint. torchrun runs it in several processes.
 """
 
 from __future__ import annotations
