@@ -12,7 +12,6 @@ import argparse
 import json
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +27,6 @@ from speechquant.exporter.checkpoint_files import folder_of
 from speechquant.exporter.whisper_checkpoints import load_whisper
 from speechquant.students.decoding import greedy_tokens
 from speechquant.students.losses import cross_entropy_and_divergence
-from speechquant.students.processes import Processes, joined_processes
 from speechquant.students.speech import (
     Limits,
     Writing,
@@ -40,6 +38,7 @@ from speechquant.students.speech import (
 from speechquant.students.student import GATE_CHOICES, NO_GATES, Shape, save_student, student_of
 from speechquant.training.batches import batches, in_rows
 from speechquant.training.command_line import begin, run_parser, settings_of
+from speechquant.training.processes import Processes, joined_processes
 from speechquant.training.run import SETTINGS_FILE, TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
 from speechquant.training.schedule import RunSettings
@@ -134,7 +133,7 @@ class Distillation(TrainingRun):
         import torch
         from transformers import WhisperFeatureExtractor
 
-        self.settings, self.teacher, self.processes = settings, teacher, processes
+        self.settings, self.teacher = settings, teacher
         self.student = student.to(processes.device)
         teacher.model.to(processes.device)
         bins = student.config.num_mel_bins
@@ -147,29 +146,24 @@ class Distillation(TrainingRun):
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        super().__init__(folder, settings, {"student": student}, optimizer)
-        self._learner = _learner(student, processes)
+        super().__init__(folder, settings, {"student": student}, optimizer, processes)
 
     def take_step(self, given: Sequence[list[Sample]]) -> dict[str, float]:
         """Take one step on so many batches and return the means of their losses."""
         rows = []
         for turn, samples in enumerate(given):
-            is_last = turn == len(given) - 1
-            # Gradients travel between processes once a step.
-            waits = self.processes.count > 1 and not is_last
-            with self._learner.no_sync() if waits else nullcontext():
-                entropy, divergence = self._losses(samples, turn)
-                loss = (
-                    self.settings.cross_entropy_weight * entropy
-                    + self.settings.divergence_weight * divergence
-                )
-                rows.append({
-                    "loss": float(loss.detach()),
-                    "cross_entropy": float(entropy.detach()),
-                    "divergence": float(divergence.detach()),
-                })  # fmt: skip
-                if not is_last:
-                    (loss / len(given)).backward()
+            entropy, divergence = self._losses(samples, turn)
+            loss = (
+                self.settings.cross_entropy_weight * entropy
+                + self.settings.divergence_weight * divergence
+            )
+            rows.append({
+                "loss": float(loss.detach()),
+                "cross_entropy": float(entropy.detach()),
+                "divergence": float(divergence.detach()),
+            })  # fmt: skip
+            if turn < len(given) - 1:
+                (loss / len(given)).backward()
         self.descend(loss / len(given))
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
@@ -177,8 +171,8 @@ class Distillation(TrainingRun):
         import torch
 
         # Seeded by the batch's place in the data, so that every run of a seed hears the same.
-        place = (self.step * self.settings.accumulate + turn) * self.processes.count
-        rng = np.random.default_rng((self.settings.seed, place + self.processes.rank))
+        place = self.processes.place(self.step * self.settings.accumulate + turn)
+        rng = np.random.default_rng((self.settings.seed, place))
         chunk = self.teacher.limits.chunk_samples
         share = self.settings.augmented_share
         waves = [augmented(sample, chunk, share, rng) for sample in samples]
@@ -196,7 +190,7 @@ class Distillation(TrainingRun):
         with fast_products(self.processes.kind):
             with torch.no_grad():
                 taught = logits_of(self.teacher.model, features, given)
-            own = self._learner(features, given)
+            own = logits_of(self.student, features, given)
         return cross_entropy_and_divergence(own, taught, wanted)
 
     def _features(self, waves: Sequence[Any], length: int) -> torch.Tensor:
@@ -210,9 +204,9 @@ class Distillation(TrainingRun):
         import torch
 
         self.student.eval()
-        own, texts = self.processes.share(samples), list[str]()
-        for first in range(0, len(own), _CLIPS_AT_ONCE):
-            group = own[first : first + _CLIPS_AT_ONCE]
+        texts = list[str]()
+        for first in range(0, len(samples), _CLIPS_AT_ONCE):
+            group = samples[first : first + _CLIPS_AT_ONCE]
             most = _MOST_TOKENS * max(len(self._writing.tokens(sample.text)) for sample in group)
             with torch.inference_mode(), fast_products(self.processes.kind):
                 waves = [sample.floats for sample in group]
@@ -221,7 +215,7 @@ class Distillation(TrainingRun):
                 rows = greedy_tokens(self.student, hidden, self._writing, most)
             texts += map(self._writing.text, rows)
         self.student.train()
-        return self.processes.together(texts, len(samples))
+        return texts
 
     @property
     def _writing(self) -> Writing:
@@ -230,45 +224,20 @@ class Distillation(TrainingRun):
     def word_error_percent(self, samples: list[Sample]) -> float:
         """Return the WER of the student on the samples, in percent."""
         normalize = normalizer(_NORMALIZER)
-        heard = map(normalize, self.transcribe(samples))
+        heard = map(normalize, self.processes.divided(samples, self.transcribe))
         return 100 * score_wer([normalize(s.text) for s in samples], list(heard)).rate
-
-    def save(self) -> None:
-        """Write the state a killed run starts from."""
-        if self.processes.is_first:
-            super().save()
 
     def note(self, **values: Any) -> None:
         """Append a line to the log, with the hours that are left at this pace, scoring included."""
-        if self.processes.is_first:
-            left = (self.settings.steps - self.step) * self.seconds / self.step / 3600
-            super().note(**values, hours_left=round(left, 2))
+        left = (self.settings.steps - self.step) * self.seconds / self.step / 3600
+        super().note(**values, hours_left=round(left, 2))
 
     def write_checkpoint(self) -> None:
         """Write the student in Hugging Face format, and once more where it is the best so far."""
-        if not self.processes.is_first:
-            return
         for name in ("checkpoint", "best") if self.is_best else ("checkpoint",):
             with new_folder(self.folder / name, "config.json", force=True) as folder:
                 save_student(self.student, self.teacher.folder, folder)
                 self.copy_notes(folder)
-
-
-def _learner(student: Any, processes: Processes) -> Any:
-    """Return the student as a module whose gradients are those of all processes."""
-    import torch
-
-    class Learner(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.student = student
-
-        def forward(self, features: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-            return logits_of(self.student, features, given)
-
-    if processes.count == 1:
-        return Learner()
-    return torch.nn.parallel.DistributedDataParallel(Learner())
 
 
 def train(run: Distillation, sets: Sets, scored: dict[str, list[Sample]]) -> None:
@@ -290,7 +259,7 @@ def steps_of(
     """Yield the batches of each step from the `first` on that this process trains on."""
     source = batches(sets, settings.batch_seconds, random.Random(settings.seed))
     before = first * settings.accumulate * processes.count
-    own = islice(source, before + processes.rank, None, processes.count)
+    own = processes.share(islice(source, before, None))
     while True:
         yield list(islice(own, settings.accumulate))
 
@@ -344,11 +313,7 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
     }
     refuse_another_run(options.out, facts)
     processes.wait()
-    if processes.is_first:
-        begin(options, settings, **facts, processes=processes.count)
-    elif options.threads:
-        torch.set_num_threads(options.threads)
-    processes.wait()
+    begin(options, settings, processes, **facts)
     run = Distillation(options.out, settings, teacher, student, processes)
     train(run, heard.sets, dict(heard.scored))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from speechquant.training.processes import ALONE, Processes
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Extra
 from speechquant.training.schedule import RunSettings
@@ -47,13 +49,29 @@ def _chosen(settings: RunSettings) -> list[str]:
     return [field.name for field in fields(settings) if field.init]
 
 
-def begin(options: argparse.Namespace, settings: RunSettings, **facts: Any) -> None:
-    """Make the folder of a run and write down in it what the run is made of."""
+def begin(
+    options: argparse.Namespace,
+    settings: RunSettings,
+    processes: Processes = ALONE,
+    **facts: Any,
+) -> None:
+    """Make the folder of a run and write down in it what the run is made of.
+
+    The first process does, and the others wait for it.
+    """
     import torch
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
+    if processes.is_first:
+        _write_settings(options, settings, {**facts, "processes": processes.count})
+    processes.wait()
+
+
+def _write_settings(
+    options: argparse.Namespace, settings: RunSettings, facts: Mapping[str, Any]
+) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
     used = {
         **asdict(settings),

@@ -7,14 +7,16 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechquant.core.errors import OptionError
 from speechquant.core.processor import read_processor
+from speechquant.training.processes import ALONE, Processes
 from speechquant.training.schedule import RunSettings, learning_rate
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ def fast_products(device: str = "cpu") -> AbstractContextManager[Any]:
 class TrainingRun:
     """Modules and their optimizer in a folder, and how far they are.
 
-    A run is killed and started again at will: it goes on from what `save` wrote last.
+    A run is killed and started again at will: it goes on from what `save` wrote last. `processes`
+    are all that train it together, each on its own batches; the first alone writes.
     """
 
     def __init__(
@@ -49,13 +52,30 @@ class TrainingRun:
         settings: RunSettings,
         modules: Mapping[str, torch.nn.Module],
         optimizer: torch.optim.Optimizer,
+        processes: Processes = ALONE,
     ) -> None:
-        self.folder, self._settings = folder, settings
+        self.folder, self._settings, self.processes = folder, settings, processes
         self.step, self.seconds = 0, 0.0
         self._modules, self._optimizer = modules, optimizer
         self._state_path = folder / "state.pt"
         if self._state_path.exists():
             self._restore()
+        self._begin_as_the_first()
+
+    def _begin_as_the_first(self) -> None:
+        import torch
+
+        steps = self.processes.together([self.step], self.processes.count)
+        if len(set(steps)) > 1:
+            raise OptionError(
+                f"{self.folder}: the processes find runs of {sorted(set(steps))} steps there; "
+                "give an --out that all machines share"
+            )
+        for module in self._modules.values():
+            self.processes.take_from_first(module.state_dict().values())
+        if not self.processes.is_first:
+            # Or all would drop the same out.
+            torch.manual_seed(self._settings.seed + self.processes.rank)
 
     def _restore(self) -> None:
         import torch
@@ -71,6 +91,8 @@ class TrainingRun:
         """Write the state a killed run starts from, in one rename."""
         import torch
 
+        if not self.processes.is_first:
+            return
         state = {
             **{name: module.state_dict() for name, module in self._modules.items()},
             "optimizer": self._optimizer.state_dict(),
@@ -82,13 +104,14 @@ class TrainingRun:
         partial.replace(self._state_path)
 
     def descend(self, loss: torch.Tensor) -> None:
-        """Take one step down the gradient of `loss`."""
+        """Take one step down the gradient of `loss`, which is the mean over all processes."""
         import torch
 
         for group in self._optimizer.param_groups:
             group["lr"] = group.get("share", 1.0) * learning_rate(self.step, self._settings)
         loss.backward()
         parameters = [p for module in self._modules.values() for p in module.parameters()]
+        self.processes.average_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, _MOST_GRADIENT_NORM)
         # One clip in bfloat16 can overflow; a step that is no number would end the run.
         if math.isfinite(float(norm)):
@@ -98,6 +121,8 @@ class TrainingRun:
 
     def note(self, **values: Any) -> None:
         """Append a line to the log of the run."""
+        if not self.processes.is_first:
+            return
         row = {"step": self.step, "minutes": round(self.seconds / 60, 1), **values}
         log.info("%s", row)
         with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
@@ -121,6 +146,10 @@ def _mean_rate(row: Mapping[str, Any]) -> float | None:
     return float(np.mean(rates)) if rates else None
 
 
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
 def train_to_end(
     run: TrainingRun,
     settings: RunSettings,
@@ -130,7 +159,8 @@ def train_to_end(
 ) -> None:
     """Train to the last step, saving, scoring and writing the checkpoint as the settings say.
 
-    A step gives its losses by name, `score` percents by name.
+    A step gives its losses by name, `score` percents by name. Every process scores, the first
+    alone writes.
     """
     losses: list[Mapping[str, float]] = []
     started = time.monotonic()
@@ -142,12 +172,12 @@ def train_to_end(
         started = time.monotonic()
         is_scored = run.step % settings.score_every == 0 or run.step == settings.steps
         scores = score() if is_scored else {}
-        means = {name: float(np.mean([row[name] for row in losses])) for name in losses[0]}
+        means = _means(run.processes.together([_means(losses)], run.processes.count))
         run.note(
             **{name: round(mean, 4) for name, mean in means.items()},
             **{name: round(percent, 2) for name, percent in scores.items()},
         )
-        if scores:
+        if scores and run.processes.is_first:
             write_checkpoint()
         losses.clear()
         run.save()

@@ -2,10 +2,12 @@
 
 A run is killed and started again at will: it goes on from its last checkpoint. The learning rate
 rises, stays, and falls over the last steps, so that a run can be lengthened while it stays.
+`torchrun --nproc-per-node N -m speechquant.zoo.train ...` runs it in several processes.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from speechquant.core.wer import score_wer
 from speechquant.training.augment import degrade
 from speechquant.training.batches import batches, collate
 from speechquant.training.command_line import begin, run_parser
+from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
 from speechquant.training.schedule import RunSettings
@@ -76,8 +79,11 @@ def ctc_loss(
 ) -> torch.Tensor:
     """Return the mean CTC loss of a batch, the convolutions and matmuls in bfloat16."""
     waves, lengths = collate([_heard(sample, rng) for sample in batch])
-    with fast_products():
-        logits = model(waves, attention_mask=attention_mask(name, waves, lengths)).logits
+    mask = attention_mask(name, waves, lengths)
+    with fast_products(model.device.type):
+        logits = model(
+            waves.to(model.device), attention_mask=None if mask is None else mask.to(model.device)
+        ).logits
     frames = model._get_feat_extract_output_lengths(lengths)  # type: ignore[operator]
     return text_loss(logits, frames, [sample.text for sample in batch])
 
@@ -90,7 +96,7 @@ def text_loss(logits: torch.Tensor, frames: torch.Tensor, texts: Sequence[str]) 
     labels = [token_ids(text) for text in texts]
     return torch_ctc_loss(
         torch.log_softmax(logits.float(), -1).transpose(0, 1),
-        torch.tensor([label for row in labels for label in row]),
+        torch.tensor([label for row in labels for label in row]).to(logits.device),
         frames,
         torch.tensor([len(row) for row in labels]),
         blank=_BLANK,
@@ -115,14 +121,18 @@ def transcribe(model: PreTrainedModel, samples: list[Sample]) -> list[str]:
     with torch.inference_mode():
         for sample in samples:
             wave = torch.from_numpy(normalised(sample.wave.astype(np.float32)))[None]
-            texts.append(greedy_text(model(wave).logits[0].argmax(-1).numpy()))
+            labels = model(wave.to(model.device)).logits[0].argmax(-1)
+            texts.append(greedy_text(labels.cpu().numpy()))
     model.train()
     return texts
 
 
-def word_error_percent(model: PreTrainedModel, samples: list[Sample]) -> float:
+def word_error_percent(
+    model: PreTrainedModel, samples: list[Sample], processes: Processes = ALONE
+) -> float:
     """Return the WER of the model on the samples, in percent."""
-    return 100.0 * score_wer([s.text for s in samples], transcribe(model, samples)).rate
+    texts = processes.divided(samples, lambda own: transcribe(model, own))
+    return 100.0 * score_wer([s.text for s in samples], texts).rate
 
 
 def keep_layout_through_norms(model: PreTrainedModel) -> None:
@@ -157,7 +167,14 @@ def _contiguous_forward(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 class Run(TrainingRun):
     """A training run of a CTC model."""
 
-    def __init__(self, name: str, folder: Path, settings: Settings, warm_start: Path | None):
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        settings: Settings,
+        warm_start: Path | None,
+        processes: Processes = ALONE,
+    ) -> None:
         import torch
 
         self.name, self.settings = name, settings
@@ -167,10 +184,11 @@ class Run(TrainingRun):
         freeze_convolutions(self.model, settings.frozen_convolutions)
         if warm_start is not None:
             self._copy_matching_weights(warm_start)
+        self.model.to(processes.device)  # type: ignore[arg-type]
         optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.98), weight_decay=settings.weight_decay
         )
-        super().__init__(folder, settings, {"model": self.model}, optimizer)
+        super().__init__(folder, settings, {"model": self.model}, optimizer, processes)
 
     def _copy_matching_weights(self, checkpoint: Path) -> None:
         from safetensors.torch import load_file
@@ -199,7 +217,7 @@ class Run(TrainingRun):
     def train_on(self, batch: list[Sample]) -> float:
         """Take one step and return its loss."""
         # Seeded by the step, so that a resumed run does not hear the first noises again.
-        rng = np.random.default_rng((self.settings.seed, self.step))
+        rng = np.random.default_rng((self.settings.seed, self.processes.place(self.step)))
         loss = ctc_loss(self.name, self.model, batch, rng)
         self.descend(loss)
         return float(loss.detach())
@@ -209,17 +227,28 @@ def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
     """Train to the end of the settings, saving the checkpoint in Hugging Face format as it goes."""
     settings = run.settings
     run.model.train()
-    source = batches(sets, settings.batch_seconds, random.Random(f"{settings.seed}/{run.step}"))
+    drawn = batches(sets, settings.batch_seconds, random.Random(f"{settings.seed}/{run.step}"))
+    source = run.processes.share(drawn)
     train_to_end(
         run,
         settings,
         lambda: {"loss": run.train_on(next(source))},
         lambda: {
-            f"wer_{name}": word_error_percent(run.model, samples)
+            f"wer_{name}": word_error_percent(run.model, samples, run.processes)
             for name, samples in scored.items()
         },
         run.write_checkpoint,
     )
+
+
+def _run(options: argparse.Namespace, processes: Processes) -> None:
+    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    warm_start = options.warm_start.name if options.warm_start else None
+    begin(options, settings, processes, warm_start=warm_start)
+    rng = random.Random(settings.seed)
+    sets, scored = training_sets(options.extra_data, settings.synthetic_share, rng)
+    run = Run(options.model, options.out, settings, options.warm_start, processes)
+    train(run, sets, scored)
 
 
 def main() -> None:
@@ -230,13 +259,8 @@ def main() -> None:
         "--warm-start", type=Path, help="checkpoint whose fitting weights are taken"
     )
     options = parser.parse_args()
-    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    warm_start = options.warm_start.name if options.warm_start else None
-    begin(options, settings, warm_start=warm_start)
-    rng = random.Random(settings.seed)
-    sets, scored = training_sets(options.extra_data, settings.synthetic_share, rng)
-    run = Run(options.model, options.out, settings, options.warm_start)
-    train(run, sets, scored)
+    with joined_processes() as processes:
+        _run(options, processes)
 
 
 if __name__ == "__main__":

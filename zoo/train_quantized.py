@@ -3,11 +3,13 @@
 `python -m speechquant.zoo.train_quantized hubert --scales scales.json --out runs/hubert-w8a8`.
 The CTC model goes on training with its weights and activations rounded, from the scales of a table
 that `speechquant calibrate` made for it; the activations' scales are learned too. The run's folder
-gets `checkpoint`, in float, and `scales.json`, the table to quantize it with.
+gets `checkpoint`, in float, and `scales.json`, the table to quantize it with. torchrun runs it in
+several processes.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales, write_scales
 from speechquant.training.batches import batches
 from speechquant.training.command_line import begin, run_parser
+from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import TrainingRun, train_to_end
 from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
 from speechquant.training.schedule import RunSettings
@@ -51,6 +54,7 @@ class QuantizedRun(TrainingRun):
         folder: Path,
         settings: Settings,
         table: ScaleTable,
+        processes: Processes = ALONE,
     ) -> None:
         import torch
 
@@ -67,14 +71,14 @@ class QuantizedRun(TrainingRun):
             {"params": list(steps.parameters()), "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-        super().__init__(folder, settings, {"model": model, "steps": steps}, optimizer)
+        modules = {"model": model, "steps": steps}
+        super().__init__(folder, settings, modules, optimizer, processes)
 
     def train_on(self, batch: list[Sample]) -> float:
         """Take one step and return its loss."""
         # Seeded by the step, so that a resumed run does not hear the first noises again.
-        loss = ctc_loss(
-            self.name, self.model, batch, np.random.default_rng((self.settings.seed, self.step))
-        )
+        rng = np.random.default_rng((self.settings.seed, self.processes.place(self.step)))
+        loss = ctc_loss(self.name, self.model, batch, rng)
         self.descend(loss)
         return float(loss.detach())
 
@@ -119,18 +123,34 @@ def train(run: QuantizedRun, sets: Sets, scored: dict[str, list[Sample]]) -> Non
     """Train to the end of the settings."""
     settings = run.settings
     run.model.train()
-    source = batches(sets, settings.batch_seconds, random.Random(f"{settings.seed}/{run.step}"))
+    drawn = batches(sets, settings.batch_seconds, random.Random(f"{settings.seed}/{run.step}"))
+    source = run.processes.share(drawn)
     train_to_end(
         run,
         settings,
         lambda: {"loss": run.train_on(next(source))},
         lambda: {
-            f"wer_{name}": word_error_percent(run.model, samples)
+            f"wer_{name}": word_error_percent(run.model, samples, run.processes)
             for name, samples in scored.items()
         },
         lambda: None,
     )
-    run.finish()
+    if run.processes.is_first:
+        run.finish()
+
+
+def _run(options: argparse.Namespace, processes: Processes) -> None:
+    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    table = read_scales(options.scales)
+    start = options.start or trained_model(options.model)
+    facts = {"start": start.name, "table": table.key, "width": table.bits.name}
+    begin(options, settings, processes, **facts)
+    sets, scored = training_sets(
+        options.extra_data, settings.synthetic_share, random.Random(settings.seed)
+    )
+    model = load_for_training(start)
+    run = QuantizedRun(options.model, model, options.out, settings, table, processes)
+    train(run, sets, scored)
 
 
 def main() -> None:
@@ -140,15 +160,8 @@ def main() -> None:
     parser.add_argument("--scales", type=Path, required=True, help="the table to start from")
     parser.add_argument("--start", type=Path, help="checkpoint to start from; the zoo's by default")
     options = parser.parse_args()
-    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    table = read_scales(options.scales)
-    start = options.start or trained_model(options.model)
-    begin(options, settings, start=start.name, table=table.key, width=table.bits.name)
-    sets, scored = training_sets(
-        options.extra_data, settings.synthetic_share, random.Random(settings.seed)
-    )
-    model = load_for_training(start)
-    train(QuantizedRun(options.model, model, options.out, settings, table), sets, scored)
+    with joined_processes(on_gpu=False) as processes:
+        _run(options, processes)
 
 
 if __name__ == "__main__":

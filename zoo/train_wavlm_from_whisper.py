@@ -6,6 +6,8 @@ blocks     A WavLM with Whisper's blocks hears through Whisper's log-mel stem. I
            do without absolute positions, and nothing else.
 front-end  Convolutions, which begin as a bank of filters, learn to give what the stem gives.
 whole      All of it learns CTC, and keeps some of the distance to Whisper.
+
+torchrun runs it in several processes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.wer import score_wer
 from speechquant.training.batches import batches
 from speechquant.training.command_line import begin, run_parser
+from speechquant.training.processes import Processes, joined_processes
 from speechquant.training.run import train_to_end
 from speechquant.training.samples import (
     Extra,
@@ -88,14 +91,14 @@ def train(stage: Stage, sets: Sets, scored: dict[str, list[Sample]]) -> None:
     settings = stage.settings
     stage.models.student.train()
     seed = f"{settings.seed}/{stage.name}/{stage.step}"
-    source = batches(sets, settings.batch_seconds, random.Random(seed))
+    source = stage.processes.share(batches(sets, settings.batch_seconds, random.Random(seed)))
+
+    def word_error_percent(samples: list[Sample]) -> float:
+        texts = stage.processes.divided(samples, stage.transcribe)
+        return 100 * score_wer([sample.text for sample in samples], texts).rate
 
     def score() -> dict[str, float]:
-        return {
-            f"wer_{name}": 100
-            * score_wer([s.text for s in samples], stage.transcribe(samples)).rate
-            for name, samples in scored.items()
-        }
+        return {f"wer_{name}": word_error_percent(some) for name, some in scored.items()}
 
     train_to_end(
         stage, settings, lambda: stage.take_step(next(source)), score, stage.write_checkpoint
@@ -116,13 +119,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Run the command line."""
+def _run(options: argparse.Namespace, processes: Processes) -> None:
     import torch
 
-    options = _options()
     settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    begin(options, settings, teacher=options.teacher.name)
+    begin(options, settings, processes, teacher=options.teacher.name)
     # What is next to nothing takes a processor a hundred times as long as what is something.
     torch.set_flush_denormal(True)
     torch.manual_seed(settings.seed)
@@ -138,7 +139,14 @@ def main() -> None:
         models.tell_bands(windows)
         models.centre(windows)
     for kind in STAGES:
-        train(kind(options.out, settings, models), sets, scored)
+        train(kind(options.out, settings, models, processes), sets, scored)
+
+
+def main() -> None:
+    """Run the command line."""
+    options = _options()
+    with joined_processes(on_gpu=False) as processes:
+        _run(options, processes)
 
 
 if __name__ == "__main__":

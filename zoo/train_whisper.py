@@ -3,11 +3,12 @@
 The encoder may begin with the blocks of zoo:hubert, and a CTC head on it, which no transcript
 needs, tells it what to listen for: without it the decoder takes days to find where to look.
 A run is killed and started again at will: it goes on from its last checkpoint. `--warm-start`
-begins another run with the weights of a checkpoint.
+begins another run with the weights of a checkpoint. torchrun runs it in several processes.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import random
 import shutil
@@ -23,6 +24,7 @@ from speechquant.core.wer import score_wer
 from speechquant.training.augment import coloured_noise, degrade
 from speechquant.training.batches import in_rows
 from speechquant.training.command_line import begin, run_parser
+from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
 from speechquant.training.schedule import RunSettings
@@ -258,6 +260,7 @@ class Run(TrainingRun):
         *,
         warm: bool,
         warm_start: Path | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         import torch
         from transformers import WhisperFeatureExtractor
@@ -278,7 +281,7 @@ class Run(TrainingRun):
             fused=True,
         )
         modules = {"model": self.model, "head": self.head}
-        super().__init__(folder, settings, modules, optimizer)
+        super().__init__(folder, settings, modules, optimizer, processes)
 
     def _begin_with(self, checkpoint: Path) -> None:
         from safetensors.torch import load_file
@@ -329,12 +332,17 @@ class Run(TrainingRun):
         )
         self.copy_notes(folder)
 
+    @property
+    def seed_of_step(self) -> str:
+        """What is drawn by chance from this step on in this process, as no other draws it."""
+        return f"{self.settings.seed}/{self.processes.place(self.step)}"
+
     def train_on(self, batch: list[Example]) -> tuple[float, float]:
         """Take one step and return the losses of the decoder and of the CTC head."""
         import torch
         from torch.nn.functional import cross_entropy
 
-        draw = random.Random(f"{self.settings.seed}/{self.step}")
+        draw = random.Random(self.seed_of_step)
         waves = torch.from_numpy(self._padded(batch, draw))
         features = log_mels(waves, self.filters, self._louder(batch, draw))
         rows = [
@@ -452,6 +460,12 @@ def transcribe(run: Run, samples: list[Sample], at_once: int = 16) -> list[str]:
     return texts
 
 
+def word_error_percent(run: Run, samples: list[Sample]) -> float:
+    """Return the WER of the model on the samples, in percent."""
+    texts = run.processes.divided(samples, lambda own: transcribe(run, own))
+    return 100 * score_wer([sample.text for sample in samples], texts).rate
+
+
 def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
     """Train to the end of the settings, saving the checkpoint in Hugging Face format as it goes."""
     if run.settings.tail_share:
@@ -460,19 +474,54 @@ def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
             for share, samples in sets
         ]
     run.model.train()
-    source = batches(sets, run.settings, f"{run.settings.seed}/{run.step}")
+    # Each process draws its own, because most of the work is to make an example, not to choose it.
+    source = batches(sets, run.settings, run.seed_of_step)
 
     def take_step() -> dict[str, float]:
         loss, ctc = run.train_on(next(source))
         return {"loss": loss, "ctc": ctc}
 
     def score() -> dict[str, float]:
-        return {
-            f"wer_{name}": 100 * score_wer([s.text for s in samples], transcribe(run, samples)).rate
-            for name, samples in scored.items()
-        }
+        return {f"wer_{name}": word_error_percent(run, some) for name, some in scored.items()}
 
     train_to_end(run, run.settings, take_step, score, run.write_checkpoint)
+
+
+def _write_tokens(path: Path, warm_start: Path | None, sets: Sets) -> None:
+    """Write the tokens of a new run: those it begins with, or new ones."""
+    if path.exists():
+        return
+    if warm_start:
+        shutil.copyfile(warm_start / path.name, path)
+        return
+    texts = [sample.text for _, samples in sets for sample in samples]
+    new_tokens(f" {text}" for text in texts).tokenizer.save(str(path))
+
+
+def _run(options: argparse.Namespace, processes: Processes) -> None:
+    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    warm_start: Path | None = options.warm_start
+    begin(
+        options,
+        settings,
+        processes,
+        begins_with_hubert=not (options.cold or warm_start),
+        warm_start=warm_start.name if warm_start else None,
+    )
+    rng = random.Random(settings.seed)
+    sets, scored = training_sets(options.extra_data, settings.synthetic_share, rng)
+    if processes.is_first:
+        _write_tokens(options.out / "tokenizer.json", warm_start, sets)
+    processes.wait()
+    run = Run(
+        options.out,
+        settings,
+        read_tokens(options.out),
+        warm=not options.cold,
+        warm_start=warm_start,
+        processes=processes,
+    )
+    train(run, sets, scored)
 
 
 def main() -> None:
@@ -481,25 +530,8 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="begin without zoo:hubert's blocks")
     parser.add_argument("--warm-start", type=Path, help="checkpoint whose weights it begins with")
     options = parser.parse_args()
-    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
-    warm_start: Path | None = options.warm_start
-    begin(
-        options,
-        settings,
-        begins_with_hubert=not (options.cold or warm_start),
-        warm_start=warm_start.name if warm_start else None,
-    )
-    rng = random.Random(settings.seed)
-    sets, scored = training_sets(options.extra_data, settings.synthetic_share, rng)
-    path = options.out / "tokenizer.json"
-    if not path.exists() and warm_start:
-        shutil.copyfile(warm_start / path.name, path)
-    elif not path.exists():
-        texts = [sample.text for _, samples in sets for sample in samples]
-        new_tokens(f" {text}" for text in texts).tokenizer.save(str(path))
-    tokens = read_tokens(options.out)
-    run = Run(options.out, settings, tokens, warm=not options.cold, warm_start=warm_start)
-    train(run, sets, scored)
+    with joined_processes(on_gpu=False) as processes:
+        _run(options, processes)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from speechquant.training.augment import degrade
 from speechquant.training.batches import collate
+from speechquant.training.processes import ALONE, Processes
 from speechquant.training.run import (
     SETTINGS_FILE,
     TrainingRun,
@@ -176,13 +177,16 @@ class Stage(TrainingRun):
     name: ClassVar[str]
     learns: ClassVar[tuple[str, ...]]  # the parts of the student that are trained, by their names
 
-    def __init__(self, out: Path, settings: Settings, models: Models) -> None:
+    def __init__(
+        self, out: Path, settings: Settings, models: Models, processes: Processes = ALONE
+    ) -> None:
         import torch
 
         self.out, self.models, self.settings = out, models, self.settings_of(settings)
         folder = out / self.name
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(out / SETTINGS_FILE, folder / SETTINGS_FILE)
+        if processes.is_first:
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(out / SETTINGS_FILE, folder / SETTINGS_FILE)
         groups: dict[float, list[torch.nn.Parameter]] = {}
         for name, parameter in models.student.named_parameters():
             parameter.requires_grad_(name.startswith(self.learns))
@@ -194,7 +198,7 @@ class Stage(TrainingRun):
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        super().__init__(folder, self.settings, {"model": models.student}, optimizer)
+        super().__init__(folder, self.settings, {"model": models.student}, optimizer, processes)
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings with the steps and the rate of this stage."""
@@ -216,7 +220,7 @@ class Stage(TrainingRun):
         """Take one step and return its losses, and its seconds."""
         started = time.monotonic()
         # Seeded by the step, so that a resumed run does not hear the first noises again.
-        rng = np.random.default_rng((self.settings.seed, self.step))
+        rng = np.random.default_rng((self.settings.seed, self.processes.place(self.step)))
         share = self.settings.degraded_share
         waves = [heard_by_chance(sample, share, rng) for sample in samples]
         with fast_products():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from tiny_whisper import save_tiny_whisper
+from two_processes import first_of_two
 
 from speechquant.exporter.whisper_checkpoints import load_whisper
 from speechquant.students import distil
@@ -29,8 +27,8 @@ from speechquant.students.distil import (
     steps_of,
     train,
 )
-from speechquant.students.processes import Processes
 from speechquant.students.student import Shape, student_of
+from speechquant.training.processes import ALONE, Processes
 from speechquant.training.samples import Sample
 from speechquant.training.schedule import learning_rate
 from speechquant.training.whisper import encode
@@ -40,7 +38,6 @@ TEXTS = ("go on", "stop", "look up")
 SETTINGS = Settings(
     steps=4, warmup_steps=1, batch_seconds=4.0, save_every=2, score_every=2, peak_learning_rate=1e-2
 )
-ALONE = Processes()
 
 
 @pytest.fixture(scope="module")
@@ -232,25 +229,9 @@ def test_two_processes_are_one_that_accumulates(
 ) -> None:
     data = data_set(tmp_path / "data")
     both = arguments(tiny_whisper, data, tmp_path / "two")
-    # As torchrun sets it; one of the two processes is this one, which has loaded torch already.
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "speechquant.students.distil", *both],
-        env={**os.environ, **ranks[1]}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as other:  # fmt: skip
-        try:
-            with pytest.MonkeyPatch.context() as first:
-                first.setattr(sys, "argv", ["distil", *both])
-                for name, value in ranks[0].items():
-                    first.setenv(name, value)
-                distil.main()
-            said, _ = other.communicate(timeout=60)
-        finally:
-            other.kill()
-    assert other.returncode == 0, said
+    with first_of_two("-m", "speechquant.students.distil", *both):
+        monkeypatch.setattr(sys, "argv", ["distil", *both])
+        distil.main()
     alone = arguments(tiny_whisper, data, tmp_path / "one", "--accumulate", "2")
     monkeypatch.setattr(sys, "argv", ["distil", *alone])
     distil.main()

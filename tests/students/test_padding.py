@@ -10,8 +10,8 @@ import pytest
 from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.wer import score_wer
 from speechquant.students.distil import Distillation, Settings, read_teacher, train
-from speechquant.students.processes import Processes
 from speechquant.students.student import Shape, student_of
+from speechquant.training.processes import Processes
 from speechquant.training.samples import SAMPLE_RATE_HZ, load_samples
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import TRAINED_MODELS, WHISPER

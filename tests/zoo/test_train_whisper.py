@@ -14,6 +14,7 @@ from transformers import WhisperFeatureExtractor
 from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.exporter.whisper import export_whisper
 from speechquant.exporter.whisper_checkpoints import load_whisper
+from speechquant.training.processes import Processes
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Sample
 from speechquant.training.whisper import encode, log_mels
@@ -291,6 +292,16 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
         begun["model.decoder.layers.0.fc1.weight"], moved["model.decoder.layers.0.fc1.weight"]
     )
     assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_each_process_draws_its_own_in_each_step(tokens: Tokens, tmp_path: Path) -> None:
+    run = Run(tmp_path, SETTINGS, tokens, warm=False)
+    seeds = []
+    for run.step in range(3):
+        for rank in range(2):
+            run.processes = Processes(2, rank)
+            seeds.append(run.seed_of_step)
+    assert seeds == ["0/0", "0/1", "0/2", "0/3", "0/4", "0/5"]
 
 
 def test_wrong_tokens_are_given_and_never_wanted(tokens: Tokens, tmp_path: Path) -> None:
