@@ -27,7 +27,7 @@ STEPS = (
     "git clone speechquant.git",
     "cd speechquant",
     "python3 -m venv .venv && . .venv/bin/activate",
-    "pip install -q '.[export,quantize]'",
+    "pip install -q '.[export,quantize,report]'",
     "speechquant export ../checkpoint whisper",
     "speechquant quantize whisper whisper-w8a8 --data ../dev.jsonl --limit 16",
     f"speechquant transcribe whisper-w8a8 {AUDIO}",
@@ -165,6 +165,13 @@ def keystrokes(step: str) -> int:
     return len(step) + 1
 
 
+def machine() -> str:
+    """Return the name of the processor and its cores."""
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", path.read_text()) if path.is_file() else None
+    return f"{found[1] if found else 'a processor without a name'}, {os.cpu_count()} cores"
+
+
 def page(seconds: Sequence[float], text: str) -> str:
     """Return the page of a recording."""
     rows = [
@@ -189,7 +196,7 @@ The last command prints the path and the text:
 
 > {text}
 
-Installing took {100 * seconds[3] / total:.0f} % of the time. The machine has two cores that other work kept busy, so the seconds are upper bounds.
+Installing took {100 * seconds[3] / total:.0f} % of the time, on {machine()}, which may have had other work.
 `make first-minute FOLDER=...` records it again (`tests/first_minute.py`).
 """
 

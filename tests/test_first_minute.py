@@ -23,7 +23,7 @@ MOST_BYTES = 300_000
 
 def test_every_command_is_one_of_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "pip install '.[export,quantize]'" in readme
+    assert "pip install '.[export,quantize,report]'" in readme
     for step in STEPS:
         if step.startswith("speechquant "):
             assert " ".join(step.split()[:2]) in readme
