@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -96,6 +97,13 @@ def load_whisper(source: str) -> WhisperCheckpoint:
         require_own(trained, model, source)
     checkpoint = _checkpoint(source, model, files, preprocessor_of(folder), settings)
     return replace(checkpoint, trained_weights=trained)
+
+
+def cache_name(model: Any) -> str:
+    """Return what transformers calls the keys and values that a decoder takes and gives."""
+    # Renamed in 5.24.
+    new, old = "cache", "past_key_values"
+    return new if new in inspect.signature(model.forward).parameters else old
 
 
 def _architecture_of(folder: Path) -> str:

@@ -14,6 +14,7 @@ from speechquant.core.errors import ParityError
 from speechquant.core.seq2seq import ALIGN, ENCODER, PREFILL, STEP
 from speechquant.core.specs import graph_file
 from speechquant.exporter.parity import TOLERANCE
+from speechquant.exporter.whisper_checkpoints import cache_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,16 +103,16 @@ def _make_case(
     with torch.inference_mode():
         encoded = model.model.encoder(torch.from_numpy(features))
         outputs: list[Arrays] = []
-        past = None
+        past, cache = None, cache_name(model)
         pieces = [tokens[:, :prompt], *(tokens[:, [prompt + step]] for step in range(_STEPS))]
         for piece in pieces:
             given = model(
                 encoder_outputs=encoded,
                 decoder_input_ids=torch.from_numpy(piece),
-                past_key_values=past,
                 use_cache=True,
+                **{cache: past},
             )
-            past = given.past_key_values
+            past = given[cache]
             outputs.append({"logits": given.logits.numpy(), **_caches(past)})
     return WhisperCase(
         features,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from speechquant.exporter.whisper_checkpoints import cache_name
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,12 +21,12 @@ def greedy_tokens(model: Any, hidden: torch.Tensor, writing: Writing, most: int)
     never_first = torch.tensor(generation.suppressed_first, dtype=torch.long, device=device)
     given = torch.tensor([writing.prompt] * len(hidden), device=device)
     heard = given[:, :0]
-    past = None
+    past, cache = None, cache_name(model.model.decoder)
     for step in range(min(most, generation.room_after(len(writing.prompt)))):
         found = model.model.decoder(
-            input_ids=given, encoder_hidden_states=hidden, past_key_values=past, use_cache=True
+            input_ids=given, encoder_hidden_states=hidden, use_cache=True, **{cache: past}
         )
-        past = found.past_key_values
+        past = found[cache]
         logits = model.proj_out(found.last_hidden_state[:, -1]).float()
         # As transcription without timestamps has it.
         logits[:, generation.end + 1 :] = -torch.inf

@@ -22,6 +22,7 @@ from speechquant.exporter.whisper import export_whisper, layer_of_whisper_module
 from speechquant.exporter.whisper_checkpoints import (
     _generation_of,
     _languages_and_tasks,
+    cache_name,
     load_whisper,
 )
 from speechquant.exporter.whisper_graphs import EncoderGraph
@@ -272,3 +273,11 @@ def test_settings_that_name_other_tokens_than_the_tokenizer(
     given = changed(tiny_whisper, tmp_path / "given", "generation_config.json", **{name: 7})
     with pytest.raises(CheckpointError, match=rf"{re.escape(token)} is token 7, its tokenizer"):
         load_whisper(str(given))
+
+
+def test_keys_and_values_have_the_name_that_the_installed_transformers_gives_them() -> None:
+    def before(past_key_values: object = None) -> None: ...
+    def since(cache: object = None) -> None: ...
+
+    assert cache_name(SimpleNamespace(forward=before)) == "past_key_values"
+    assert cache_name(SimpleNamespace(forward=since)) == "cache"
