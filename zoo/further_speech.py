@@ -1,7 +1,8 @@
 """More to train on: `python -m speechquant.zoo.further_speech --out FOLDER`.
 
 New sentences of the training's part, by voices that espeak-ng does not have. A model that hears
-the 15,000 clips of zoo:train long enough learns them by heart, and so many voices as well.
+the 15,000 clips of zoo:train long enough learns them by heart, and so many voices as well. With
+`--texts` the voices read a text file instead: the grammar of the training's part has 828 words.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import argparse
 import json
 import logging
 import random
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from speechquant.core.errors import ManifestError, SpeechquantError
 from speechquant.zoo.corpus import MANIFEST_NAME, Clip, plan_clip, render_clips, sentences_of
 from speechquant.zoo.espeak import require_espeak
 from speechquant.zoo.invented_voices import write_voices
@@ -21,11 +25,38 @@ log = logging.getLogger(__name__)
 _CLIPS_OF_A_VOICE = 50
 # espeak-ng lists 350 voices at most, its own 240 among them.
 _VOICES_AT_ONCE = 100
+# Nobody knows how the reader says a number or a sign.
+_UNSAID = re.compile(r"[^a-z' ]")
+_PUNCTUATION = re.compile(r"[.,;:!?\"()-]+")
+_WORDS = range(3, 26)
 
 
-def plan_further(voices: list[str], rng: random.Random) -> list[Clip]:
+def sentences_in(texts: Path) -> list[str]:
+    """Return the lines of a file that can be read out, in lower case; raises ManifestError."""
+    found = []
+    for line in texts.read_text(encoding="utf-8").splitlines():
+        said = " ".join(_PUNCTUATION.sub(" ", line).lower().split())
+        if len(said.split()) in _WORDS and not _UNSAID.search(said):
+            found.append(said)
+    if not found:
+        raise ManifestError(
+            f"{texts}: no line of {_WORDS.start} to {_WORDS.stop - 1} words in the letters a to z; "
+            "give a file with a sentence on each line"
+        )
+    return sorted(set(found))
+
+
+def _drawn(sentences: Sequence[str], rng: random.Random) -> Iterator[str]:
+    """Yield all of them in a random order, and again in another one."""
+    while True:
+        yield from rng.sample(sentences, len(sentences))
+
+
+def plan_further(
+    voices: list[str], rng: random.Random, texts: Sequence[str] | None = None
+) -> list[Clip]:
     """Return the clips of all `voices`, the same ones for the same `rng`."""
-    sentences = sentences_of("train", rng)
+    sentences = sentences_of("train", rng) if texts is None else _drawn(texts, rng)
     return [
         plan_clip(f"{voice.split('+')[1]}-{index:02d}", next(sentences), voice, rng)
         for voice in voices
@@ -33,7 +64,7 @@ def plan_further(voices: list[str], rng: random.Random) -> list[Clip]:
     ]
 
 
-def render_voices(numbers: range, folder: Path) -> Path:
+def render_voices(numbers: range, folder: Path, texts: Sequence[str] | None = None) -> Path:
     """Render the clips of the voices of these numbers and return their manifest."""
     require_espeak()
     import espeakng_loader
@@ -44,7 +75,7 @@ def render_voices(numbers: range, folder: Path) -> Path:
     # Short: espeak-ng takes no path of more than 160 letters.
     data = folder / "v"
     voices = write_voices(Path(espeakng_loader.get_data_path()), data, numbers, rng)
-    return render_clips(plan_further(voices, rng), folder, espeak_data=data)
+    return render_clips(plan_further(voices, rng, texts), folder, espeak_data=data)
 
 
 def main() -> None:
@@ -54,19 +85,28 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the clips")
     parser.add_argument("--voices", type=int, default=700, help="of 50 clips each")
+    parser.add_argument("--texts", type=Path, help="a file with a sentence on each line")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        _render_all(options.out, options.voices, options.texts)
+    except SpeechquantError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _render_all(out: Path, voices: int, texts: Path | None) -> None:
+    sentences = sentences_in(texts) if texts else None
     lines = []
-    for first in range(0, options.voices, _VOICES_AT_ONCE):
-        numbers = range(first, min(first + _VOICES_AT_ONCE, options.voices))
-        folder = options.out / f"{first:04d}"
-        manifest = render_voices(numbers, folder)
+    for first in range(0, voices, _VOICES_AT_ONCE):
+        numbers = range(first, min(first + _VOICES_AT_ONCE, voices))
+        folder = out / f"{first:04d}"
+        manifest = render_voices(numbers, folder, sentences)
         for row in map(json.loads, manifest.read_text(encoding="utf-8").splitlines()):
             path = f"{folder.name}/{row['audio_filepath']}"
             lines.append(json.dumps({**row, "audio_filepath": path}))
-        log.info("%d of %d voices", numbers.stop, options.voices)
+        log.info("%d of %d voices", numbers.stop, voices)
     text = "".join(f"{line}\n" for line in lines)
-    (options.out / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    (out / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import ManifestError
 from speechquant.zoo import further_speech
 from speechquant.zoo.corpus import plan_clips
-from speechquant.zoo.further_speech import plan_further
+from speechquant.zoo.further_speech import plan_further, sentences_in
 from speechquant.zoo.grammar import transcript_of
 from speechquant.zoo.invented_voices import invent_variant, variant_settings, write_voices
 
@@ -80,6 +81,25 @@ def test_no_sentence_of_dev_or_test_is_said_in_it() -> None:
         transcript_of(clip.spoken.text) for split in ("dev", "test") for clip in plan_clips(split)
     }
     assert len(said) > 900 and not said & held_out
+
+
+def test_voices_read_a_file_of_sentences(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text(
+        'He said: "Not today, sir!"\nIn 1901 he left us\nToo short\nWe don\'t know him\n'
+    )
+    sentences = sentences_in(texts)
+    assert sentences == ["he said not today sir", "we don't know him"]
+    clips = plan_further(["en+a1", "en+a2"], random.Random(0), sentences)
+    assert {clip.spoken.text for clip in clips} == set(sentences)
+    assert clips == plan_further(["en+a1", "en+a2"], random.Random(0), sentences)
+
+
+def test_a_file_without_a_sentence_is_refused(tmp_path: Path) -> None:
+    texts = tmp_path / "numbers.txt"
+    texts.write_text("1 2 3\n")
+    with pytest.raises(ManifestError, match=r"numbers.txt: no line of 3 to 25 words"):
+        sentences_in(texts)
 
 
 def test_espeak_speaks_with_an_invented_voice(tmp_path: Path) -> None:
