@@ -51,7 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--speed", action="store_true", help="measure speed, and nothing else")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of speed")
     parser.add_argument(
-        "--only", help="measure the rows alone whose title has this in it, as in 'base, dev'"
+        "--only", help="measure nothing but the rows whose title has this in it, as in 'base, dev'"
     )
     parser.add_argument("--render-only", action="store_true", help="write the page from records")
     options = parser.parse_args()
@@ -118,7 +118,8 @@ def _measure(options: argparse.Namespace, records: Records) -> None:
         plan.measure_speeds(test, options.repeats)
     else:
         plan.measure_words({TEST: test, DEV: dev}, options.only or "")
-        plan.measure_layers()
+        if not options.only:
+            plan.measure_layers()
 
 
 def _machine() -> str:
