@@ -70,7 +70,10 @@ def facts_of_checkpoint(source: str, folder: Path) -> CheckpointFacts:
     """Return the name of a checkpoint and the hash of the files in its folder."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     digests = {path.name: sha256_of(path) for path in files}
-    return CheckpointFacts(Path(source).name, key_of(digests))
+    path = Path(source)
+    # A training calls all its checkpoints by the same names.
+    named = path.parent if path.name in ("best", "checkpoint") and path.parent.name else path
+    return CheckpointFacts(named.name, key_of(digests))
 
 
 def seconds_of(clip: LabelledClip) -> float:

@@ -30,6 +30,7 @@ from speechquant.benchmarks.papers.real_whisper.run import (
     CheckpointFacts,
     Run,
     SetFacts,
+    facts_of_checkpoint,
     facts_of_set,
 )
 from speechquant.benchmarks.papers.real_whisper.turns import CandidateError
@@ -170,3 +171,12 @@ def test_a_method_without_search_is_written_as_quantize_would(
     assert table["float_layers"] == []
     assert table["weight_scales"] == "tensor"
     assert table["float_activations"] == ["encoder.last_projection", "cross"]
+
+
+def test_a_checkpoint_of_a_training_is_called_by_its_run(tmp_path: Path) -> None:
+    for folder in (tmp_path / "3-token" / "best", tmp_path / "whisper-tiny"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    names = ("3-token/best", "whisper-tiny")
+    found = [facts_of_checkpoint(str(tmp_path / name), tmp_path / name).name for name in names]
+    assert found == ["3-token", "whisper-tiny"]
