@@ -11,7 +11,7 @@ import argparse
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from speechquant.core.wer import score_wer
 from speechquant.training.augment import degrade
 from speechquant.training.batches import batches, collate
-from speechquant.training.command_line import begin, run_parser
+from speechquant.training.command_line import begin, run_parser, settings_of
 from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
@@ -242,7 +242,7 @@ def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
 
 
 def _run(options: argparse.Namespace, processes: Processes) -> None:
-    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    settings = settings_of(options, Settings())
     warm_start = options.warm_start.name if options.warm_start else None
     begin(options, settings, processes, warm_start=warm_start)
     rng = random.Random(settings.seed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales, write_scales
 from speechquant.training.batches import batches
-from speechquant.training.command_line import begin, run_parser
+from speechquant.training.command_line import begin, run_parser, settings_of
 from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import TrainingRun, train_to_end
 from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
@@ -140,7 +140,7 @@ def train(run: QuantizedRun, sets: Sets, scored: dict[str, list[Sample]]) -> Non
 
 
 def _run(options: argparse.Namespace, processes: Processes) -> None:
-    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    settings = settings_of(options, Settings())
     table = read_scales(options.scales)
     start = options.start or trained_model(options.model)
     facts = {"start": start.name, "table": table.key, "width": table.bits.name}

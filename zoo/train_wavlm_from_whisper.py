@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.wer import score_wer
 from speechquant.training.batches import batches
-from speechquant.training.command_line import begin, run_parser
+from speechquant.training.command_line import begin, run_parser, settings_of
 from speechquant.training.processes import Processes, joined_processes
 from speechquant.training.run import train_to_end
 from speechquant.training.samples import (
@@ -122,7 +121,7 @@ def _options() -> argparse.Namespace:
 def _run(options: argparse.Namespace, processes: Processes) -> None:
     import torch
 
-    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    settings = settings_of(options, Settings())
     begin(options, settings, processes, teacher=options.teacher.name)
     # What is next to nothing takes a processor a hundred times as long as what is something.
     torch.set_flush_denormal(True)

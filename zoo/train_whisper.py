@@ -13,7 +13,7 @@ import logging
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from speechquant.core.wer import score_wer
 from speechquant.training.augment import coloured_noise, degrade
 from speechquant.training.batches import in_rows
-from speechquant.training.command_line import begin, run_parser
+from speechquant.training.command_line import begin, run_parser, settings_of
 from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
@@ -499,7 +499,7 @@ def _write_tokens(path: Path, warm_start: Path | None, sets: Sets) -> None:
 
 
 def _run(options: argparse.Namespace, processes: Processes) -> None:
-    settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})
+    settings = settings_of(options, Settings())
     warm_start: Path | None = options.warm_start
     begin(
         options,

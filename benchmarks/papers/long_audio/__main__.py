@@ -36,7 +36,8 @@ from speechquant.core.text import normalizer
 from speechquant.core.wer import EditCounts, score_wer
 from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.exporter import export
-from speechquant.exporter.checkpoint_files import folder_of, read_json
+from speechquant.exporter.checkpoint_files import folder_of
+from speechquant.exporter.export import is_whisper
 from speechquant.zoo.corpus import corpus_manifest
 from speechquant.zoo.models import trained_model
 
@@ -321,7 +322,7 @@ def main() -> None:
         facts = facts_of_checkpoint(source, folder)
         work = options.work / facts.name
         models: Models | Bundle
-        if read_json(folder / "config.json").get("model_type") == "whisper":
+        if is_whisper(str(folder)):
             section = whisper_section(facts.name, options.data, options.seconds)
             models = Models(facts.name, folder, (), work, threads=_THREADS)
         else:
