@@ -9,16 +9,24 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from tiny_whisper import small_teacher
+from tiny_whisper import CHUNK_SECONDS, save_tiny_whisper, small_teacher
 
 from speechquant.core.errors import OptionError
+from speechquant.students.distil import read_teacher
+from speechquant.students.kdq import run as kdq
+from speechquant.students.kdq.encodings import clip_batches
+from speechquant.students.kdq.settings import APOT, Plan
+from speechquant.students.kdq.settings import Settings as KdqSettings
+from speechquant.students.student import Shape, student_of
 from speechquant.training.batches import batches
 from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import SETTINGS_FILE, TrainingRun, fast_products, train_to_end
@@ -34,6 +42,11 @@ SETTINGS = RunSettings(
 )
 CTC_SETTINGS = ctc.Settings(**asdict(SETTINGS))
 STAGE_SETTINGS = stages.Settings(**asdict(SETTINGS), blocks_steps=1, front_end_steps=1)
+# A batch is one clip in a whole chunk.
+KDQ_SETTINGS = KdqSettings(
+    steps=3, warmup_steps=1, batch_seconds=CHUNK_SECONDS, save_every=1, score_every=3, variants=2,
+    quantize_from=1, match_every=1, peak_learning_rate=1e-3,
+)  # fmt: skip
 
 
 def samples(count: int) -> list[Sample]:
@@ -192,8 +205,48 @@ def stage_weights_of_one(folder: Path, processes: int) -> dict[str, torch.Tensor
     return models.student.state_dict()
 
 
+def new_kdq_run(folder: Path, name: str, processes: Processes = ALONE) -> kdq.KdqRun:
+    if processes.is_first:
+        save_tiny_whisper(folder / "teacher", decoder_layers=4)
+    processes.wait()
+    teacher = read_teacher(str(folder / "teacher"), "en")
+    pair = kdq.Pair(teacher, student_of(teacher.model, Shape(2, 2, "none")))
+    out = begun(folder / name, KDQ_SETTINGS, processes)
+    plan = Plan("restrained", APOT, 0.5)
+    return kdq.KdqRun(out, KDQ_SETTINGS, plan, pair, folder / "encoded", processes)
+
+
+def kdq_weights(run: kdq.KdqRun) -> dict[str, torch.Tensor]:
+    return {**run.student.model.decoder.state_dict(), **run.guide.state_dict()}
+
+
+def in_float32() -> AbstractContextManager[Any]:
+    """Return a context without bfloat16, where one batch of two clips is two batches of one."""
+    return mock.patch.object(kdq, "fast_products", lambda _device: nullcontext())
+
+
+def train_kdq(processes: Processes, folder: Path) -> dict[str, Any]:
+    """Train a KDQ student, half of whose layers are rounded after the first step."""
+    run = new_kdq_run(folder, "run", processes)
+    with in_float32():
+        kdq.train(run, SETS, {"self": samples(3)})
+    return {"model": kdq_weights(run)}
+
+
+def kdq_weights_of_one(folder: Path, processes: int) -> dict[str, torch.Tensor]:
+    """Return what `train_kdq` should give: all texts are as long, so a mean of means is a mean."""
+    run = new_kdq_run(folder, "one")
+    chunk = run.teacher.limits.chunk_samples
+    source = clip_batches(SETS, CHUNK_SECONDS, KDQ_SETTINGS.variants, chunk, random.Random(0))
+    run.student.train()
+    with in_float32():
+        for _ in range(KDQ_SETTINGS.steps):
+            run.take_step([clip for batch in islice(source, processes) for clip in batch])
+    return kdq_weights(run)
+
+
 TRAININGS: dict[str, Callable[[Processes, Path], dict[str, Any]]] = {
-    training.__name__: training for training in (train_lines, train_ctc, train_stages)
+    training.__name__: training for training in (train_lines, train_ctc, train_stages, train_kdq)
 }
 
 

@@ -58,6 +58,16 @@ class Processes:
         """Return what `work` makes of each item; each process works on its share."""
         return self.together(work(list(self.share(items))), len(items))
 
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a tensor over all processes."""
+        if self.count == 1:
+            return values
+        from torch import distributed
+
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total / self.count
+
     def average_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Make each gradient the mean over all processes.
 
@@ -78,9 +88,7 @@ class Processes:
                 parameter.grad = torch.zeros_like(parameter)
             if parameter.grad is not None:
                 gradients.append(parameter.grad)
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
-        flat /= self.count
+        flat = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
         means = flat.split([gradient.numel() for gradient in gradients])
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))

@@ -1,7 +1,8 @@
 """Train a Whisper-KDQ student: `python -m speechquant.students.kdq TEACHER ...`.
 
 The student has the teacher's encoder, which stays as it is, and some of the layers of its decoder.
-A run is killed and started again at will.
+A run is killed and started again at will. `torchrun --nproc-per-node N -m speechquant.students.kdq
+...` runs it in several processes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from speechquant.students.kdq.settings import NO_QUANTIZER, QUANTIZERS, Plan, Se
 from speechquant.students.speech import read_speech
 from speechquant.students.student import NO_GATES, Shape, student_of
 from speechquant.training.command_line import begin, run_parser, settings_of
+from speechquant.training.processes import Processes, joined_processes
 
 _SHARES = {"all": 1.0, "top50": 0.5}
 
@@ -44,10 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace, processes: Processes) -> None:
     import torch
 
-    from speechquant.students.kdq.run import KdqRun, train
+    from speechquant.students.kdq.run import KdqRun, Pair, train
 
     torch.set_flush_denormal(True)
     settings = settings_of(options, Settings())
@@ -76,9 +78,10 @@ def _run(options: argparse.Namespace) -> None:
         "seed": settings.seed,
     }
     refuse_another_run(options.out, facts)
-    begin(options, settings, **facts)
+    processes.wait()
+    begin(options, settings, processes, **facts)
     encoded = options.encoded or options.out / "encoded"
-    run = KdqRun(options.out, settings, plan, teacher, student, encoded)
+    run = KdqRun(options.out, settings, plan, Pair(teacher, student), encoded, processes)
     train(run, heard.sets, dict(heard.scored))
 
 
@@ -89,7 +92,8 @@ def main() -> None:
     if not options.extra_data:
         parser.error("give --data PATH: a manifest or a folder of LibriSpeech to train on")
     try:
-        _run(options)
+        with joined_processes() as processes:
+            _run(options, processes)
     except SpeechquantError as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -8,12 +8,12 @@ silence behind them.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,7 @@ class Encodings:
         made = self._made(clip, int(key[:16], 16))
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.tmp")
+            partial = path.with_suffix(f".{uuid4().hex}.tmp")
             with partial.open("wb") as file:
                 np.save(file, made)
             partial.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from speechquant.students.kdq.matching import NO_MATCHING, STATIC, map_of, stati
 from speechquant.students.kdq.quantizers import Quantizer
 from speechquant.students.kdq.settings import Plan, Settings
 from speechquant.students.losses import IGNORED
+from speechquant.training.processes import ALONE, Processes
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import Sample, Sets
 
@@ -64,22 +66,33 @@ class Guide(nn.Module):
         self.register_buffer("hidden_sums", torch.zeros(student_layers))
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and the student that learns from it."""
+
+    teacher: Teacher
+    student: Any
+
+
 class KdqRun(TrainingRun):
-    """Trains a student's decoder; its encoder is the teacher's and stays as it is."""
+    """Trains a student's decoder; its encoder is the teacher's and stays as it is.
+
+    `encoded` keeps the encoder's outputs; `processes` are all that train the student together.
+    """
 
     def __init__(
         self,
         folder: Path,
         settings: Settings,
         plan: Plan,
-        teacher: Teacher,
-        student: Any,
+        pair: Pair,
         encoded: Path,
+        processes: Processes = ALONE,
     ) -> None:
+        teacher, student = pair.teacher, pair.student
         self.settings, self.plan, self.teacher = settings, plan, teacher
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.student = student.to(self.device).requires_grad_(False)
-        teacher.model.to(self.device)
+        self.student = student.to(processes.device).requires_grad_(False)
+        teacher.model.to(processes.device)
         self._layers, self._taught = layers_of(student), layers_of(teacher.model)
         self.quantizer = Quantizer(plan.quantizer) if plan.is_quantized else None
         if self.quantizer is not None:
@@ -87,8 +100,8 @@ class KdqRun(TrainingRun):
                 attach_rounding(layer, self.quantizer)
         decoder = student.model.decoder.requires_grad_(True)
         width = student.config.d_model
-        self.guide = Guide(len(self._layers), len(self._taught), width).to(self.device)
-        self._encodings = Encodings(encoded, teacher.model, self.device)
+        self.guide = Guide(len(self._layers), len(self._taught), width).to(processes.device)
+        self._encodings = Encodings(encoded, teacher.model, processes.device)
         modules = {"decoder": decoder, "guide": self.guide}
         optimizer = torch.optim.Adam(
             [parameter for module in modules.values() for parameter in module.parameters()],
@@ -96,7 +109,7 @@ class KdqRun(TrainingRun):
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        super().__init__(folder, settings, modules, optimizer)
+        super().__init__(folder, settings, modules, optimizer, processes)
 
     @property
     def is_rounded(self) -> bool:
@@ -111,7 +124,7 @@ class KdqRun(TrainingRun):
             if self.step % self.settings.match_every == 0:
                 self._match_by_weights(self.quantizer)
         entropy, prediction, by_layer = self._losses(clips)
-        self.guide.hidden_sums += by_layer.detach()
+        self.guide.hidden_sums += self.processes.mean(by_layer.detach())
         hidden = by_layer.mean()
         distillation = prediction
         if self.plan.matching != NO_MATCHING:
@@ -140,22 +153,24 @@ class KdqRun(TrainingRun):
 
     def _keep_map(self, costs: Tensor) -> None:
         shape = (len(self._layers), len(self._taught))
-        chosen = map_of(self.plan.matching, lambda: costs.detach().cpu().numpy(), shape)
+        chosen = map_of(self.plan.matching, lambda: costs.cpu().numpy(), shape)
         self.guide.layer_map.copy_(torch.tensor(chosen))
 
     def _rounding_loss(self) -> Tensor:
         rounded = [layer for layer in self._layers if is_rounded(layer)]
         if self.quantizer is None or not rounded:
-            return torch.zeros((), device=self.device)
+            return torch.zeros((), device=self.processes.device)
         return loss_of_rounding(rounded, self.quantizer)
 
     def _losses(self, clips: Sequence[HeardClip]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cross-entropy, the prediction loss and each layer's hidden loss."""
         writing = self.teacher.writing
         texts = [clip.sample.text for clip in clips]
-        given, wanted = (tokens.to(self.device) for tokens in writing.inputs_and_targets(texts))
+        given, wanted = (
+            tokens.to(self.processes.device) for tokens in writing.inputs_and_targets(texts)
+        )
         hidden = self._encodings.together(list(clips))
-        with fast_products(self.device):
+        with fast_products(self.processes.kind):
             with torch.no_grad():
                 taught_logits, taught = decoded(self.teacher.model, hidden, given)
             logits, states = decoded(self.student, hidden, given)
@@ -163,7 +178,7 @@ class KdqRun(TrainingRun):
             maps = [self.guide.transform(state[heard]) for state in taught]
         costs = hidden_costs([state[heard] for state in states], maps)
         if self.quantizer is None and self.plan.matching not in (NO_MATCHING, STATIC):
-            self._keep_map(costs)
+            self._keep_map(self.processes.mean(costs.detach()))
         entropy = cross_entropy(logits[heard].float(), wanted[heard])
         prediction = prediction_loss(taught_logits[heard], logits[heard], self.settings.temperature)
         return entropy, prediction, matched(costs, self.guide.layer_map.tolist())
@@ -191,7 +206,7 @@ class KdqRun(TrainingRun):
         normalize, found = normalizer(_NORMALIZER), dict[str, float]()
         for name, samples in sets.items():
             said = [normalize(sample.text) for sample in samples]
-            heard = list(map(normalize, self.transcribe(samples)))
+            heard = list(map(normalize, self.processes.divided(samples, self.transcribe)))
             found[f"wer_{name}"] = 100 * score_wer(said, heard).rate
             found[f"cer_{name}"] = 100 * score_cer(said, heard).rate
         return found
@@ -226,7 +241,7 @@ def train(run: KdqRun, sets: Sets, scored: dict[str, list[Sample]]) -> None:
         run.teacher.limits.chunk_samples,
         random.Random(settings.seed),
     )
-    ahead = islice(source, run.step, None)
+    ahead = run.processes.share(islice(source, run.step * run.processes.count, None))
     run.student.train()
     train_to_end(
         run,

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import shared_trainings
 import torch
-from shared_trainings import Lines, ctc_weights_of_one, result_of, stage_weights_of_one
+from shared_trainings import (
+    KDQ_SETTINGS,
+    Lines,
+    ctc_weights_of_one,
+    kdq_weights_of_one,
+    result_of,
+    stage_weights_of_one,
+)
 from two_processes import first_of_two
 
 from speechquant.training.processes import ALONE, Processes
@@ -111,3 +118,13 @@ def test_the_stages_of_a_wavlm_in_two_processes_are_those_of_one(tmp_path: Path)
     assert all(map(torch.equal, first["model"].values(), second["model"].values()))
     assert_alike(first["model"], stage_weights_of_one(tmp_path / "one", processes=2))
     assert [row["step"] for row in log_of(tmp_path / "run" / "whole")] == [1, 2]
+
+
+def test_a_kdq_student_in_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    first, second = trained_by_two("train_kdq", tmp_path)
+    assert all(map(torch.equal, first["model"].values(), second["model"].values()))
+    assert_alike(first["model"], kdq_weights_of_one(tmp_path, processes=2))
+    row = log_of(tmp_path / "run")[-1]
+    assert row["step"] == KDQ_SETTINGS.steps
+    assert {"wer_self", "cer_self"} <= row.keys()
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()

@@ -36,7 +36,7 @@ from speechquant.exporter.whisper_checkpoints import load_whisper
 from speechquant.recipes.calibrate import CalibrationRequest
 from speechquant.recipes.quantize import QuantizeOptions, quantize
 from speechquant.students.distil import read_teacher
-from speechquant.students.kdq.run import KdqRun, train
+from speechquant.students.kdq.run import KdqRun, Pair, train
 from speechquant.students.kdq.settings import APOT, UNIFORM, Plan, Settings
 from speechquant.students.student import Shape, student_of
 from speechquant.training.samples import Sample
@@ -65,7 +65,7 @@ def trained(folder: Path, quantizer: str, share: float) -> KdqRun:
     (out / "settings.json").write_text("{}")
     student = student_of(teacher.model, Shape(2, 2, "none"))
     plan = Plan("restrained", quantizer, share)
-    run = KdqRun(out, SETTINGS, plan, teacher, student, folder / "encoded")
+    run = KdqRun(out, SETTINGS, plan, Pair(teacher, student), folder / "encoded")
     train(run, [(1.0, samples(4))], {"dev": samples(2)})
     return run
 

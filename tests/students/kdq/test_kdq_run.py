@@ -27,7 +27,7 @@ from speechquant.students.kdq.layers import (
     weight_costs,
 )
 from speechquant.students.kdq.quantizers import Quantizer
-from speechquant.students.kdq.run import KdqRun, train
+from speechquant.students.kdq.run import KdqRun, Pair, train
 from speechquant.students.kdq.settings import APOT, NO_QUANTIZER, UNIFORM, Plan, Settings
 from speechquant.students.student import Shape, student_of
 from speechquant.training.samples import Sample
@@ -70,7 +70,7 @@ def new_run(teacher: Teacher, folder: Path, plan: Plan, settings: Settings = SET
     folder.mkdir(exist_ok=True)
     (folder / "settings.json").write_text("{}")
     student = student_of(teacher.model, Shape(2, 2, "none"))
-    return KdqRun(folder, settings, plan, teacher, student, folder.parent / "encoded")
+    return KdqRun(folder, settings, plan, Pair(teacher, student), folder.parent / "encoded")
 
 
 def trained(run: KdqRun) -> dict[str, torch.Tensor]:
