@@ -1,19 +1,21 @@
 """Whisper-KDQ's tables: `python -m speechquant.benchmarks.papers.kdq_tables TEACHER RUN...`.
 
-RUN is a folder that speechquant.students.kdq has trained; its settings say which row it is. What is
-measured is kept in --work, so that a killed run goes on. Writes whisper-kdq.md to --out.
+RUN is a folder that speechquant.students.kdq has trained; its settings say which row it is, and of
+which seed. With --calibration, students of uniform weights are quantized too. What is measured is
+kept in --work, so that a killed run goes on. Writes whisper-kdq.md to --out.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.papers.gated_tables.sets import HeardSet
-from speechquant.benchmarks.papers.kdq_tables.page import RUN, Errors, Page, Run, errors_name
+from speechquant.benchmarks.papers.kdq_tables.page import Page
 from speechquant.benchmarks.papers.kdq_tables.rows import (
     TEACHER,
     UNTRAINED,
@@ -21,17 +23,28 @@ from speechquant.benchmarks.papers.kdq_tables.rows import (
     row_of,
     shape_of,
 )
+from speechquant.benchmarks.papers.kdq_tables.run import RUN, Errors, Hearing, Run
 from speechquant.benchmarks.papers.real_whisper.records import Records
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
-from speechquant.benchmarks.papers.real_whisper.run import facts_of_checkpoint, facts_of_set
+from speechquant.benchmarks.papers.real_whisper.run import (
+    facts_of_checkpoint,
+    facts_of_set,
+    thinned,
+)
+from speechquant.calibrators.methods import EMA, MethodOptions
+from speechquant.core.bundles import Bundle
+from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import OptionError, ReportError, SpeechquantError
 from speechquant.core.files import new_file, new_folder
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.seq2seq import Seq2SeqSpec
-from speechquant.engines import DecodingOptions, open_recognizer
+from speechquant.engines.decoding_options import GREEDY
+from speechquant.engines.families import open_recognizer
+from speechquant.engines.quantize import quantize_bundle
 from speechquant.exporter.checkpoint_files import folder_of, read_json
 from speechquant.exporter.whisper import export_whisper
 from speechquant.recipes.evaluate import evaluate
+from speechquant.recipes.experiment import Experiment
 from speechquant.training.run import SETTINGS_FILE
 
 _NORMALIZER = "whisper"
@@ -45,6 +58,8 @@ def _options() -> argparse.Namespace:
         "--test", type=HeardSet.parse, action="append", default=[],
         help="NAME=PATH[,limit=200][,hold_out=8][,as=telephone|noise]",
     )  # fmt: skip
+    parser.add_argument("--calibration", type=Path, help="what to quantize uniform students on")
+    parser.add_argument("--calibration-limit", type=int, default=64)
     parser.add_argument("--language", default="en", help="of the clips")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("build/kdq-tables"))
@@ -59,25 +74,26 @@ def _options() -> argparse.Namespace:
 def _entries(options: argparse.Namespace) -> dict[Entry, Path]:
     """Return each row and its checkpoint; raises OptionError for two runs of one row."""
     teacher = folder_of(options.teacher)
-    found = {_entry(TEACHER, 0, teacher): teacher}
-    taken: dict[tuple[int, int], Path] = {}
+    found = {_entry((TEACHER, 0, 0), teacher): teacher}
+    taken: dict[tuple[int, int, int], Path] = {}
     for run in options.runs:
         settings = read_json(run / SETTINGS_FILE)
-        place = (row_of(settings, run), int(settings["decoder_layers"]))
+        place = (row_of(settings, run), settings["decoder_layers"], settings["seed"])
         if place in taken:
             raise OptionError(f"{run}: is row {place[0]}, as {taken[place]} is; give one of them")
         taken[place] = run
-        found[_entry(*place, run / "best")] = run / "best"
-    for layers in sorted({layers for _, layers in taken}, reverse=True):
+        found[_entry(place, run / "best")] = run / "best"
+    for layers in sorted({layers for _, layers, _ in taken}, reverse=True):
         folder = options.work / f"untrained-{layers}"
         if not folder.is_dir():
             _save_untrained(options.teacher, layers, folder)
-        found[_entry(UNTRAINED, layers, folder)] = folder
+        found[_entry((UNTRAINED, layers, 0), folder)] = folder
     return found
 
 
-def _entry(number: int, layers: int, folder: Path) -> Entry:
-    return Entry(number, layers, facts_of_checkpoint(str(folder), folder), shape_of(folder))
+def _entry(place: tuple[int, int, int], folder: Path) -> Entry:
+    number, layers, seed = place
+    return Entry(number, layers, facts_of_checkpoint(str(folder), folder), shape_of(folder), seed)
 
 
 def _save_untrained(teacher: str, layers: int, folder: Path) -> None:
@@ -94,37 +110,73 @@ def _save_untrained(teacher: str, layers: int, folder: Path) -> None:
 def _measure(options: argparse.Namespace, records: Records) -> None:
     entries = _entries(options)
     tests = {test.name: test.clips(options.work / "sets") for test in options.test}
+    calibration = list[LabelledClip]()
+    if options.calibration is not None:
+        clips = read_data_set(options.calibration, require_text=False)
+        calibration = thinned(clips, options.calibration_limit)
     run = Run(
         machine=describe_machine(),
         threads=options.threads,
         entries=tuple(entries),
         tests=tuple(facts_of_set(Path(name), clips) for name, clips in tests.items()),
+        calibration=facts_of_set(options.calibration, calibration) if calibration else None,
     )
     records.write(RUN, run)
-    reporter = Reporter()
+    measurement = Measurement(options, records, Reporter(), tests, calibration)
     left = list(run.missing_from(records))
-    reporter.expect(len(left))
-    for entry in dict.fromkeys(entry for entry, _ in left):
-        wanted = {errors_name(entry, test): tests[test.name] for one, test in left if one == entry}
-        reporter.begin(f"row {entry.number} of {entry.decoder_layers} layers")
-        _measure_entry(entries[entry], wanted, options, records)
+    measurement.reporter.expect(len(left))
+    for entry in dict.fromkeys(hearing.entry for hearing in left):
+        measurement.measure(entries[entry], [each for each in left if each.entry == entry])
 
 
-def _measure_entry(
-    checkpoint: Path,
-    wanted: Mapping[str, list[LabelledClip]],
-    options: argparse.Namespace,
-    records: Records,
-) -> None:
-    """Count a checkpoint's errors in float; its bundle takes the place of the last one's."""
-    bundle, _ = export_whisper(checkpoint, options.work / "bundle", force=True, name="students")
-    spec = bundle.spec
-    known = isinstance(spec, Seq2SeqSpec) and spec.generation.languages
-    decoding = DecodingOptions(language=options.language if known else None, temperatures=(0.0,))
-    with open_recognizer(bundle, threads=options.threads, decoding=decoding) as recognizer:
-        for name, clips in wanted.items():
+@dataclass(frozen=True)
+class Measurement:
+    """The options, what is heard, and where the errors are kept."""
+
+    options: argparse.Namespace
+    records: Records
+    reporter: Reporter
+    tests: Mapping[str, Sequence[LabelledClip]]
+    calibration: Sequence[LabelledClip]
+
+    def measure(self, checkpoint: Path, hearings: Sequence[Hearing]) -> None:
+        """Count a checkpoint's errors; its bundles take the place of the last one's."""
+        work = self.options.work
+        bundle, _ = export_whisper(checkpoint, work / "bundle", force=True, name="students")
+        quantized: Bundle | None = None
+        for hearing in hearings:
+            entry = hearing.entry
+            self.reporter.begin(
+                f"row {entry.number} of {entry.decoder_layers} layers, seed {entry.seed}, "
+                f"{hearing.test.name}, {hearing.provider or 'float'}"
+            )
+            if hearing.provider is None:
+                errors = self._errors(bundle, hearing)
+            else:
+                quantized = quantized or self._quantized(bundle)
+                errors = self._errors(quantized, hearing)
+            if errors is not None:
+                self.records.write(hearing.record, errors)
+
+    def _quantized(self, bundle: Bundle) -> Bundle:
+        work = self.options.work
+        table = Experiment(bundle, self.calibration, (), work).table_with(MethodOptions(EMA))
+        return quantize_bundle(bundle, work / "quantized", table, force=True)
+
+    def _errors(self, bundle: Bundle, hearing: Hearing) -> Errors | None:
+        """Return the errors, None where the provider cannot run on this machine."""
+        known = bundle.spec_as(Seq2SeqSpec).generation.languages
+        language = self.options.language if known else None
+        threads, asked = self.options.threads, hearing.provider
+        with open_recognizer(
+            bundle, provider=asked, threads=threads, decoding=replace(GREEDY, language=language)
+        ) as recognizer:
+            if asked not in (None, recognizer.provider):
+                self.reporter.say(f"not run: {asked} cannot run it on this machine")
+                return None
+            clips = self.tests[hearing.test.name]
             found = evaluate(recognizer, clips, normalizer=_NORMALIZER)
-            records.write(name, Errors(found.words.clips, found.characters.clips))
+        return Errors(found.words.clips, found.characters.clips, bundle.size_bytes)
 
 
 def main() -> None:

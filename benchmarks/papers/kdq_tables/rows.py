@@ -31,6 +31,18 @@ _FIRST_NAMES = {
     16: "KDQ logits uniform",
 }
 LAST_ROW = 19
+UNIFORM_ROWS = range(_BLOCKS["uniform", "all"], LAST_ROW + 1)
+# What the paper concludes: the second row has fewer errors than the first.
+ORDERINGS = (
+    ("logits over fine-tuning", FINE_TUNED, 4),
+    ("static matching over logits", 4, 5),
+    ("restrained over static matching", 5, 7),
+    ("restrained over dynamic matching", 6, 7),
+    ("half of the layers over all, logits", 8, 12),
+    ("half of the layers over all, restrained", 11, 15),
+    ("uniform over APoT, logits", 8, 16),
+    ("uniform over APoT, restrained", 11, 19),
+)
 _MIB = 2**20
 _FLOAT_BYTES, _ROUNDED_BYTES = 2, 1
 _MATRICES = 8  # Q, K, V and O of two attentions
@@ -112,9 +124,10 @@ def _parameters_in(path: Path) -> int:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of one student size, and the checkpoint that it is about."""
+    """A row of one student size, the checkpoint that it is about, and the seed of its training."""
 
     number: int
     decoder_layers: int
     checkpoint: CheckpointFacts
     shape: Shape
+    seed: int = 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_whisper import save_tiny_whisper
 
-from speechquant.benchmarks.papers.kdq_tables.page import Errors, Page, Run, errors_name
+from speechquant.benchmarks.papers.kdq_tables.page import Page
 from speechquant.benchmarks.papers.kdq_tables.rows import (
     LAST_ROW,
     Entry,
@@ -19,6 +19,7 @@ from speechquant.benchmarks.papers.kdq_tables.rows import (
     row_of,
     shape_of,
 )
+from speechquant.benchmarks.papers.kdq_tables.run import Errors, Hearing, Run
 from speechquant.benchmarks.papers.real_whisper.records import Records
 from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, SetFacts
 from speechquant.core.errors import OptionError
@@ -91,8 +92,8 @@ def test_the_page_of_some_records(tmp_path: Path) -> None:
     words = (EditCounts(1, 0, 0, 10), EditCounts(0, 0, 0, 10))
     characters = (EditCounts(1, 1, 1, 100),) * 2
     for entry in (teacher, uniform):
-        records.write(errors_name(entry, TEST), Errors(words, characters))
-    assert [entry.number for entry, _ in run.missing_from(records)] == [4]
+        records.write(Hearing(entry, TEST).record, Errors(words, characters))
+    assert [hearing.entry.number for hearing in run.missing_from(records)] == [4]
     lines = Page(run, records).lines()
     rows = {cells[1].strip(): cells for line in lines if (cells := line.split("|"))[1:]}
     assert [rows[str(number)][2].strip() for number in (1, 4)] == ["Teacher", "KD logits"]
@@ -101,3 +102,55 @@ def test_the_page_of_some_records(tmp_path: Path) -> None:
     assert found == ["3.00", "5.00", "3.00", f"{size:.1f}", f"{BASE.size_mib() / size:.2f}"]
     assert [cell.strip() for cell in rows["4"][3:6]] == ["absent"] * 3
     assert [cell.strip() for cell in rows["5"][3:-1]] == ["absent"] * 5
+
+
+def cells_after(lines: list[str], title: str) -> list[list[str]]:
+    """Return the cells of the first table after a title, without its first two rows."""
+    rest = lines[lines.index(title) :]
+    rows = [line.strip("| ").split(" | ") for line in rest if line.startswith("| ")]
+    heading = next(index for index, line in enumerate(rest) if line.startswith("| "))
+    return rows[1 : rest.index("", heading) - heading - 1]
+
+
+def test_seeds_orderings_and_what_is_used(tmp_path: Path) -> None:
+    calibration = replace(TEST, name="cal", key="c" * 16)
+    entries = [Entry(1, 0, CheckpointFacts("base", "b" * 16), BASE)]
+    entries.append(Entry(2, 4, CheckpointFacts("untrained", "v" * 16), BASE))
+    for seed in (0, 1):
+        for number in (11, 19):
+            facts = CheckpointFacts("best", f"{number}-{seed}")
+            entries.append(Entry(number, 4, facts, BASE, seed))
+    run, records = Run("a machine", 1, tuple(entries), (TEST,), calibration), Records(tmp_path)
+    sizes = [len(list(run.hearings(entry))) for entry in entries]
+    assert sizes == [1, 1, 1, 3, 1, 3]
+    lengths = (10, 30)
+    for entry in entries:
+        for hearing in run.hearings(entry):
+            errors = {11: 4, 19: 2}.get(entry.number, 0) + entry.seed
+            errors += {"cpu": 1, "openvino": 2}.get(hearing.provider or "", 0)
+            words = tuple(EditCounts(errors, 0, 0, length) for length in lengths)
+            records.write(hearing.record, Errors(words, words, 5_000_000))
+    assert list(run.missing_from(records)) == []
+    lines = Page(run, records).lines()
+    numbers = [row[0] for row in cells_after(lines, "## Table 2: a decoder of 4 layers, seed 1")]
+    assert numbers == ["1", "2", "11", "19"]
+    numbers = [row[0] for row in cells_after(lines, "## Table 2: a decoder of 4 layers, seed 0")]
+    assert numbers == [str(number) for number in range(1, LAST_ROW + 1)]
+    orderings = cells_after(lines, "## The paper's orderings")
+    assert [row[:4] for row in orderings] == [
+        ["uniform over APoT, restrained", "11, 19", "4", seed] for seed in "01"
+    ]
+    # 4 errors less in 40 words; a clip of 10 and one of 30, each with 2 less.
+    assert orderings[0][4] == "-10.00: -20.00 to -6.67"
+    used = cells_after(lines, "## As used: W8A8")
+    assert used[0] == [
+        "19", "4", "0", "10.00", "15.00 (+5.00: +3.33 to +10.00)",
+        "20.00 (+10.00: +6.67 to +20.00)", "5.0",
+    ]  # fmt: skip
+
+
+def test_without_calibration_nothing_is_quantized(tmp_path: Path) -> None:
+    uniform = Entry(19, 4, CheckpointFacts("best", "u" * 16), BASE)
+    run = Run("a machine", 1, (uniform,), (TEST,))
+    assert [hearing.provider for hearing in run.hearings(uniform)] == [None]
+    assert "## As used: W8A8" not in Page(run, Records(tmp_path)).lines()
