@@ -205,13 +205,13 @@ def stage_weights_of_one(folder: Path, processes: int) -> dict[str, torch.Tensor
     return models.student.state_dict()
 
 
-def new_kdq_run(folder: Path, name: str, processes: Processes = ALONE) -> kdq.KdqRun:
+def new_kdq_run(folder: Path, processes: Processes = ALONE) -> kdq.KdqRun:
     if processes.is_first:
         save_tiny_whisper(folder / "teacher", decoder_layers=4)
     processes.wait()
     teacher = read_teacher(str(folder / "teacher"), "en")
     pair = kdq.Pair(teacher, student_of(teacher.model, Shape(2, 2, "none")))
-    out = begun(folder / name, KDQ_SETTINGS, processes)
+    out = begun(folder / "run", KDQ_SETTINGS, processes)
     plan = Plan("restrained", APOT, 0.5)
     return kdq.KdqRun(out, KDQ_SETTINGS, plan, pair, folder / "encoded", processes)
 
@@ -227,7 +227,7 @@ def in_float32() -> AbstractContextManager[Any]:
 
 def train_kdq(processes: Processes, folder: Path) -> dict[str, Any]:
     """Train a KDQ student, half of whose layers are rounded after the first step."""
-    run = new_kdq_run(folder, "run", processes)
+    run = new_kdq_run(folder, processes)
     with in_float32():
         kdq.train(run, SETS, {"self": samples(3)})
     return {"model": kdq_weights(run)}
@@ -235,7 +235,7 @@ def train_kdq(processes: Processes, folder: Path) -> dict[str, Any]:
 
 def kdq_weights_of_one(folder: Path, processes: int) -> dict[str, torch.Tensor]:
     """Return what `train_kdq` should give: all texts are as long, so a mean of means is a mean."""
-    run = new_kdq_run(folder, "one")
+    run = new_kdq_run(folder)
     chunk = run.teacher.limits.chunk_samples
     source = clip_batches(SETS, CHUNK_SECONDS, KDQ_SETTINGS.variants, chunk, random.Random(0))
     run.student.train()
@@ -250,11 +250,15 @@ TRAININGS: dict[str, Callable[[Processes, Path], dict[str, Any]]] = {
 }
 
 
-def train(name: str, folder: Path) -> None:
-    """Run a training in the processes that this one belongs to, and keep what it returns."""
+def train_all(folder: Path) -> None:
+    """Run the trainings in the processes that this one belongs to, and keep what they return."""
     with joined_processes(on_gpu=False) as processes:
-        result = TRAININGS[name](processes, folder)
-        torch.save(result, folder / f"result-{processes.rank}.pt")
+        for name, training in TRAININGS.items():
+            own = folder / name
+            if processes.is_first:
+                own.mkdir()
+            processes.wait()
+            torch.save(training(processes, own), own / f"result-{processes.rank}.pt")
 
 
 def result_of(rank: int, folder: Path) -> Any:
@@ -263,4 +267,4 @@ def result_of(rank: int, folder: Path) -> Any:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train(sys.argv[1], Path(sys.argv[2]))
+    train_all(Path(sys.argv[1]))

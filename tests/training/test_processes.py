@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import shared_trainings
 import torch
+from shared_artifacts import SharedArtifacts
 from shared_trainings import (
     KDQ_SETTINGS,
     Lines,
@@ -31,10 +32,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def trained_by_two(name: str, folder: Path) -> tuple[Any, Any]:
-    """Return the result of a training in each of two processes."""
-    with first_of_two(str(shared_trainings.__file__), name, str(folder)):
-        shared_trainings.train(name, folder)
+@pytest.fixture
+def trainings(shared: SharedArtifacts) -> Path:
+    """Return the folder of every training's folder, after two processes ran them all."""
+    return shared.folder("trainings", _train_all)
+
+
+def _train_all(folder: Path) -> None:
+    folder.mkdir()
+    with first_of_two(str(shared_trainings.__file__), str(folder)):
+        shared_trainings.train_all(folder)
+
+
+def results(folder: Path) -> tuple[Any, Any]:
+    """Return what a training has given in each of the two processes."""
     return result_of(0, folder), result_of(1, folder)
 
 
@@ -51,16 +62,8 @@ def test_each_item_is_in_one_share() -> None:
     assert ALONE.divided([1, 2], lambda own: [10 * number for number in own]) == [10, 20]
 
 
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
-    folder = tmp_path_factory.mktemp("lines")
-    return folder, *trained_by_two("train_lines", folder)
-
-
-def test_two_processes_begin_as_the_first_and_step_down_their_mean(
-    lines: tuple[Path, Any, Any],
-) -> None:
-    _, first, second = lines
+def test_two_processes_begin_as_the_first_and_step_down_their_mean(trainings: Path) -> None:
+    first, second = results(trainings / "train_lines")
     start = Lines(1.0)
     for name, value in start.state_dict().items():
         assert torch.equal(first["begun"][name], value)
@@ -80,8 +83,9 @@ def test_two_processes_begin_as_the_first_and_step_down_their_mean(
     assert torch.equal(found["nobody"], start.nobody)
 
 
-def test_the_first_process_alone_writes(lines: tuple[Path, Any, Any]) -> None:
-    folder, first, second = lines
+def test_the_first_process_alone_writes(trainings: Path) -> None:
+    folder = trainings / "train_lines"
+    first, second = results(folder)
     assert {path.name for path in (folder / "of-0").iterdir()} == {
         "checkpoint", "log.jsonl", "state.pt",
     }  # fmt: skip
@@ -102,29 +106,36 @@ def assert_alike(found: Any, expected: dict[str, torch.Tensor]) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, msg=name)
 
 
-def test_a_ctc_model_killed_in_two_processes_is_that_of_one(tmp_path: Path) -> None:
-    first, second = trained_by_two("train_ctc", tmp_path)
+def test_a_ctc_model_killed_in_two_processes_is_that_of_one(
+    trainings: Path, tmp_path: Path
+) -> None:
+    folder = trainings / "train_ctc"
+    first, second = results(folder)
     assert first["taken"] == second["taken"] == [0, 1, 1]
     assert all(map(torch.equal, first["model"].values(), second["model"].values()))
     assert_alike(first["model"], ctc_weights_of_one(tmp_path, processes=2))
-    rows = log_of(tmp_path / "run")
+    rows = log_of(folder / "run")
     assert [row["step"] for row in rows] == [1, 2]
     assert "wer_self" in rows[-1]
-    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+    assert (folder / "run" / "checkpoint" / "model.safetensors").is_file()
 
 
-def test_the_stages_of_a_wavlm_in_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    first, second = trained_by_two("train_stages", tmp_path)
+def test_the_stages_of_a_wavlm_in_two_processes_are_those_of_one(
+    trainings: Path, tmp_path: Path
+) -> None:
+    folder = trainings / "train_stages"
+    first, second = results(folder)
     assert all(map(torch.equal, first["model"].values(), second["model"].values()))
     assert_alike(first["model"], stage_weights_of_one(tmp_path / "one", processes=2))
-    assert [row["step"] for row in log_of(tmp_path / "run" / "whole")] == [1, 2]
+    assert [row["step"] for row in log_of(folder / "run" / "whole")] == [1, 2]
 
 
-def test_a_kdq_student_in_two_processes_is_that_of_one(tmp_path: Path) -> None:
-    first, second = trained_by_two("train_kdq", tmp_path)
+def test_a_kdq_student_in_two_processes_is_that_of_one(trainings: Path, tmp_path: Path) -> None:
+    folder = trainings / "train_kdq"
+    first, second = results(folder)
     assert all(map(torch.equal, first["model"].values(), second["model"].values()))
     assert_alike(first["model"], kdq_weights_of_one(tmp_path, processes=2))
-    row = log_of(tmp_path / "run")[-1]
+    row = log_of(folder / "run")[-1]
     assert row["step"] == KDQ_SETTINGS.steps
     assert {"wer_self", "cer_self"} <= row.keys()
-    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+    assert (folder / "run" / "checkpoint" / "model.safetensors").is_file()
