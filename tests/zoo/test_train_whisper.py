@@ -262,6 +262,7 @@ def run_in(folder: Path, tokens: Tokens, settings: Settings = SETTINGS) -> Run:
     return Run(folder, settings, tokens, warm=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_checkpoint(
     tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_long_audio_is_cut_where_transformers_cuts_it(
     assert len(starts) > len(lot.clips) / 2
 
 
+@pytest.mark.slow
 def test_clips_strung_together_are_heard_as_well(bundle: Bundle, clips: list[LabelledClip]) -> None:
     (lot, *_) = lots_of(clips, STRUNG_SECONDS)
     with open_recognizer(bundle) as recognizer:
