@@ -164,8 +164,27 @@ def _contiguous_forward(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-class Run(TrainingRun):
-    """A training run of a CTC model."""
+class CtcRun(TrainingRun):
+    """A training run of a CTC model of the zoo."""
+
+    name: str
+    model: PreTrainedModel
+    settings: RunSettings
+
+    def train_on(self, batch: list[Sample]) -> float:
+        """Take one step and return its loss."""
+        # Seeded by the step, so that a resumed run does not hear the first noises again.
+        rng = np.random.default_rng((self.settings.seed, self.processes.place(self.step)))
+        loss = ctc_loss(self.name, self.model, batch, rng)
+        self.descend(loss)
+        return float(loss.detach())
+
+    def write_checkpoint(self) -> None:
+        """Write the model as it is after scoring."""
+
+
+class Run(CtcRun):
+    """A training run in float."""
 
     def __init__(
         self,
@@ -214,17 +233,9 @@ class Run(TrainingRun):
         save_model(self.name, self.model, folder)
         self.copy_notes(folder)
 
-    def train_on(self, batch: list[Sample]) -> float:
-        """Take one step and return its loss."""
-        # Seeded by the step, so that a resumed run does not hear the first noises again.
-        rng = np.random.default_rng((self.settings.seed, self.processes.place(self.step)))
-        loss = ctc_loss(self.name, self.model, batch, rng)
-        self.descend(loss)
-        return float(loss.detach())
 
-
-def train(run: Run, sets: Sets, scored: dict[str, list[Sample]]) -> None:
-    """Train to the end of the settings, saving the checkpoint in Hugging Face format as it goes."""
+def train(run: CtcRun, sets: Sets, scored: dict[str, list[Sample]]) -> None:
+    """Train to the end of the settings, writing the checkpoint as it goes."""
     settings = run.settings
     run.model.train()
     drawn = batches(sets, settings.batch_seconds, random.Random(f"{settings.seed}/{run.step}"))

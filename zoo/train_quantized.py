@@ -15,17 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales, write_scales
-from speechquant.training.batches import batches
 from speechquant.training.command_line import begin, run_parser, settings_of
 from speechquant.training.processes import ALONE, Processes, joined_processes
-from speechquant.training.run import TrainingRun, train_to_end
 from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
 from speechquant.training.schedule import RunSettings
 from speechquant.zoo.models import CTC_MODELS, save_model, trained_model
-from speechquant.zoo.train import ctc_loss, keep_layout_through_norms, word_error_percent
+from speechquant.zoo.train import CtcRun, keep_layout_through_norms
+from speechquant.zoo.train import train as train_ctc
 from speechquant.zoo.training_sets import training_sets
 
 if TYPE_CHECKING:
@@ -44,7 +41,7 @@ class Settings(RunSettings):
     synthetic_share: float = 0.6
 
 
-class QuantizedRun(TrainingRun):
+class QuantizedRun(CtcRun):
     """A run of a CTC model of the zoo whose products are rounded."""
 
     def __init__(
@@ -73,14 +70,6 @@ class QuantizedRun(TrainingRun):
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         modules = {"model": model, "steps": steps}
         super().__init__(folder, settings, modules, optimizer, processes)
-
-    def train_on(self, batch: list[Sample]) -> float:
-        """Take one step and return its loss."""
-        # Seeded by the step, so that a resumed run does not hear the first noises again.
-        rng = np.random.default_rng((self.settings.seed, self.processes.place(self.step)))
-        loss = ctc_loss(self.name, self.model, batch, rng)
-        self.descend(loss)
-        return float(loss.detach())
 
     def finish(self) -> None:
         """Write the float checkpoint and the table; the model is a plain one from then on."""
@@ -120,21 +109,8 @@ def load_for_training(checkpoint: Path) -> PreTrainedModel:
 
 
 def train(run: QuantizedRun, sets: Sets, scored: dict[str, list[Sample]]) -> None:
-    """Train to the end of the settings."""
-    settings = run.settings
-    run.model.train()
-    drawn = batches(sets, settings.batch_seconds, random.Random(f"{settings.seed}/{run.step}"))
-    source = run.processes.share(drawn)
-    train_to_end(
-        run,
-        settings,
-        lambda: {"loss": run.train_on(next(source))},
-        lambda: {
-            f"wer_{name}": word_error_percent(run.model, samples, run.processes)
-            for name, samples in scored.items()
-        },
-        lambda: None,
-    )
+    """Train to the end of the settings, and write the model and its table then."""
+    train_ctc(run, sets, scored)
     if run.processes.is_first:
         run.finish()
 
