@@ -3,9 +3,15 @@
 The whole range spares the largest values and leaves the others few levels. Cut off, a value errs,
 and so does every product that reads it. So both are weighed where they matter, in the products of a
 sample of rows, each relative to its own size: a quiet frame counts as much as a loud one.
+
+The size is that of what is read next: with the bias, and after the norm over time where one
+follows. In a front end that leaves silence silent by a large bias, what is quieter than it does not
+count. Without the bias these frames outweighed all others, and loud ones were cut off.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,21 +22,52 @@ from speechquant.calibrators.histogram import Extent
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.16, 0.13, 0.1, 0.08, 0.06)
 
 
+@dataclass(frozen=True, eq=False)
+class NormOverTime:
+    """A norm of each channel by its mean and deviation over time."""
+
+    gain: Floats
+    offset: Floats
+    epsilon: float
+
+    def of(self, rows: Floats) -> Floats:
+        """Return rows [frames, channels] with the norm, the frames taken for all of time."""
+        variances = np.var(rows, axis=0) + np.float32(self.epsilon)
+        normed: Floats = (rows - rows.mean(axis=0)) * (self.gain / np.sqrt(variances)) + self.offset
+        return normed
+
+
+@dataclass(frozen=True, eq=False)
+class ReadAs:
+    """What becomes of products [rows, outputs] before they are read: a bias, and maybe a norm."""
+
+    bias: Floats | float = 0.0
+    norm: NormOverTime | None = None
+
+    def of(self, products: Floats) -> Floats:
+        """Return what is read."""
+        added: Floats = products + self.bias
+        return added if self.norm is None else self.norm.of(added)
+
+
+PLAIN = ReadAs()
+
+
 def least_error_extent(
-    rows: Floats, weight: Floats, extent: Extent, quantizer: Quantizer
+    rows: Floats, weight: Floats, extent: Extent, quantizer: Quantizer, read_as: ReadAs = PLAIN
 ) -> Extent:
     """Return the share of `extent` that serves best; among equals the largest.
 
     Rows are [rows, groups * inputs], a weight is [groups, inputs, outputs]; a product has one
     group.
     """
-    expected = _products(rows, weight)
+    expected = read_as.of(_products(rows, weight))
     squares = np.square(expected).sum(axis=1)
     rounded_weight = np.stack([quantizer.rounded_weight(group) for group in weight])
     best, least = extent, np.inf
     for share in SHARES:
         tried = Extent(share * extent.minimum, share * extent.maximum)
-        found = _products(quantizer.rounded(rows, tried), rounded_weight)
+        found = read_as.of(_products(quantizer.rounded(rows, tried), rounded_weight))
         error = relative_error(found, expected, squares)
         if error < least:
             best, least = tried, error

@@ -18,6 +18,7 @@ from speechquant.engines.graphs.channel_division import (
     balance_channels,
     divisible_products,
 )
+from speechquant.engines.graphs.time_norms import TimeNorm, time_norm_after
 from speechquant.engines.graphs.writer import constant_of
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ Floats = NDArray[np.float32]
 class ReadConvolution:
     """A convolution along time: what it reads at once, and its weight [groups, inputs, outputs].
 
-    Inputs are all steps of a channel, then those of the next.
+    Inputs are all steps of a channel, then those of the next. To its products the bias is added,
+    and `norm` follows where there is one.
     """
 
     steps: int
     stride: int
     weight: Floats
+    bias: Floats | float
+    norm: TimeNorm | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +95,14 @@ def _indivisible(node: ir.Node) -> ReadWeights:
     (stride,) = node.attributes.get_ints("strides", [1])
     outputs, steps = len(weight), weight.shape[2]
     by_group = np.asarray(weight, np.float32).reshape(groups, outputs // groups, -1)
-    read = ReadConvolution(steps, int(stride), by_group.transpose(0, 2, 1))
+    bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    read = ReadConvolution(
+        steps,
+        int(stride),
+        by_group.transpose(0, 2, 1),
+        0.0 if bias is None else np.asarray(bias, np.float32),
+        time_norm_after(node),
+    )
     return ReadWeights(1, (), convolution=read)
 
 

@@ -13,13 +13,18 @@ from speechquant.calibrators.balance import Balance, Quantizer, balanced_extents
 from speechquant.calibrators.calibrate import statistics_key
 from speechquant.calibrators.channels import ChannelRanges, Window, collect_ranges
 from speechquant.calibrators.histogram import Extent
-from speechquant.calibrators.product_clip import least_error_extent
+from speechquant.calibrators.product_clip import PLAIN, NormOverTime, ReadAs, least_error_extent
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CTC
 from speechquant.core.manifests import data_key
 from speechquant.core.progress import Progress, no_progress
 from speechquant.core.scales import ScaleTable
-from speechquant.engines.balance import ReadWeights, balanced_bundle, weights_by_activation
+from speechquant.engines.balance import (
+    ReadConvolution,
+    ReadWeights,
+    balanced_bundle,
+    weights_by_activation,
+)
 from speechquant.engines.graphs.channel_division import ChannelChange
 from speechquant.engines.probes import open_probe
 from speechquant.recipes.calibrate import CalibrationRequest, data_of
@@ -101,8 +106,9 @@ def _clipped(
     clipped = dict(extents)
     for name, extent in extents.items():
         rows, reader, found = ranges[name].rows, read[name], balances.get(name)
+        read_as = PLAIN
         if reader.convolution is not None:
-            weight = reader.convolution.weight
+            weight, read_as = reader.convolution.weight, _read_as(reader.convolution)
         elif found is not None:
             divisors = found.divisors.copy()
             rows = rows / divisors
@@ -110,8 +116,15 @@ def _clipped(
             weight = (np.concatenate(reader.weights, axis=1) * divisors[:, None])[None]
         else:
             continue
-        clipped[name] = least_error_extent(rows, weight, extent, quantizer)
+        clipped[name] = least_error_extent(rows, weight, extent, quantizer, read_as)
     return clipped
+
+
+def _read_as(convolution: ReadConvolution) -> ReadAs:
+    norm = convolution.norm
+    if norm is None:
+        return ReadAs(convolution.bias)
+    return ReadAs(convolution.bias, NormOverTime(norm.gain, norm.offset, norm.epsilon))
 
 
 def _ranges(

@@ -9,7 +9,12 @@ import torch
 from speechquant.calibrators.balance import Quantizer
 from speechquant.calibrators.channels import Window, collect_ranges
 from speechquant.calibrators.histogram import Extent
-from speechquant.calibrators.product_clip import SHARES, least_error_extent
+from speechquant.calibrators.product_clip import (
+    SHARES,
+    NormOverTime,
+    ReadAs,
+    least_error_extent,
+)
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import Bits
 
@@ -107,3 +112,37 @@ def test_one_enormous_value_in_thousands_is_cut_off_and_a_filled_range_is_not() 
     peaked = filled.copy()
     peaked[7, 3] = 30.0
     assert least_error_extent(peaked, weight, Extent(-1.0, 30.0), quantizer).amax <= 2.4
+
+
+def test_frames_quieter_than_the_bias_do_not_cut_off_loud_ones() -> None:
+    rng = np.random.default_rng(0)
+    quiet = 0.01 * rng.standard_normal((400, 16))
+    rows = np.concatenate([quiet, 2 * rng.standard_normal((100, 16))]).astype(np.float32)
+    weight = rng.standard_normal((1, 16, 8)).astype(np.float32)
+    extent, quantizer = Extent(float(rows.min()), float(rows.max())), Quantizer(symmetric=True)
+    cut = least_error_extent(rows, weight, extent, quantizer)
+    whole = least_error_extent(rows, weight, extent, quantizer, ReadAs(np.full(8, 3.0, np.float32)))
+    assert cut.amax < 0.2 * extent.amax
+    assert whole.amax > 0.6 * extent.amax
+
+
+def test_a_norm_over_time_is_that_of_torch() -> None:
+    rng = np.random.default_rng(0)
+    rows, gain, offset = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((50, 3), 3, 3)
+    )
+    found = ReadAs(1.5, NormOverTime(gain, offset, 1e-5)).of(rows)
+    given = torch.from_numpy(rows.T[None] + 1.5)
+    learnt = torch.from_numpy(gain), torch.from_numpy(offset)
+    expected = torch.nn.functional.group_norm(given, 3, *learnt, eps=1e-5)[0].numpy().T
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # What is small for the norm's offset does not count either.
+    quiet = np.concatenate(
+        [0.01 * rng.standard_normal((400, 16)), 2 * rng.standard_normal((9, 16))]
+    )
+    quiet = quiet.astype(np.float32)
+    weight = rng.standard_normal((1, 16, 8)).astype(np.float32)
+    extent, quantizer = Extent(float(quiet.min()), float(quiet.max())), Quantizer(symmetric=True)
+    norm = NormOverTime(np.ones(8, np.float32), np.full(8, 2.0, np.float32), 1e-5)
+    normed = least_error_extent(quiet, weight, extent, quantizer, ReadAs(norm=norm))
+    assert normed.amax > least_error_extent(quiet, weight, extent, quantizer).amax

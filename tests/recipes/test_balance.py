@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 from shared_artifacts import SharedArtifacts
+from tiny import tiny_model
 
 from speechquant.calibrators.methods import BALANCED, MethodOptions
 from speechquant.core.bundles import QUANTIZATION_FILE, Bundle, load_bundle, new_bundle
@@ -167,7 +168,7 @@ def test_of_a_ctc_model_ranges_are_cut_where_products_err_least(
     assert min(shares.values()) < 0.95
 
 
-def test_what_a_convolution_reads_times_its_weight_is_what_it_gives(
+def test_what_a_convolution_reads_times_its_weight_and_its_bias_are_what_it_gives(
     tiny_bundle: Bundle, clips: ClipList
 ) -> None:
     read = weights_by_activation(tiny_bundle)
@@ -189,7 +190,20 @@ def test_what_a_convolution_reads_times_its_weight_is_what_it_gives(
         .reshape(-1, convolution.weight.shape[1])
     )
     given = outputs[f"{module}.output"][0].T
-    difference = given - rows @ convolution.weight[0]
-    np.testing.assert_allclose(
-        difference, np.broadcast_to(difference[0], difference.shape), atol=1e-4
-    )
+    expected = rows @ convolution.weight[0] + convolution.bias
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+def test_the_norm_behind_a_convolution_is_that_of_the_checkpoint(shared: SharedArtifacts) -> None:
+    variant = "wav2vec2-group"
+    layers = tiny_model(variant).base_model.feature_extractor.conv_layers
+    read = weights_by_activation(shared.bundle(variant))
+    found = [
+        read[f"feature_extractor.conv_layers.{index}.conv.input"].convolution for index in (0, 1)
+    ]
+    norms = [each.norm for each in found if each is not None]
+    assert norms[0] is not None
+    np.testing.assert_array_equal(norms[0].gain, layers[0].layer_norm.weight.detach().numpy())
+    np.testing.assert_array_equal(norms[0].offset, layers[0].layer_norm.bias.detach().numpy())
+    assert norms[0].epsilon == pytest.approx(layers[0].layer_norm.eps)
+    assert norms[1:] == [None]
