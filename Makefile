@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables balanced-ctc cross-domain \
+.PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables cross-domain \
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
 	engine-builds whisper-speed whisper-agreement whisper-tables known-and-new \
 	regression-check real-whisper real-whisper-speed gated-tables kdq-tables long-audio serve-load \
@@ -54,10 +54,6 @@ float-tables: $(READY)
 # make it less. DATA as above adds a set; WORK='--work FOLDER' lets a killed run go on.
 stablequant-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.stablequant_tables --workers 2 $(WORK) $(DATA) $(OPTIONS)
-
-# OPTIONS='--search fast' makes it less.
-balanced-ctc: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.balanced_ctc --workers 2 $(OPTIONS) > docs/results/balanced-ctc.md
 
 # DATA='--data LibriSpeech,hold_out=8 --data an4,hold_out=8': held-out speakers are tested on, the others calibrate.
 cross-domain: $(READY)

@@ -17,14 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
+from speechquant.benchmarks.papers.ctc_models import ZOO_MODELS, bundle_of, name_of
 from speechquant.benchmarks.papers.markdown import cell, print_heading, print_row
 from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thinned, zoo_split
 from speechquant.calibrators.methods import BALANCED
 from speechquant.core.bundles import Bundle
-from speechquant.exporter.ctc import export
 from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.training.samples import Extra
-from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 METHODS = ("max", "percentile", "mse", "entropy", BALANCED)
 COUNTS = (4, 16, 64)
@@ -69,7 +68,7 @@ def _name(split: DataSplit) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=CTC_MODELS, default="wavlm")
+    parser.add_argument("--model", default=ZOO_MODELS[-1], help="of the zoo, or a folder")
     parser.add_argument("--data", type=Extra.parse, action="append", required=True)
     parser.add_argument("--clips", type=int, default=64, help="clips that are calibrated on")
     parser.add_argument("--test-clips", type=int, default=100)
@@ -93,8 +92,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
-        name = f"zoo:{options.model}"
-        bundle = export(TRAINED_MODELS / options.model, work / "float", force=True, name=name)
+        name, bundle = name_of(options.model), bundle_of(options.model, work)
         measure_pairs(bundle, name, sets, work)
         measure_counts(bundle, name, sets[1], work)
 

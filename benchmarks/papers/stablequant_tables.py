@@ -18,6 +18,7 @@ from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers import stablequant_paper as paper
+from speechquant.benchmarks.papers.ctc_models import ZOO_MODELS, experiment_of
 from speechquant.benchmarks.papers.markdown import cell, heading_rows, markdown_row
 from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thinned, zoo_split
 from speechquant.calibrators.calibrate import SEARCHES
@@ -26,15 +27,14 @@ from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.files import new_file
 from speechquant.core.graphs import PLACEMENTS
 from speechquant.core.scales import read_scales
+from speechquant.core.wer import difference_interval
 from speechquant.exporter.ctc import export
-from speechquant.recipes.executors.options import ExecutorOptions
 from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.training.samples import Extra
-from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 WIDTHS = (16, 8, 7, 6, 5, 4)
+_BALANCED_COLUMNS = ("balanced, s8", "balanced, u8", "balanced, s8 - StableQuant")
 METHODS = ("max", "ema", "percentile", "mse", "entropy")
-_ZOO = "zoo:"
 _NOT_IN_PAPER = "-"
 
 NOTES = """Activations are rounded at the inputs of products with weights, as engines take them, or
@@ -46,7 +46,9 @@ is conv.1.
 A method has two columns in Table II. "Plain" is the method on every layer as it is. "S, p" is the
 paper's "when applying the layer-adaptive strategy", with StableQuant's S and p: of the layers in S
 the histogram is cut off at p before the method sees it, of the others nothing is. So percentile
-with S, p is S_c(p, 0), and mse differs from StableQuant only by the ranges that it does not try."""
+with S, p is S_c(p, 0), and mse differs from StableQuant only by the ranges that it does not try.
+"Balanced" is this project's own method, without a search; s8 is symmetric, as TensorRT takes it, u8
+asymmetric."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,6 @@ class Plan:
     workers: int = 1
     pair: Sequence[str] = ()
     qat: dict[str, Path] = field(default_factory=dict)
-
-
-def source_of(model: str) -> Path:
-    """Return the checkpoint folder of a name such as zoo:hubert, or of a path."""
-    return TRAINED_MODELS / model.removeprefix(_ZOO) if model.startswith(_ZOO) else Path(model)
 
 
 @dataclass(frozen=True)
@@ -108,16 +105,18 @@ class Tables:
         bench = self.bench
         plain = [f"{method}, plain" for method in METHODS]
         adaptive = [f"{method}, S, p" for method in LAYER_ADAPTIVE]
-        rows = heading_rows("width", *plain, *adaptive, "StableQuant", "S", "p")
+        own = _BALANCED_COLUMNS if bench.placement == PLACEMENTS[0] else ()
+        rows = heading_rows("width", *plain, *adaptive, "StableQuant", "S", "p", *own)
         for bits in self.plan.widths:
             choice = self.search(bits).table
             tables = [bench.table(method, bits) for method in METHODS]
             tables += [bench.layer_adaptive(method, choice) for method in LAYER_ADAPTIVE]
-            scored = [cell(bench.score(table)) for table in [*tables, choice]]
-            clipped = ", ".join(choice.clipped_layers) or "none"
-            rows.append(
-                markdown_row(f"W{bits}A{bits}", *scored, clipped, f"{choice.percentile:.2f}")
-            )
+            scored = [bench.score(table) for table in [*tables, choice]]
+            cells = [cell(one) for one in scored]
+            cells += [", ".join(choice.clipped_layers) or "none", f"{choice.percentile:.2f}"]
+            if own:
+                cells += self._balanced(bits, scored[-1])
+            rows.append(markdown_row(f"W{bits}A{bits}", *cells))
         rows += ["", "The paper's rows for its model of this family (methods with S, p):", ""]
         rows += heading_rows("width", *LAYER_ADAPTIVE, "StableQuant", "S", "p")
         published = paper.TABLE_2[self.family]
@@ -126,6 +125,15 @@ class Tables:
             for bits in self.plan.widths
             if bits in published
         ]
+
+    def _balanced(self, bits: int, stablequant: Scored) -> list[str]:
+        """Return the cells of this project's own method, and how it differs from StableQuant."""
+        found = [
+            self.bench.score_balanced(bits, symmetric=symmetric) for symmetric in (True, False)
+        ]
+        change = difference_interval(stablequant.words, found[0].words)
+        points = [100 * value for value in (change.difference, change.low, change.high)]
+        return [*map(cell, found), "{:+.2f} ({:+.2f} to {:+.2f})".format(*points)]
 
     def stage_1(self, bits: int) -> list[str]:
         """Return what each layer alone adds to WER, beside gamma and its size in words."""
@@ -188,15 +196,6 @@ def _size_row(name: str, scored: Scored) -> str:
     return markdown_row(name, f"{scored.size_bytes / 1e6:.1f} MB", cell(scored))
 
 
-def _bench_of(model: str, split: DataSplit, work: Path, plan: Plan) -> Experiment:
-    name = f"{Path(model.replace(':', '-')).name}-{split.name.split(',')[0].replace(':', '-')}"
-    folder = work / name
-    bundle = export(source_of(model), folder / "float", force=True, name=model)
-    return Experiment(
-        bundle, split.calibration, split.test, folder, ExecutorOptions(workers=plan.workers)
-    )
-
-
 def report_on(split: DataSplit, work: Path, plan: Plan) -> list[str]:
     """Return the tables of every model on one split."""
     words = sum(len((clip.text or "").split()) for clip in split.test)
@@ -209,7 +208,7 @@ def report_on(split: DataSplit, work: Path, plan: Plan) -> list[str]:
         "",
     ]
     for model in plan.models:
-        bench = _bench_of(model, split, work, plan)
+        bench = experiment_of(model, split, work, plan.workers)
         for placement in plan.placements:
             tables = Tables(replace(bench, placement=placement), plan)
             lines += [f"### {model}, {placement}s rounded", ""]
@@ -227,7 +226,7 @@ def report_on(split: DataSplit, work: Path, plan: Plan) -> list[str]:
 def _pair_rows(split: DataSplit, work: Path, plan: Plan) -> list[str]:
     rows = heading_rows("model", "graph", "WER")
     for model in plan.pair:
-        tables = Tables(_bench_of(model, split, work, plan), plan)
+        tables = Tables(experiment_of(model, split, work, plan.workers), plan)
         rows.append(_float_row(f"{model}, float", tables.bench))
         scored = tables.bench.score(tables.search(8).table)
         rows.append(_size_row(f"{model}, StableQuant W8A8", scored))
@@ -257,7 +256,7 @@ def main() -> None:
     """Write every table to the folder --out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--models", nargs="+", default=[f"{_ZOO}{name}" for name in CTC_MODELS])
+    parser.add_argument("--models", nargs="+", default=ZOO_MODELS)
     parser.add_argument("--data", type=Extra.parse, action="append", default=[])
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--placements", nargs="+", choices=PLACEMENTS, default=PLACEMENTS)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from speechquant.benchmarks.papers.ctc_models import source_of
 from speechquant.benchmarks.papers.splits import DataSplit, thinned
 from speechquant.benchmarks.papers.stablequant_paper import TABLE_1, TABLE_2, family_of
-from speechquant.benchmarks.papers.stablequant_tables import source_of
 from speechquant.core.manifests import LabelledClip
 from speechquant.zoo.models import TRAINED_MODELS
 
