@@ -7,11 +7,12 @@ norm over time only with the channels first: it would turn the largest tensor of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from speechquant.engines.graphs.writer import GraphWriter, constant_of
+from speechquant.engines.openvino.conv_weights import replace_weight, weight_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -64,7 +65,7 @@ def _adds_channels(node: ir.Node) -> bool:
 def _can_pass(node: ir.Node) -> bool:
     """Whether the node may read an image: a DequantizeLinear of a whole tensor, not of channels."""
     if node.op_type == "Conv":
-        return node.attributes.get_int("group", 1) == 1 and _weight_of(node) is not None
+        return node.attributes.get_int("group", 1) == 1 and weight_of(node) is not None
     return node.op_type in _PASSED
 
 
@@ -72,15 +73,6 @@ def _only_reader(node: ir.Node) -> ir.Node | None:
     readers = list(dict.fromkeys(reader for reader, _ in node.outputs[0].uses()))
     is_output = node.outputs[0].is_graph_output()
     return readers[0] if len(readers) == 1 and not is_output else None
-
-
-def _weight_of(node: ir.Node) -> ir.Value | None:
-    """Return the initializer that a convolution's weight is, or is dequantized from."""
-    weight = node.inputs[1]
-    scaling = None if weight is None else weight.producer()
-    if scaling is not None and scaling.op_type == "DequantizeLinear":
-        weight = scaling.inputs[0]
-    return weight if constant_of(weight) is not None else None
 
 
 def _rewrite(model: ir.Model, chain: _Chain) -> int:
@@ -103,15 +95,10 @@ def _rewrite(model: ir.Model, chain: _Chain) -> int:
 def _give_height(model: ir.Model, node: ir.Node) -> None:
     import onnx_ir as ir
 
-    weight = _weight_of(node)
-    values = constant_of(weight)
-    if weight is None or values is None:
+    values = constant_of(weight_of(node))
+    if values is None:
         return
-    taller = GraphWriter(model, before=node).constant(np.expand_dims(values, _HEIGHT_AXIS))
-    if node.inputs[1] is weight:
-        node.replace_input_with(1, taller)
-    else:
-        _rescale(model, node, taller)
+    replace_weight(model, node, np.expand_dims(values, _HEIGHT_AXIS))
     attributes: dict[str, list[int]] = {}
     for name in _SPATIAL:
         if name in node.attributes:
@@ -121,15 +108,6 @@ def _give_height(model: ir.Model, node: ir.Node) -> None:
         attributes["pads"] = [0, before, 0, after]
     for name, numbers in attributes.items():
         node.attributes[name] = ir.AttrInt64s(name, numbers)
-
-
-def _rescale(model: ir.Model, node: ir.Node, levels: ir.Value) -> None:
-    """Let `node` read `levels` through a DequantizeLinear like the one it reads now."""
-    old: Any = node.inputs[1] and node.inputs[1].producer()
-    axis = old.attributes.get_int("axis", 1)
-    writer = GraphWriter(model, before=node)
-    scaled = writer.add("DequantizeLinear", levels, *old.inputs[1:], axis=axis)
-    node.replace_input_with(1, scaled)
 
 
 def _integers(node: ir.Node, name: str) -> list[int]:

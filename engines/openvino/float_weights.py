@@ -8,17 +8,19 @@ import numpy as np
 
 from speechquant.core.weights import along_channels
 from speechquant.engines.graphs.writer import GraphWriter, constant_of
+from speechquant.engines.openvino.few_channels import has_few_channels
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
 def give_float_weights(model: ir.Model) -> int:
-    """Give convolutions that several nodes or a norm read float weights; return how many.
+    """Give convolutions that OpenVINO gets wrong float weights; return how many.
 
-    OpenVINO 2026.4 moves the scale of an integer convolution behind the nodes that read it. It gets
-    x * x wrong then (by a scale), and forgets a norm's epsilon. With a float weight of the same
-    values it multiplies in float. These are first convolutions of one channel, which cost little.
+    OpenVINO 2026.4 moves the scale of an integer convolution behind the nodes that read it. Where
+    several do, it gets x * x wrong (by a scale), and it forgets a norm's epsilon. With a float
+    weight of the same values it multiplies in float. These are first convolutions of one channel,
+    which cost little, and those that have few channels even with their groups put together.
     """
     found = [node for node in model.graph if node.op_type == "Conv" and _is_read_wrongly(node)]
     return sum(_give_float_weight(model, node) for node in found)
@@ -26,7 +28,9 @@ def give_float_weights(model: ir.Model) -> int:
 
 def _is_read_wrongly(node: ir.Node) -> bool:
     readers = {reader for reader, _ in node.outputs[0].uses()}
-    return len(readers) > 1 or any(reader.op_type == "InstanceNormalization" for reader in readers)
+    if len(readers) > 1 or has_few_channels(node):
+        return True
+    return any(reader.op_type == "InstanceNormalization" for reader in readers)
 
 
 def _give_float_weight(model: ir.Model, node: ir.Node) -> bool:

@@ -19,6 +19,7 @@ from speechquant.engines.graphs.qdq import QdqFormat
 from speechquant.engines.graphs.writer import remove_unused
 from speechquant.engines.graphs.zero_points import is_asymmetric, move_zero_points
 from speechquant.engines.openvino.convolutions import spell_as_images
+from speechquant.engines.openvino.few_channels import put_groups_together
 from speechquant.engines.openvino.float_weights import give_float_weights
 from speechquant.engines.openvino.norms import spell_instance_norms
 
@@ -151,6 +152,7 @@ def rewrite_for_openvino(model: ir.Model) -> None:
         move_zero_points(model, QdqFormat.S8)
     for name, rewrite in (
         ("norms over time", spell_instance_norms),
+        ("convolutions with wider groups", put_groups_together),
         ("convolutions given float weights", give_float_weights),
         ("convolutions spelled as images", spell_as_images),
     ):
