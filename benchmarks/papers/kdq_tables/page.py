@@ -165,23 +165,27 @@ class Page:
             *heading_rows("row", "decoder layers", "seed", *names, "MB"),
         ]
         for entry in run.entries:
-            if entry.number not in UNIFORM_ROWS:
-                continue
-            cells, size = list[str](), 0
-            for test in run.tests:
-                simulated = Hearing(entry, test)
-                cells.append(self._cell(entry, test, "words"))
-                for provider in PROVIDERS:
-                    used = Hearing(entry, test, provider, run.calibration)
-                    found = self.records.read(Errors, used.record)
-                    rate = ABSENT if found is None else f"{100 * found.rate('words').rate:.2f}"
-                    cells.append(f"{rate} ({self._difference(simulated, used, 'words')})")
-                    size = size if found is None else found.size_bytes
-            size_cell = f"{size / 1e6:.1f}" if size else ABSENT
-            lines.append(
-                markdown_row(entry.number, entry.decoder_layers, entry.seed, *cells, size_cell)
-            )
+            if entry.number in UNIFORM_ROWS and (cells := self._used_cells(entry)):
+                place = (entry.number, entry.decoder_layers, entry.seed)
+                lines.append(markdown_row(*place, *cells))
         return [*lines, ""]
+
+    def _used_cells(self, entry: Entry) -> list[str]:
+        """Return the cells of a row of what is used, none where nothing of it was measured."""
+        cells, sizes = list[str](), list[int]()
+        for test in self.run.tests:
+            simulated = Hearing(entry, test)
+            cells.append(self._cell(entry, test, "words"))
+            for provider in PROVIDERS:
+                used = Hearing(entry, test, provider, self.run.calibration)
+                found = self.records.read(Errors, used.record)
+                if found is None:
+                    cells.append(ABSENT)
+                    continue
+                difference = self._difference(simulated, used, "words")
+                cells.append(f"{100 * found.rate('words').rate:.2f} ({difference})")
+                sizes.append(found.size_bytes)
+        return [*cells, f"{sizes[0] / 1e6:.1f}"] if sizes else []
 
     def _difference(self, first: Hearing, second: Hearing, kind: str) -> str:
         found = [self.records.read(Errors, hearing.record) for hearing in (first, second)]

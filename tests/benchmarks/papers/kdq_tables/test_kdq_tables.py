@@ -143,6 +143,9 @@ def test_seeds_orderings_and_what_is_used(tmp_path: Path) -> None:
     # 4 errors less in 40 words; a clip of 10 and one of 30, each with 2 less.
     assert orderings[0][4] == "-10.00: -20.00 to -6.67"
     used = cells_after(lines, "## As used: W8A8")
+    unheard = replace(entries[-1], checkpoint=CheckpointFacts("best", "19-2"), seed=2)
+    wider = replace(run, entries=(*entries, unheard))
+    assert cells_after(Page(wider, records).lines(), "## As used: W8A8") == used
     assert used[0] == [
         "19", "4", "0", "10.00", "15.00 (+5.00: +3.33 to +10.00)",
         "20.00 (+10.00: +6.67 to +20.00)", "5.0",
