@@ -8,6 +8,7 @@ import numpy as np
 
 from speechquant.core.weights import along_channels
 from speechquant.engines.graphs.writer import GraphWriter, constant_of
+from speechquant.engines.openvino.conv_weights import levels_behind
 from speechquant.engines.openvino.few_channels import has_few_channels
 
 if TYPE_CHECKING:
@@ -34,9 +35,8 @@ def _is_read_wrongly(node: ir.Node) -> bool:
 
 
 def _give_float_weight(model: ir.Model, node: ir.Node) -> bool:
-    weight = node.inputs[1]
-    scaling = None if weight is None else weight.producer()
-    if scaling is None or scaling.op_type != "DequantizeLinear":
+    scaling = levels_behind(node)
+    if scaling is None:
         return False
     levels, scales = constant_of(scaling.inputs[0]), constant_of(scaling.inputs[1])
     if levels is None or scales is None:
