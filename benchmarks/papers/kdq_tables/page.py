@@ -34,8 +34,6 @@ class Page:
     def lines(self) -> list[str]:
         """Return the page."""
         run = self.run
-        trained = [entry for entry in run.entries if entry.number > UNTRAINED]
-        sizes = sorted({(-e.decoder_layers, e.seed) for e in trained}, key=lambda size: size[::-1])
         return [
             "# Whisper-KDQ",
             "",
@@ -58,7 +56,7 @@ class Page:
             "",
             *self._models(),
             "",
-            *(line for size in sizes for line in self._rows(-size[0], size[1])),
+            *(line for size in self._trained() for line in self._rows(*size)),
             *self._orderings(),
             *self._as_used(),
         ]
@@ -90,20 +88,26 @@ class Page:
             *heading_rows("row", "method", *names, "average CER", "MiB", "compression"),
         ]
         found = self._of(layers, seed)
-        is_first = seed == min(e.seed for e in self.run.entries if e.decoder_layers == layers)
+        is_first = seed == min(other for size, other in self._trained() if size == layers)
         for number in range(TEACHER, LAST_ROW + 1):
             # Of further seeds, only what was trained.
             if is_first or number in found:
                 lines.append(self._row(number, found.get(number), found.get(TEACHER)))
         return [*lines, "", "Error rates in %. Compression is by the teacher's size.", ""]
 
+    def _trained(self) -> list[tuple[int, int]]:
+        """Return the decoder layers and the seeds of what was trained, the largest first."""
+        found = {(e.decoder_layers, e.seed) for e in self.run.entries if e.number > UNTRAINED}
+        return sorted(found, key=lambda size: (-size[0], size[1]))
+
     def _of(self, layers: int, seed: int) -> dict[int, Entry]:
         """Return the rows of a size and a seed, by number."""
-        return {
-            entry.number: entry for entry in self.run.entries
-            if entry.number == TEACHER or (entry.decoder_layers == layers
-            and (entry.seed == seed or entry.number == UNTRAINED))
-        }  # fmt: skip
+        found = {e.number: e for e in self.run.entries if e.number == TEACHER}
+        for entry in self.run.entries:
+            # What is not trained has no seed.
+            if entry.decoder_layers == layers and (entry.seed == seed or entry.number == UNTRAINED):
+                found[entry.number] = entry
+        return found
 
     def _row(self, number: int, entry: Entry | None, teacher: Entry | None) -> str:
         tests = self.run.tests
@@ -133,9 +137,8 @@ class Page:
             "",
             *heading_rows("ordering", "rows", "decoder layers", "seed", *names),
         ]
-        trained = {(e.decoder_layers, e.seed) for e in self.run.entries if e.number > UNTRAINED}
         for name, worse, better in ORDERINGS:
-            for layers, seed in sorted(trained, key=lambda size: (-size[0], size[1])):
+            for layers, seed in self._trained():
                 found = self._of(layers, seed)
                 if worse not in found or better not in found:
                     continue
@@ -188,8 +191,8 @@ class Page:
         return [*cells, f"{sizes[0] / 1e6:.1f}"] if sizes else []
 
     def _difference(self, first: Hearing, second: Hearing, kind: str) -> str:
-        found = [self.records.read(Errors, hearing.record) for hearing in (first, second)]
-        before, after = found
+        before = self.records.read(Errors, first.record)
+        after = self.records.read(Errors, second.record)
         if before is None or after is None:
             return ABSENT
         change = difference_interval(before.rate(kind), after.rate(kind))
