@@ -1,9 +1,10 @@
 """Integer convolutions of few channels, which OpenVINO's kernels for AMX get wrong.
 
-With OpenVINO 2026.4 a convolution of bytes with 2 to 31 channels in a group may be off by more than
-its own values. It depends on the number of taps, on the padding and on the length. With 32 channels
-and more none was. So groups are put together until they have as many, with weights of zero between
-them: on every processor, since that changes no value.
+With OpenVINO 2026.4 a convolution of bytes with a zero point and 2 to 31 channels in a group may be
+off by more than its own values. It depends on the number of taps, on the padding and on the length.
+With 32 channels and more none was, nor any without a zero point. So groups are put together until
+they have as many, with weights of zero between them: on every processor, since that changes no
+value.
 """
 
 from __future__ import annotations

@@ -113,11 +113,12 @@ def test_convolutions_around_the_norm_get_a_height() -> None:
 def convolution(channels: int, taps: int, groups: int) -> ir.Model:
     """A convolution of bytes, as the positional one of a CTC model."""
     rng = np.random.default_rng(0)
-    levels = rng.integers(-127, 128, (groups * channels, channels, taps)).astype(np.int8)
+    # No larger, or processors without VNNI cut off sums of two products.
+    levels = rng.integers(-63, 64, (groups * channels, channels, taps)).astype(np.int8)
     graph = GraphOf()
     weight = graph.weight("w", levels, [0.001] * len(levels), axis=0)
     pads = [taps // 2, taps // 2 - 1]
-    x = graph.activation("x", SCALE)
+    x = graph.activation("x", SCALE, zero_point=69)
     graph.add("Conv", [x, weight], "y", group=groups, pads=pads)
     shape = [1, groups * channels, None]
     return graph.model({"x": [1, groups * channels, "n"]}, "y", shape)
@@ -141,19 +142,19 @@ def test_groups_of_few_channels_are_put_together(channels: int, groups: int, tog
     np.testing.assert_allclose(run(model, {"x": given}), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [24, 31])
-def test_openvino_computes_long_convolutions_of_few_channels(tmp_path: Path, channels: int) -> None:
+@pytest.mark.parametrize("groups", [1, 2])
+def test_openvino_computes_long_convolutions_of_few_channels(tmp_path: Path, groups: int) -> None:
     openvino = pytest.importorskip("openvino")
-    model = convolution(channels, 128, groups=2 if channels == 24 else 1)
+    model = convolution(24, 128, groups)
     rewritten = model.clone()
     rewrite_for_openvino(rewritten)
     ir.save(rewritten, tmp_path / "model.onnx")
     compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU")
-    for length in (20, 60, 101, 150):
-        shape = (1, compiled.inputs[0].partial_shape[1].get_length(), length)
+    for length in (60, 101, 150):
+        shape = (1, 24 * groups, length)
         given = np.random.default_rng(1).normal(size=shape).astype(np.float32)
         found, expected = compiled({"x": given})[0], run(model, {"x": given})
-        # On a processor with AMX it was off by two to three times this.
+        # On a processor with AMX the error was three times the values.
         assert np.square(found - expected).mean() < 1e-4 * np.square(expected).mean()
 
 
