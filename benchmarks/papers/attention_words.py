@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.papers.markdown import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import change_cell, print_heading, print_row
 from speechquant.calibrators.methods import STABLEQUANT
 from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.scales import ScaleTable
-from speechquant.core.wer import DifferenceInterval, difference_interval
+from speechquant.core.wer import difference_interval
 from speechquant.exporter.ctc import export
 from speechquant.recipes.experiment import Experiment
 from speechquant.zoo.corpus import corpus_manifest
@@ -46,16 +46,12 @@ def print_model(name: str, folder: Path) -> None:
         before, after = (bench.score(_table(bench, method)) for bench in benches)
         rates = (f"{100 * scored.words.rate:.2f} %" for scored in (before, after))
         between = difference_interval(before.words, after.words)
-        print_row(method, *rates, _points(between), _points(after.drop))
+        print_row(method, *rates, change_cell(between), change_cell(after.drop))
         sys.stdout.flush()
 
 
 def _table(bench: Experiment, method: str) -> ScaleTable:
     return bench.search(BITS).table if method == STABLEQUANT else bench.table(method, BITS)
-
-
-def _points(drop: DifferenceInterval) -> str:
-    return f"{100 * drop.difference:+.2f} ({100 * drop.low:+.2f} to {100 * drop.high:+.2f})"
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from speechquant.benchmarks.bench.machine import describe_machine
-from speechquant.benchmarks.papers.markdown import print_heading, print_row
+from speechquant.benchmarks.papers.markdown import change_cell, print_heading, print_row
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CtcSpec
@@ -104,9 +104,8 @@ def print_model(name: str, folder: Path) -> None:
 
 
 def _cells(first: ErrorRate, words: ErrorRate, distance: Distance) -> list[str]:
-    drop = difference_interval(first, words)
     return [
-        f"{100 * drop.difference:+.2f} ({100 * drop.low:+.2f} to {100 * drop.high:+.2f})",
+        change_cell(difference_interval(first, words)),
         f"{distance.largest:.2f}",
         f"{distance.labels_changed} of {distance.frames}",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from speechquant.core.wer import DifferenceInterval
 from speechquant.recipes.experiment import Scored
 
 
@@ -19,11 +20,19 @@ def heading_rows(*cells: str) -> list[str]:
 
 def cell(scored: Scored) -> str:
     """Return a WER with the interval of its difference from float, in points."""
-    drop = scored.drop
-    return (
-        f"{100 * scored.words.rate:.2f} ({100 * drop.difference:+.2f}: "
-        f"{100 * drop.low:+.2f} to {100 * drop.high:+.2f})"
-    )
+    return f"{100 * scored.words.rate:.2f} ({points_of(scored.drop)})"
+
+
+def points_of(change: DifferenceInterval) -> str:
+    """Return a difference of rates and its interval, in points."""
+    low, high = 100 * change.low, 100 * change.high
+    return f"{100 * change.difference:+.2f}: {low:+.2f} to {high:+.2f}"
+
+
+def change_cell(change: DifferenceInterval) -> str:
+    """Return a difference of rates as a cell of its own, in points."""
+    low, high = 100 * change.low, 100 * change.high
+    return f"{100 * change.difference:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def print_row(*cells: object) -> None:

@@ -16,15 +16,13 @@ from pathlib import Path
 from statistics import fmean
 
 from speechquant.benchmarks.bench.machine import describe_scoring
-from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row
+from speechquant.benchmarks.papers.ctc_models import ZOO_MODELS, experiment_of
+from speechquant.benchmarks.papers.markdown import change_cell, heading_rows, markdown_row
 from speechquant.benchmarks.papers.splits import zoo_split
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.wer import DifferenceInterval, difference_interval
-from speechquant.exporter.ctc import export
-from speechquant.recipes.executors.options import ExecutorOptions
 from speechquant.recipes.experiment import Experiment, Scored
-from speechquant.zoo.models import CTC_MODELS, TRAINED_MODELS
 
 WIDTHS = (8, 6)
 _COLUMNS = (
@@ -81,7 +79,6 @@ def find(bench: Experiment, bits: int, search: str, dev: Sequence[LabelledClip])
 def comparison_row(row: Comparison) -> str:
     """Return one row of the table of all runs."""
     tables = [row.exhaustive.result.table, row.fast.result.table]
-    difference = row.difference
     return markdown_row(
         row.model,
         row.width,
@@ -92,8 +89,7 @@ def comparison_row(row: Comparison) -> str:
         f"{row.fast.result.asked} ({100 * row.fast_share:.1f} %)",
         *[f"{finding.seconds:.0f}" for finding in (row.exhaustive, row.fast)],
         *[f"{100 * finding.scored.words.rate:.2f}" for finding in (row.exhaustive, row.fast)],
-        f"{100 * difference.difference:+.2f} ({100 * difference.low:+.2f} to "
-        f"{100 * difference.high:+.2f})",
+        change_cell(row.difference),
     )
 
 
@@ -157,21 +153,13 @@ def main() -> None:
     sys.stdout.write("\n".join(heading_rows(*_COLUMNS)) + "\n")
     rows: list[Comparison] = []
     with tempfile.TemporaryDirectory() as folder:
-        for model in CTC_MODELS:
-            work = Path(folder) / model
-            bundle = export(TRAINED_MODELS / model, work / "float", name=f"zoo:{model}")
-            bench = Experiment(
-                bundle,
-                split.calibration,
-                split.test,
-                work,
-                ExecutorOptions(workers=options.workers),
-            )
+        for model in ZOO_MODELS:
+            bench = experiment_of(model, split, Path(folder), options.workers)
             for bits in WIDTHS:
                 for number in range(options.sets):
                     dev = split.calibration[number :: options.sets][: options.clips]
                     found = [find(bench, bits, search, dev) for search in ("exhaustive", "fast")]
-                    rows.append(Comparison(f"zoo:{model}", f"W{bits}A{bits}", number + 1, *found))
+                    rows.append(Comparison(model, f"W{bits}A{bits}", number + 1, *found))
                     sys.stdout.write(comparison_row(rows[-1]) + "\n")
                     sys.stdout.flush()
     sys.stdout.write("\n## Summary\n\nDifferences in points of WER.\n\n")

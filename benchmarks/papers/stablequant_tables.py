@@ -19,7 +19,7 @@ from pathlib import Path
 from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers import stablequant_paper as paper
 from speechquant.benchmarks.papers.ctc_models import ZOO_MODELS, experiment_of
-from speechquant.benchmarks.papers.markdown import cell, heading_rows, markdown_row
+from speechquant.benchmarks.papers.markdown import cell, change_cell, heading_rows, markdown_row
 from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thinned, zoo_split
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import LAYER_ADAPTIVE
@@ -132,8 +132,7 @@ class Tables:
             self.bench.score_balanced(bits, symmetric=symmetric) for symmetric in (True, False)
         ]
         change = difference_interval(stablequant.words, found[0].words)
-        points = [100 * value for value in (change.difference, change.low, change.high)]
-        return [*map(cell, found), "{:+.2f} ({:+.2f} to {:+.2f})".format(*points)]
+        return [*map(cell, found), change_cell(change)]
 
     def stage_1(self, bits: int) -> list[str]:
         """Return what each layer alone adds to WER, beside gamma and its size in words."""

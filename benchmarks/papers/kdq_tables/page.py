@@ -15,7 +15,7 @@ from speechquant.benchmarks.papers.kdq_tables.rows import (
     row_name,
 )
 from speechquant.benchmarks.papers.kdq_tables.run import PROVIDERS, Errors, Hearing, Run
-from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row
+from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row, points_of
 from speechquant.benchmarks.papers.real_whisper.records import ABSENT, Records
 from speechquant.benchmarks.papers.real_whisper.run import SetFacts
 from speechquant.core.wer import difference_interval
@@ -195,9 +195,7 @@ class Page:
         after = self.records.read(Errors, second.record)
         if before is None or after is None:
             return ABSENT
-        change = difference_interval(before.rate(kind), after.rate(kind))
-        low, high = 100 * change.low, 100 * change.high
-        return f"{100 * change.difference:+.2f}: {low:+.2f} to {high:+.2f}"
+        return points_of(difference_interval(before.rate(kind), after.rate(kind)))
 
     def _cell(self, entry: Entry, test: SetFacts, kind: str) -> str:
         rate = self._rate(entry, test, kind)
