@@ -11,6 +11,7 @@ count. Without the bias these frames outweighed all others, and loud ones were c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from speechquant.calibrators.balance import Floats, Quantizer, relative_error
 from speechquant.calibrators.histogram import Extent
 
-# What is tried: shares of the whole range.
+# What is tried: shares of the largest magnitude, where both ends of the range are cut.
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.16, 0.13, 0.1, 0.08, 0.06)
 
 
@@ -56,7 +57,7 @@ PLAIN = ReadAs()
 def least_error_extent(
     rows: Floats, weight: Floats, extent: Extent, quantizer: Quantizer, read_as: ReadAs = PLAIN
 ) -> Extent:
-    """Return the share of `extent` that serves best; among equals the largest.
+    """Return the part of `extent` that serves best; among equals the largest.
 
     Rows are [rows, groups * inputs], a weight is [groups, inputs, outputs]; a product has one
     group.
@@ -65,13 +66,29 @@ def least_error_extent(
     squares = np.square(expected).sum(axis=1)
     rounded_weight = np.stack([quantizer.rounded_weight(group) for group in weight])
     best, least = extent, np.inf
-    for share in SHARES:
-        tried = Extent(share * extent.minimum, share * extent.maximum)
+    for tried in _tried(extent, quantizer):
         found = read_as.of(_products(quantizer.rounded(rows, tried), rounded_weight))
         error = relative_error(found, expected, squares)
         if error < least:
             best, least = tried, error
     return best
+
+
+def _tried(extent: Extent, quantizer: Quantizer) -> Iterator[Extent]:
+    """Yield the ranges that are tried, each asymmetric one with one level more below zero too.
+
+    Most of what GELU gives lies between -0.17 and 0. Where a level is wider than twice that, the
+    zero point is 0, all of it becomes 0, and every product errs to the same side.
+    """
+    for share in SHARES:
+        limit = share * extent.amax
+        cut = Extent(max(extent.minimum, -limit), min(extent.maximum, limit))
+        yield cut
+        if not quantizer.symmetric:
+            row = quantizer.scale_of("", cut)
+            lowest = -(row.zero_point + 1) * row.scale
+            highest = 2**quantizer.bits.activations - 1
+            yield Extent(lowest, lowest + highest * row.scale)
 
 
 def _products(rows: Floats, weight: Floats) -> Floats:

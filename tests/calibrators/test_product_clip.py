@@ -80,8 +80,16 @@ def test_the_range_is_the_best_of_plain_loops(bits: int, symmetric: bool) -> Non
             column = weight[group, :, output]
             scale = np.abs(column).max() / highest
             rounded[group, :, output] = np.rint(column / scale) * scale
+    tried = []
     for share in SHARES:
-        low, high = share * extent.minimum, share * extent.maximum
+        limit = share * max(-extent.minimum, extent.maximum)
+        low, high = max(extent.minimum, -limit), min(extent.maximum, limit)
+        tried.append((low, high))
+        if not symmetric:
+            scale = (high - low) / (2**bits - 1)
+            below = -(round(-low / scale) + 1) * scale
+            tried.append((below, below + (2**bits - 1) * scale))
+    for low, high in tried:
         if symmetric:
             scale, zero, reach = max(-low, high) / highest, 0, (-highest, highest)
         else:
@@ -112,6 +120,19 @@ def test_one_enormous_value_in_thousands_is_cut_off_and_a_filled_range_is_not() 
     peaked = filled.copy()
     peaked[7, 3] = 30.0
     assert least_error_extent(peaked, weight, Extent(-1.0, 30.0), quantizer).amax <= 2.4
+
+
+def test_what_gelu_gives_below_zero_keeps_a_level_where_levels_are_wide() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.full((500, 16), -0.15, np.float32)
+    is_loud = rng.random((500, 16)) < 0.2
+    rows[is_loud] = rng.uniform(0, 12, int(is_loud.sum()))
+    weight = rng.uniform(0, 1, (1, 16, 8)).astype(np.float32)
+    quantizer = Quantizer(Bits(5, 5), symmetric=False)
+    whole = Extent(-0.15, 12.0)
+    assert quantizer.scale_of("", whole).zero_point == 0
+    found = quantizer.scale_of("", least_error_extent(rows, weight, whole, quantizer))
+    assert found.zero_point >= 1
 
 
 def test_frames_quieter_than_the_bias_do_not_cut_off_loud_ones() -> None:
