@@ -1,0 +1,92 @@
+"""Bundles in turns, told by what each hears and by the seconds that it says it took."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from speechquant.benchmarks.papers.gated_tables import deployable
+from speechquant.benchmarks.papers.real_whisper.candidates import Ours
+from speechquant.core.audio import Waveform
+from speechquant.core.bundles import Bundle
+from speechquant.core.manifests import LabelledClip
+
+RATE_HZ = 16_000
+
+
+class FakeTurns:
+    """Says "red dog" as fast as its bundle's name tells."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, candidate: Ours) -> None:
+        self._name = candidate.folder.name
+
+    def __enter__(self) -> FakeTurns:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def ask(self, waves: Sequence[Waveform]) -> tuple[list[str], float]:
+        self.asked.append(self._name)
+        return ["Red dog"], 0.5
+
+
+@pytest.fixture(autouse=True)
+def fake_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTurns, "asked", [])
+    monkeypatch.setattr(deployable, "Turns", FakeTurns)
+
+
+def saved(folder: Path, noise: NDArray[np.float32]) -> list[LabelledClip]:
+    folder.mkdir()
+    texts = ("red dog", "red cat")
+    for index in range(len(texts)):
+        soundfile.write(folder / f"{index}.wav", noise[: RATE_HZ * (1 + index)], RATE_HZ)
+    return [LabelledClip(folder / f"{index}.wav", text) for index, text in enumerate(texts)]
+
+
+def test_all_hear_a_clip_before_the_next(
+    whisper_bundle: Bundle, tmp_path: Path, noise: NDArray[np.float32]
+) -> None:
+    clips = saved(tmp_path / "data", noise)
+    found = deployable.in_turns({"a": whisper_bundle, "b": whisper_bundle}, clips, 1)
+    assert FakeTurns.asked == [whisper_bundle.folder.name] * 2 * (1 + len(clips))
+    for heard in found.values():
+        assert heard.words.difference == pytest.approx(1 / 4)
+        assert heard.real_time_factor == pytest.approx(2 * 0.5 / 3)  # the warm-up is not counted
+
+
+def test_the_command(
+    whisper_bundle: Bundle,
+    tmp_path: Path,
+    noise: NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved(tmp_path / "data", noise)
+    lines = [f'{{"audio_filepath": "{i}.wav", "text": "red dog"}}' for i in range(2)]
+    (tmp_path / "data" / "manifest.jsonl").write_text("\n".join(lines))
+    arguments = [str(whisper_bundle.folder), "--test", f"said={tmp_path}/data/manifest.jsonl"]
+    arguments += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["deployable", *arguments])
+    deployable.main()
+    assert "| 0.00 (0.00 to 0.00) | 0.3333 |" in capsys.readouterr().out
+    assert (tmp_path / "out" / deployable.PICTURE).stat().st_size > 1000
+    monkeypatch.setattr(sys, "argv", ["deployable", str(tmp_path), *arguments[1:]])
+    with pytest.raises(SystemExit, match=r"^error: .*json"):
+        deployable.main()
