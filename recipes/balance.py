@@ -14,6 +14,7 @@ from speechquant.calibrators.calibrate import statistics_key
 from speechquant.calibrators.channels import ChannelRanges, Window, collect_ranges
 from speechquant.calibrators.histogram import Extent
 from speechquant.calibrators.product_clip import PLAIN, NormOverTime, ReadAs, least_error_extent
+from speechquant.calibrators.range_fit import Fit, fitted
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CTC
 from speechquant.core.manifests import data_key
@@ -25,6 +26,7 @@ from speechquant.engines.balance import (
     balanced_bundle,
     weights_by_activation,
 )
+from speechquant.engines.ctc.output_distance import OutputDistance
 from speechquant.engines.graphs.channel_division import ChannelChange
 from speechquant.engines.probes import open_probe
 from speechquant.recipes.calibrate import CalibrationRequest, data_of
@@ -35,11 +37,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BalancedModel:
-    """A float bundle with balanced channels, its table, and what balancing each activation did."""
+    """A float bundle with balanced channels, its table, and what balancing each activation did.
+
+    `fit` says how far its ranges were fitted to the model's outputs, where that was asked for.
+    """
 
     bundle: Bundle
     table: ScaleTable
     balances: Mapping[str, Balance]
+    fit: Fit | None = None
 
 
 def balance(
@@ -84,7 +90,26 @@ def balance(
         float_layers=request.float_layers,
         data=data_of(request),
     )
-    return BalancedModel(bundle, table, balances)
+    if not request.fit_clips:
+        return BalancedModel(bundle, table, balances)
+    fit = _fit(request, bundle, table, work, progress)
+    return BalancedModel(bundle, fit.table, balances, fit)
+
+
+def _fit(
+    request: CalibrationRequest, bundle: Bundle, table: ScaleTable, work: Path, progress: Progress
+) -> Fit:
+    """Move ranges until the outputs differ least on some of the clips, evenly spread."""
+    clips, count = request.clips, min(request.fit_clips, len(request.clips))
+    chosen = [index * len(clips) // count for index in range(count)]
+    key = data_key([table.key, *(request.clip_keys[index] for index in chosen)])[:16]
+    with progress("fitting ranges to the outputs") as on_step:
+        distance = OutputDistance(
+            bundle, table, [clips[index] for index in chosen], request.threads
+        )
+        fit = fitted(table, distance, work / f"fit-{key}.json", on_step)
+    log.info("ranges of %d activations fitted: %.4f -> %.4f", len(fit.moved), fit.before, fit.after)
+    return fit
 
 
 def _clips(request: CalibrationRequest) -> bool:

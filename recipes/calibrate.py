@@ -67,7 +67,7 @@ class CalibrationRequest:
 
     `dev` is what trials are scored on, `data` where it is None. `keep_float` are layers to leave in
     float; None leaves those that are left as a rule. Of `float_activations` the weights alone are
-    quantized.
+    quantized. On so many `fit_clips` balanced ranges of a CTC model are fitted to its outputs.
     """
 
     bundle: Bundle
@@ -83,6 +83,7 @@ class CalibrationRequest:
     normalizer: str = "basic"
     executor: ExecutorOptions = HERE
     threads: int | None = None
+    fit_clips: int = 0
 
     def __post_init__(self) -> None:
         if self.weight_rounding not in ROUNDINGS:
@@ -103,6 +104,11 @@ class CalibrationRequest:
             raise OptionError(
                 f"{self.method.method} quantizes every activation; leave --float-activations out, "
                 f"or choose --method {' or '.join(FROM_STATISTICS)}"
+            )
+        if self.fit_clips and (self.method.method != BALANCED or self.bundle.spec.task != CTC):
+            raise OptionError(
+                f"--fit-clips fits the ranges of --method {BALANCED} to the outputs of a CTC "
+                f"model, not {self.method.method} on {self.bundle.spec.architecture}; leave it out"
             )
         _ = self.layers
 

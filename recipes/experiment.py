@@ -151,10 +151,10 @@ class Experiment:
             executor=self.executor,
         )
 
-    def score_balanced(self, bits: int, *, symmetric: bool = True) -> Scored:
+    def score_balanced(self, bits: int, *, symmetric: bool = True, fit_clips: int = 0) -> Scored:
         """Balance the channels, and count the errors of the bundle that this makes."""
         method = MethodOptions(BALANCED, Bits(bits, bits), symmetric=symmetric)
-        made = balance(replace(self._request(), method=method), self.work)
+        made = balance(replace(self._request(), method=method, fit_clips=fit_clips), self.work)
         return self.score(made.table, bundle=made.bundle)
 
     def score(

@@ -57,8 +57,13 @@ def search_facts(search: SearchResult | None) -> dict[str, Any]:
 
 
 def balance_facts(balanced: BalancedModel) -> dict[str, Any]:
-    """Return what balancing did to each activation."""
+    """Return what balancing did to each activation, and how far ranges were fitted."""
+    fit = balanced.fit
+    facts: dict[str, Any] = {}
+    if fit is not None:
+        facts["fit"] = {"before": fit.before, "after": fit.after, "moved": list(fit.moved)}
     return {
+        **facts,
         "balance": {
             name: {
                 "divided_channels": int((found.divisors > 1).sum()),
@@ -68,7 +73,7 @@ def balance_facts(balanced: BalancedModel) -> dict[str, Any]:
                 "error": found.error,
             }
             for name, found in balanced.balances.items()
-        }
+        },
     }
 
 

@@ -13,7 +13,14 @@ from speechquant.core.files import only_process
 
 DRAFT_FOLDER, BALANCED_FOLDER = "draft", "balanced"  # bundles
 # All that a run puts into its work folder beside the bundles, and what a killed one leaves of that.
-_WORK_FILES = (SEARCH_FILE, "statistics*.npz", "channels-*.npz", "adaround-*.npz", ".*.partial-*")
+_WORK_FILES = (
+    SEARCH_FILE,
+    "statistics*.npz",
+    "channels-*.npz",
+    "adaround-*.npz",
+    "fit-*.json",
+    ".*.partial-*",
+)
 
 
 def work_folder(out: Path) -> Path:

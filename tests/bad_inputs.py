@@ -747,6 +747,8 @@ CASES = (
          r"--quantize-attention changes what products read, so it goes with --placement input alone", "out"),
     Case("outputs with balanced channels", _with_data("--placement", "output", "--method", "balanced"),
          r"--method balanced changes what products read, so it goes with --placement input alone", "out"),
+    Case("ranges to fit of a method that searches", _with_data("--fit-clips", "4"),
+         r"--fit-clips fits the ranges of --method balanced to the outputs of a CTC model, not stablequant", "out"),
     Case("an engine of a bundle whose outputs are rounded", _rounded_outputs,
          r"w8a8: its activations are rounded where layers give them, .* with --placement input", "out"),
     Case("outputs in a calibration cache of TensorRT",

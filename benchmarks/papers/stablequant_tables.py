@@ -33,8 +33,12 @@ from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.training.samples import Extra
 
 WIDTHS = (16, 8, 7, 6, 5, 4)
-_BALANCED_COLUMNS = ("balanced, s8", "balanced, u8", "balanced, s8 - StableQuant")
+_BALANCED_COLUMNS = (
+    "balanced, s8", "balanced, u8", "balanced, s8 - StableQuant",
+    "fitted, u8", "fitted, u8 - StableQuant",
+)  # fmt: skip
 METHODS = ("max", "ema", "percentile", "mse", "entropy")
+FIT_CLIPS = 32
 _NOT_IN_PAPER = "-"
 
 NOTES = """Activations are rounded at the inputs of products with weights, as engines take them, or
@@ -48,7 +52,8 @@ paper's "when applying the layer-adaptive strategy", with StableQuant's S and p:
 the histogram is cut off at p before the method sees it, of the others nothing is. So percentile
 with S, p is S_c(p, 0), and mse differs from StableQuant only by the ranges that it does not try.
 "Balanced" is this project's own method, without a search; s8 is symmetric, as TensorRT takes it, u8
-asymmetric."""
+asymmetric. "Fitted" is balanced with ranges moved until the outputs on some of the calibration
+clips differ least from float's (`--fit-clips`), without their texts."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Plan:
     dev_clips: int | None = None
     limit: int | None = None
     workers: int = 1
+    fit_clips: int = FIT_CLIPS
     pair: Sequence[str] = ()
     qat: dict[str, Path] = field(default_factory=dict)
 
@@ -128,11 +134,17 @@ class Tables:
 
     def _balanced(self, bits: int, stablequant: Scored) -> list[str]:
         """Return the cells of this project's own method, and how it differs from StableQuant."""
-        found = [
-            self.bench.score_balanced(bits, symmetric=symmetric) for symmetric in (True, False)
-        ]
-        change = difference_interval(stablequant.words, found[0].words)
-        return [*map(cell, found), change_cell(change)]
+        symmetric, asymmetric, fitted = (
+            self.bench.score_balanced(bits, symmetric=is_symmetric, fit_clips=count)
+            for is_symmetric, count in ((True, 0), (False, 0), (False, self.plan.fit_clips))
+        )
+
+        def change(own: Scored) -> str:
+            return change_cell(difference_interval(stablequant.words, own.words))
+
+        return [
+            cell(symmetric), cell(asymmetric), change(symmetric), cell(fitted), change(fitted),
+        ]  # fmt: skip
 
     def stage_1(self, bits: int) -> list[str]:
         """Return what each layer alone adds to WER, beside gamma and its size in words."""
@@ -246,6 +258,7 @@ def _plan_of(options: argparse.Namespace) -> Plan:
         dev_clips=options.dev_clips,
         limit=options.limit,
         workers=options.workers,
+        fit_clips=options.fit_clips,
         pair=options.pair,
         qat=dict(options.qat),
     )
@@ -266,6 +279,7 @@ def main() -> None:
     parser.add_argument("--qat", type=_named_run, action="append", default=[], metavar="MODEL=RUN")
     parser.add_argument("--work", type=Path, help="folder to keep what a killed run had done")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--fit-clips", type=int, default=FIT_CLIPS, help="of the fitted column")
     options = parser.parse_args()
     plan = _plan_of(options)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

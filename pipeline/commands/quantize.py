@@ -58,6 +58,15 @@ def quantize(
     weight_bits: options.WeightBits = None,
     percentile: options.Percentile = DEFAULT_PERCENTILE,
     asymmetric: options.Asymmetric = False,
+    fit_clips: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help=f"For --method {BALANCED} of CTC models: move ranges until the outputs on so many "
+            "clips differ least from float. For 6 bits and fewer.",
+            rich_help_panel=options.SEARCH,
+        ),
+    ] = 0,
     search: options.Search = "fast",
     gamma: options.Gamma = GAMMA_POINTS,
     max_wer_drop: Annotated[
@@ -123,6 +132,7 @@ def quantize(
         normalizer=normalizer,
         executor=ExecutorOptions(executor, workers),
         threads=threads,
+        fit_clips=fit_clips,
     )
     asked_for = QuantizeOptions(out, scales, qdq_format, max_wer_drop, force)
     made = write_quantized(request, asked_for, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from speechquant.core.scales import Bits
 from speechquant.core.seq2seq import ENCODER, Seq2SeqSpec
 from speechquant.core.wer import score_wer
 from speechquant.engines.balance import weights_by_activation
+from speechquant.engines.ctc.output_distance import OutputDistance
 from speechquant.engines.ctc.probe import ProbeSession
 from speechquant.engines.graph_files import copy_other_files, save_graph_files
 from speechquant.engines.graphs.channel_division import ChannelChange, balance_channels
@@ -166,6 +168,31 @@ def test_of_a_ctc_model_ranges_are_cut_where_products_err_least(
     shares = {name: made.table.tensors[name].amax / full[name].amax for name in convolutions}
     assert all(0.05 < share <= 1.000001 for share in shares.values())
     assert min(shares.values()) < 0.95
+
+
+def test_fitted_ranges_bring_the_outputs_nearer_and_a_killed_fit_goes_on(
+    tiny_bundle: Bundle, clips: ClipList, tmp_path: Path
+) -> None:
+    method = MethodOptions(BALANCED, Bits(4, 4), symmetric=False)
+    request = CalibrationRequest(tiny_bundle, clips, method=method, threads=1, fit_clips=2)
+    made = balance(request, tmp_path)
+    fit = made.fit
+    assert fit is not None and fit.moved and fit.after < fit.before
+    plain = balance(replace(request, fit_clips=0), tmp_path)
+    heard = [clips.listed[0], clips.listed[1]]
+    distance = OutputDistance(plain.bundle, plain.table, heard, 1)
+    assert distance(plain.table) == pytest.approx(fit.before)
+    assert distance(made.table) == pytest.approx(fit.after)
+    assert distance(plain.table, bound=fit.after) == math.inf
+    # All is kept: what is measured once more would change the time of the file.
+    (kept,) = tmp_path.glob("fit-*.json")
+    before = kept.stat().st_mtime_ns
+    assert balance(request, tmp_path).fit == fit and kept.stat().st_mtime_ns == before
+    written = quantize(request, QuantizeOptions(tmp_path / "out"))
+    assert written.report["fit"] == {
+        "before": fit.before, "after": fit.after, "moved": list(fit.moved),
+    }  # fmt: skip
+    assert not (tmp_path / "out.work").exists()
 
 
 def test_what_a_convolution_reads_times_its_weight_and_its_bias_are_what_it_gives(
