@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 # A wheel has their descriptions without their weights, which are most of its bytes.
 # The hyphen keeps setuptools from taking the folders for packages.
 TRAINED_MODELS = Path(__file__).parent / "trained-models"
-CTC_MODELS = ("wav2vec2", "hubert")
+CTC_MODELS = ("wav2vec2", "hubert")  # as new_model makes them
+WAVLM = "wavlm"  # from a Whisper: train_wavlm_from_whisper.py
 WHISPER = "whisper"  # in whisper_model.py
-MODEL_NAMES = (*CTC_MODELS, WHISPER)
+MODEL_NAMES = (*CTC_MODELS, WAVLM, WHISPER)
 _WEIGHTS = "model.safetensors"
 
 
@@ -69,7 +70,7 @@ _SHAPE: dict[str, Any] = {
 
 def is_trained_with_mask(name: str) -> bool:
     """Return whether the model hides padding from itself; group-norm front ends cannot."""
-    return name in ("hubert", "wavlm")
+    return name in ("hubert", WAVLM)
 
 
 def new_model(name: str) -> PreTrainedModel:

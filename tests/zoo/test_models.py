@@ -11,6 +11,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.errors import CheckpointError
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_recognizer
+from speechquant.exporter.checkpoints import load_checkpoint
 from speechquant.exporter.parity import ParityResult
 from speechquant.recipes.evaluate import evaluate
 from speechquant.zoo import models
@@ -19,6 +20,7 @@ from speechquant.zoo.models import (
     MODEL_NAMES,
     TRAINED_MODELS,
     VOCABULARY,
+    WAVLM,
     token_ids,
 )
 
@@ -78,6 +80,15 @@ def test_checkpoint_fits_the_package(name: str) -> None:
     assert config["conv_stride"] == [5, 2, 2, 2, 2, 2, 2]
     assert config["feat_extract_norm"] == {"wav2vec2": "group", "hubert": "layer"}[name]
     assert config["do_stable_layer_norm"] is (name == "hubert")
+
+
+def test_the_wavlm_is_read_as_a_model_of_the_zoo() -> None:
+    folder = models.trained_model(WAVLM)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 25e6
+    assert load_checkpoint(str(folder)).architecture == "WavLMForCTC"
+    assert json.loads((folder / "vocab.json").read_text()) == {
+        token: index for index, token in enumerate(VOCABULARY)
+    }
 
 
 def test_labels_spell_the_text() -> None:
