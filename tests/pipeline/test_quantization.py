@@ -380,7 +380,23 @@ def _survives_kills(bundle: Bundle, data: Path, folder: Path, kills: int, search
 
 
 def test_killed_twice(tiny_bundle: Bundle, data: Path, tmp_path: Path) -> None:
-    _survives_kills(tiny_bundle, data, tmp_path, 2, "exhaustive")
+    few = first_clips(data, 3)
+    whole, out, work = (tmp_path / name for name in ("whole", "out", "out.work"))
+    subprocess.run([*_COMMAND, *_quantize(tiny_bundle, few, whole)], check=True)
+    expected = Result.read(whole)
+    command = [*_COMMAND, *_quantize(tiny_bundle, few, out)]
+    for share in (1 / 3, 2 / 3):
+        enough = int(share * len(expected.evaluated))
+        with subprocess.Popen(
+            command, start_new_session=True, stderr=subprocess.DEVNULL
+        ) as process:
+            _wait_for(lambda enough=enough: len(_log_lines(work)) >= enough)  # type: ignore[misc]
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL and not out.exists()
+        assert enough <= len(_log_lines(work)) < len(expected.evaluated)
+    subprocess.run(command, check=True)
+    assert Result.read(out) == expected
+    assert files_in(tmp_path) == {"whole", "out"}
 
 
 @pytest.mark.slow
