@@ -97,7 +97,8 @@ def test_attention_is_quantized_where_that_is_asked_for(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table_path, two, one = (tmp_path / name for name in ("table.json", "two", "one"))
-    asked: list[object] = ["--data", data, "--quantize-attention", *_ALONE]
+    few = first_clips(data, 3)
+    asked: list[object] = ["--data", few, "--quantize-attention", *_ALONE]
     calibrated = output(["calibrate", tiny_bundle.folder, "--out", table_path, *asked], capsys)
     spec = tiny_bundle.spec
     assert calibrated["quantized_tensors"] == len(spec.layers) + len(spec.attention)
@@ -109,7 +110,7 @@ def test_attention_is_quantized_where_that_is_asked_for(
     assert 0 < largest < 1
     assert report["quantized_tensors"] == calibrated["quantized_tensors"]
     # Without a budget for errors the guard scores tables that round it.
-    strict = ["--dev", first_clips(data, 3), "--max-wer-drop", "0", *_ALONE]
+    strict = ["--dev", few, "--max-wer-drop", "0", *_ALONE]
     left = output(["quantize", tiny_bundle.folder, two, "--scales", table_path, *strict], capsys)
     assert left["guard"]["reliefs"]
     kept = {row.layer for row in read_scales(two / "scales.json").tensors.values()}
@@ -121,21 +122,22 @@ def test_outputs_are_rounded_where_that_is_asked_for(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     table_path, two, one = (tmp_path / name for name in ("table.json", "two", "one"))
-    asked: list[object] = ["--data", data, "--placement", "output", "--method", method, *_ALONE]
+    few = first_clips(data, 3)
+    asked: list[object] = ["--data", few, "--placement", "output", "--method", method, *_ALONE]
     output(["calibrate", tiny_bundle.folder, "--out", table_path, *asked], capsys)
     report = output(["quantize", tiny_bundle.folder, one, *asked], capsys)
     table = read_scales(one / "scales.json")
     assert table == read_scales(table_path)
     assert report["placement"] == table.placement == load_bundle(one).placement == "output"
     assert set(table.tensors) == set(tiny_bundle.spec.layer_outputs)
-    words = output(["evaluate", one, "--data", data, "--provider", "cpu"], capsys)
+    words = output(["evaluate", one, "--data", few, "--provider", "cpu"], capsys)
     assert report["development_set"]["wer_quantized"] == pytest.approx(words["wer"]["rate"])
     if method != "ema":
         return  # what follows takes any table
     pictures = output(["inspect", one, "--pictures", tmp_path / "pictures"], capsys)
     assert pictures
     # Without a budget for errors the guard scores tables that round them.
-    strict = ["--dev", first_clips(data, 3), "--max-wer-drop", "0", *_ALONE]
+    strict = ["--dev", few, "--max-wer-drop", "0", *_ALONE]
     left = output(["quantize", tiny_bundle.folder, two, "--scales", table_path, *strict], capsys)
     kept = {row.layer for row in read_scales(two / "scales.json").tensors.values()}
     assert kept == set(tiny_bundle.spec.layer_names) - set(left["float_layers"])
@@ -199,7 +201,8 @@ def test_data_without_texts_is_enough_for_a_method_without_a_search(
 def test_layers_stay_float_until_the_budget_is_kept(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quantize: list[object] = ["quantize", tiny_bundle.folder, tmp_path / "free", "--data", data]
+    few = first_clips(data, 4)
+    quantize: list[object] = ["quantize", tiny_bundle.folder, tmp_path / "free", "--data", few]
     quantize += ["--method", "max", "--bits", "6", *_ALONE]
     free = output(quantize, capsys)
     quantize[2] = tmp_path / "guarded"
