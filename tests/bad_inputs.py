@@ -28,12 +28,14 @@ from tiny_whisper import save_tiny_whisper, with_generation
 from speechquant.benchmarks.report.record import write_report
 from speechquant.core.artifact_folders import digest_of
 from speechquant.core.bundles import Bundle, load_bundle, new_bundle
-from speechquant.core.engine_folders import is_engine
+from speechquant.core.engine_folders import Limits, is_engine
 from speechquant.core.scales import Bits, Scale, ScaleTable, scales_document
+from speechquant.engines import BuildOptions, build_engine
 from speechquant.exporter import export
 
 RATE_HZ = 16_000
 _COMMAND = [sys.executable, "-m", "speechquant.pipeline.command"]
+_CPU_ENGINE = BuildOptions("onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -476,26 +478,14 @@ def _build(*options: object) -> Callable[[Workspace], list[object]]:
     return lambda at: ["build", at.bundle, at.path("out"), "--backend", *options]
 
 
-def _engine(at: Workspace, *options: object) -> Path:
-    engine = at.path("engine")
-    done = run(["build", at.bundle, engine, "--backend", *(options or ("onnxruntime",))])
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    return engine
-
-
-def _whisper_engine(at: Workspace) -> Path:
-    engine = at.path("engine")
-    done = run(["build", at.whisper, engine, "--backend", "onnxruntime"])
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    return engine
+def _engine(at: Workspace, options: BuildOptions = _CPU_ENGINE) -> Path:
+    return build_engine(at.bundle, at.path("engine"), options).folder
 
 
 def _whisper_engine_without_tokens(at: Workspace) -> list[object]:
-    engine = _whisper_engine(at)
-    (engine / "tokenizer.json").unlink()
-    return ["inspect", engine]
+    engine = build_engine(at.whisper, at.path("engine"), _CPU_ENGINE)
+    (engine.folder / "tokenizer.json").unlink()
+    return ["inspect", engine.folder]
 
 
 def _truncated_engine(at: Workspace) -> list[object]:
@@ -516,7 +506,7 @@ def _engine_on_another_provider(at: Workspace) -> list[object]:
 
 
 def _engine_without_gpu(at: Workspace) -> list[object]:
-    engine = _engine(at, "tensorrt-rtx", "--target", "sm86", "--lengths", "0.1,1,2")
+    engine = _engine(at, BuildOptions("tensorrt-rtx", "sm86", Limits(1600, 16_000, 32_000)))
     return ["transcribe", engine, at.wav("good.wav", np.zeros(RATE_HZ))]
 
 

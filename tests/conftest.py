@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +62,14 @@ def whisper_bundle(shared: SharedArtifacts) -> Bundle:
 def traced_before(shared: SharedArtifacts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports of the tiny checkpoints do all but trace: they take the graphs of the shared bundles."""
     monkeypatch.setattr(onnx_graph, "traced", shared.earlier_trace)
+
+
+@pytest.fixture
+def candidates_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bench starts no process for a candidate, where the test is about something else."""
+    from candidate_threads import THREADS
+
+    from speechquant.benchmarks.bench import process
+
+    if sys.platform != "win32":  # where a process inherits a pipe in another way
+        monkeypatch.setattr(process, "subprocess", THREADS)

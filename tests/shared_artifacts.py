@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from tiny import save_tiny_checkpoint
@@ -135,6 +136,26 @@ class SharedArtifacts:
         bundle = self.bundle(TINY) if name == "CtcGraph" else self.whisper_with_parity()[0]
         return ir.load(bundle.folder.with_name(f"{name}.onnx"))
 
+    def earlier_trace_of_weights(self, module: Any, *_: Any) -> ir.Model:
+        """Return what torch traced of such a module in the tiny Whisper, with this one's weights.
+
+        It must have the same shape: an export's check against torch says where it has not.
+        """
+        import onnx_ir as ir
+
+        graph = self.earlier_trace(module)
+        folder = self.whisper_with_parity()[0].folder
+        origins = json.loads(folder.with_name(f"{type(module).__name__}.json").read_text())
+        weights = module.state_dict()
+        for name, value in graph.graph.initializers.items():
+            if name in origins:
+                origin, is_transposed = origins[name]
+                weight = weights[origin].numpy()
+                value.const_value = ir.tensor((weight.T if is_transposed else weight).copy())
+            elif value.const_value.dtype.is_floating_point() and value.const_value.size > 1:
+                raise ValueError(f"{name}: of no weight of {type(module).__name__}")
+        return graph
+
     @property
     def command_without_tracing(self) -> list[str]:
         """`speechquant`, but that its exports `earlier_trace`."""
@@ -173,11 +194,26 @@ def _traces_kept_in(folder: Path) -> Iterator[None]:
     def traced_and_kept(module: Any, *given: Any) -> ir.Model:
         graph = _traced(module, *given)
         ir.save(graph, folder / f"{type(module).__name__}.onnx")
+        origins = json.dumps(_origins(graph, module))
+        (folder / f"{type(module).__name__}.json").write_text(origins)
         return graph
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_graph, "traced", traced_and_kept)
         yield
+
+
+def _origins(graph: ir.Model, module: Any) -> dict[str, tuple[str, bool]]:
+    """Return which weight an initializer has the values of, and whether they are transposed."""
+    weights = {name: weight.numpy() for name, weight in module.state_dict().items()}
+    origins = {}
+    for name, value in graph.graph.initializers.items():
+        values = value.const_value.numpy()
+        for origin, weight in weights.items():
+            for is_transposed, same in ((False, weight), (True, weight.T)):
+                if values.size > 1 and np.array_equal(values, same):
+                    origins.setdefault(name, (origin, is_transposed))
+    return origins
 
 
 def _contents(folder: Path) -> object:

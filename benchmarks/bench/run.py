@@ -29,7 +29,6 @@ from speechquant.benchmarks.bench.process import (
 from speechquant.benchmarks.bench.timing_audio import TimingAudio
 from speechquant.benchmarks.report.record import (
     QUIET_SHARE,
-    Accuracy,
     Cell,
     DataFacts,
     Method,
@@ -173,37 +172,37 @@ def _measured_alone(candidate: Candidate, plan: Plan, reel: TimingAudio) -> Resu
     """Return how long a candidate loads, what it gets wrong and where its time goes."""
     result = _blank_result(candidate)
     try:
-        loads = []
-        for _ in range(LOADS):
+        for load in range(LOADS):
             with CandidateProcess(candidate, plan.threads) as process:
                 opened = process.open()
-            loads.append(opened.nanoseconds)
-        result = replace(result, load=tuple(loads), provider=opened.provider, how=opened.how)
+                loads = (*result.load, opened.nanoseconds)
+                result = replace(result, load=loads, provider=opened.provider, how=opened.how)
+                if load == LOADS - 1:
+                    result = _scored(result, process, plan)
         # A length that it does not take is told when the lengths are timed.
         with CandidateProcess(candidate, plan.threads) as process, suppress(UnsuitableError):
             # Without opening it first: a profile is made in a session of its own.
             profile = process.profile(reel.pieces(_profiled_seconds(plan), 1))
             result = replace(result, profile=profile)
-        return replace(result, accuracy=_accuracy(candidate, plan))
-    except UnsuitableError as error:
-        log.warning("warning: %s is not scored: %s", candidate.name, error)
-        return replace(result, unscored=str(error))
     except CandidateError as error:
         log.warning("warning: %s: %s", candidate.name, error)
-        return replace(result, failure=str(error))
+        result = replace(result, failure=str(error))
+    return result
+
+
+def _scored(result: Result, process: CandidateProcess, plan: Plan) -> Result:
+    if not (plan.counts_errors and plan.has_text):
+        return result
+    try:
+        return replace(result, accuracy=process.evaluate(plan.clips, plan.normalizer))
+    except UnsuitableError as error:
+        log.warning("warning: %s is not scored: %s", result.name, error)
+        return replace(result, unscored=str(error))
 
 
 def _profiled_seconds(plan: Plan) -> float:
     fitting = [seconds for seconds in plan.lengths_seconds if seconds <= PROFILED_SECONDS]
     return max(fitting, default=min(plan.lengths_seconds))
-
-
-def _accuracy(candidate: Candidate, plan: Plan) -> Accuracy | None:
-    if not (plan.counts_errors and plan.has_text):
-        return None
-    with CandidateProcess(candidate, plan.threads) as process:
-        process.open()
-        return process.evaluate(plan.clips, plan.normalizer)
 
 
 # --- all of them, in turn -----------------------------------------------------------------------

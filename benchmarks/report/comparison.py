@@ -25,6 +25,7 @@ from speechquant.benchmarks.report.quantities import (
     shared_shapes,
 )
 from speechquant.benchmarks.report.record import FLOAT, QUIET_SHARE, Report, Result
+from speechquant.benchmarks.report.statistics import medians_of_rows
 from speechquant.core.errors import OptionError, ReportError
 from speechquant.core.wer import difference_interval
 
@@ -295,7 +296,7 @@ def _times(result: Result, yardstick: Result | None, shape: Shape, quantity: Qua
 
 def _drawn_medians(values: Floats, rng: np.random.Generator) -> Floats:
     drawn = rng.integers(0, len(values), (_RESAMPLES, len(values)))
-    return np.asarray(np.median(values[drawn], axis=1), np.float64)
+    return medians_of_rows(values[drawn])
 
 
 def _chance_apart(first: int, second: int) -> float:

@@ -89,7 +89,15 @@ def ratio_of_medians(
     drawn = rng.integers(0, len(first), (resamples, len(first)))
     paired = len(first) == len(second)
     others = drawn if paired else rng.integers(0, len(second), (resamples, len(second)))
-    ratios = np.median(first[drawn], axis=1) / np.median(second[others], axis=1)
+    ratios = medians_of_rows(first[drawn]) / medians_of_rows(second[others])
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(ratios, [tail, 1.0 - tail])
     return Ratio(float(np.median(first) / np.median(second)), float(low), float(high), confidence)
+
+
+def medians_of_rows(values: Floats) -> Floats:
+    """Return what `np.median` does along the last axis, in half the time for short rows."""
+    ordered = np.sort(values, axis=-1)
+    middle = values.shape[-1] // 2
+    # Of an odd number both are the same one.
+    return np.asarray((ordered[..., middle] + ordered[..., ~middle]) / 2, np.float64)

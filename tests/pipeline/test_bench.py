@@ -57,6 +57,7 @@ def output(arguments: list[object], capsys: pytest.CaptureFixture[str], code: in
     return capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_a_report_from_bundles_and_audio(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +109,7 @@ def test_when_nothing_can_be_measured_it_is_an_error_with_a_report(
     assert not (tmp_path / "out.work").exists()
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_peers_stand_behind_their_model_and_missing_ones_are_named(
     tiny_bundle: Bundle,
     data: Path,

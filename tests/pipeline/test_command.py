@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from speechquant.benchmarks.bench import run as bench_run
+from speechquant.benchmarks.report import write
 from speechquant.core.bundles import Bundle
 from speechquant.pipeline import sources
 from speechquant.pipeline.command import _line_about, run
@@ -218,6 +219,8 @@ def test_demo(
     monkeypatch.setattr(demo, "_REPEATS", 3)
     monkeypatch.setattr(demo.os, "cpu_count", lambda: 1)  # or a process for each core scores
     monkeypatch.setattr(bench_run, "LOADS", 1)
+    # The same figures as in the page, which test_pages writes as PNG too.
+    monkeypatch.setattr(write, "png_of", lambda _: b"a picture")
     out = tmp_path / "out"
     text = output(["demo", "--out", out], capsys)
     assert text.count("said ") == text.count("heard ") == 3
@@ -225,10 +228,16 @@ def test_demo(
         assert name in text
     assert f"the page is {out / 'report' / 'report.html'}" in text
     assert (out / "report" / "report.html").is_file()
-    # Again over what is there; the bench, which takes the longest, has tests of its own for that.
+    # Again over what is there; the bench, which takes the longest, has tests of its own for that,
+    # and so has a GPU's engine.
+    monkeypatch.setattr(demo, "find_spec", lambda _: None)
     benched: list[tuple[object, ...]] = []
     monkeypatch.setattr(demo, "measure", lambda *given, **_: benched.append(given))
-    document = json.loads(output(["demo", "--out", out, "--json"], capsys))
+    capsys.readouterr()
+    assert run(["demo", "--out", str(out), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "no engine for a GPU: pip install 'speechquant[tensorrt-rtx]'" in captured.err
+    document = json.loads(captured.out)
     assert document["data"]["clips"] == 3
     assert len(document["results"][0]["accuracy"]["words"]) == 3
     ((folders, _, report, options),) = benched

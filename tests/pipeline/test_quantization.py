@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def test_attention_is_quantized_where_that_is_asked_for(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table_path, two, one = (tmp_path / name for name in ("table.json", "two", "one"))
-    asked: list[object] = ["--data", data, "--quantize-attention", *_ALONE]
+    few = first_clips(data, 3)
+    asked: list[object] = ["--data", few, "--quantize-attention", *_ALONE]
     calibrated = output(["calibrate", tiny_bundle.folder, "--out", table_path, *asked], capsys)
     spec = tiny_bundle.spec
     assert calibrated["quantized_tensors"] == len(spec.layers) + len(spec.attention)
@@ -109,7 +111,7 @@ def test_attention_is_quantized_where_that_is_asked_for(
     assert 0 < largest < 1
     assert report["quantized_tensors"] == calibrated["quantized_tensors"]
     # Without a budget for errors the guard scores tables that round it.
-    strict = ["--dev", first_clips(data, 3), "--max-wer-drop", "0", *_ALONE]
+    strict = ["--dev", few, "--max-wer-drop", "0", *_ALONE]
     left = output(["quantize", tiny_bundle.folder, two, "--scales", table_path, *strict], capsys)
     assert left["guard"]["reliefs"]
     kept = {row.layer for row in read_scales(two / "scales.json").tensors.values()}
@@ -121,21 +123,22 @@ def test_outputs_are_rounded_where_that_is_asked_for(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     table_path, two, one = (tmp_path / name for name in ("table.json", "two", "one"))
-    asked: list[object] = ["--data", data, "--placement", "output", "--method", method, *_ALONE]
+    few = first_clips(data, 3)
+    asked: list[object] = ["--data", few, "--placement", "output", "--method", method, *_ALONE]
     output(["calibrate", tiny_bundle.folder, "--out", table_path, *asked], capsys)
     report = output(["quantize", tiny_bundle.folder, one, *asked], capsys)
     table = read_scales(one / "scales.json")
     assert table == read_scales(table_path)
     assert report["placement"] == table.placement == load_bundle(one).placement == "output"
     assert set(table.tensors) == set(tiny_bundle.spec.layer_outputs)
-    words = output(["evaluate", one, "--data", data, "--provider", "cpu"], capsys)
+    words = output(["evaluate", one, "--data", few, "--provider", "cpu"], capsys)
     assert report["development_set"]["wer_quantized"] == pytest.approx(words["wer"]["rate"])
     if method != "ema":
         return  # what follows takes any table
     pictures = output(["inspect", one, "--pictures", tmp_path / "pictures"], capsys)
     assert pictures
     # Without a budget for errors the guard scores tables that round them.
-    strict = ["--dev", first_clips(data, 3), "--max-wer-drop", "0", *_ALONE]
+    strict = ["--dev", few, "--max-wer-drop", "0", *_ALONE]
     left = output(["quantize", tiny_bundle.folder, two, "--scales", table_path, *strict], capsys)
     kept = {row.layer for row in read_scales(two / "scales.json").tensors.values()}
     assert kept == set(tiny_bundle.spec.layer_names) - set(left["float_layers"])
@@ -199,7 +202,8 @@ def test_data_without_texts_is_enough_for_a_method_without_a_search(
 def test_layers_stay_float_until_the_budget_is_kept(
     tiny_bundle: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quantize: list[object] = ["quantize", tiny_bundle.folder, tmp_path / "free", "--data", data]
+    few = first_clips(data, 4)
+    quantize: list[object] = ["quantize", tiny_bundle.folder, tmp_path / "free", "--data", few]
     quantize += ["--method", "max", "--bits", "6", *_ALONE]
     free = output(quantize, capsys)
     quantize[2] = tmp_path / "guarded"
@@ -379,8 +383,34 @@ def _survives_kills(bundle: Bundle, data: Path, folder: Path, kills: int, search
     return moments
 
 
+def _killed_at(command: list[str], work: Path, rows: int) -> int:
+    """Run a command until its log has so many rows, then kill it; return its exit code."""
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        _wait_for(lambda: len(_log_lines(work)) >= rows or process.poll() is not None)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode
+
+
 def test_killed_twice(tiny_bundle: Bundle, data: Path, tmp_path: Path) -> None:
-    _survives_kills(tiny_bundle, data, tmp_path, 2, "exhaustive")
+    few = first_clips(data, 3)
+    whole, out, work = (tmp_path / name for name in ("whole", "out", "out.work"))
+    subprocess.run([*_COMMAND, *_quantize(tiny_bundle, few, whole)], check=True)
+    expected = Result.read(whole)
+    command, rows = [*_COMMAND, *_quantize(tiny_bundle, few, out)], len(expected.evaluated)
+    moments = [rows // 4, rows // 2]
+    while moments:
+        code = _killed_at(command, work, moments[0])
+        if out.exists():  # a busy machine let it end before the signal came
+            assert Result.read(out) == expected
+            shutil.rmtree(out)
+            shutil.rmtree(work, ignore_errors=True)
+            continue
+        assert code == -signal.SIGKILL
+        assert moments.pop(0) <= len(_log_lines(work)) <= rows
+    subprocess.run(command, check=True)
+    assert Result.read(out) == expected
+    assert files_in(tmp_path) == {"whole", "out"}
 
 
 @pytest.mark.slow

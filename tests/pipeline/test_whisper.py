@@ -249,6 +249,7 @@ def test_quantize_balances_channels_where_no_method_is_named(
     assert run([*map(str, asked), str(tmp_path / "s8"), "--method", "balanced"]) == 1
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_bench(
     whisper_bundle: Bundle,
     files: list[Path],

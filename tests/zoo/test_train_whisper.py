@@ -82,7 +82,7 @@ def test_examples() -> None:
     sets = [(1.0, samples(9))]
     draw = random.Random(0)
     settings = Settings(silent_share=0.2, joined_share=0.5)
-    made = [make_example(draw, sets, settings) for _ in range(120)]
+    made = [make_example(draw, sets, settings) for _ in range(60)]
     for example in made:
         seconds = len(example.wave) / RATE_HZ
         assert 0 < seconds <= CHUNK_SECONDS
@@ -199,7 +199,7 @@ def test_a_chunk_is_not_given_as_one_of_which_nothing_is_to_be_told() -> None:
 
     draw = random.Random(0)
     settings = Settings(silent_share=0, joined_share=0.5, late_share=1)
-    made = [make_example(draw, [(1.0, long_or_short(12, 3))], settings) for _ in range(60)]
+    made = [make_example(draw, [(1.0, long_or_short(12, 3))], settings) for _ in range(20)]
     assert all(example.pieces[0][2] is not None for example in made)
     assert any(len(example.pieces) > 1 and not example.is_whole for example in made)
     with pytest.raises(ValueError, match="no clip of 100 ends in a chunk of 8 s; cut them"):

@@ -39,12 +39,12 @@ from speechquant.engines import DecodingOptions, open_recognizer
 from speechquant.recipes.evaluate import evaluate
 
 RATE = 16_000
-LOADS = bench.LOADS
+LOADS = 2
 
 
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every load is a process, which takes a second; one test has them all."""
+    """Every load is a process, which takes a second; one test has several."""
     monkeypatch.setattr(bench, "LOADS", 1)
 
 
@@ -97,7 +97,7 @@ def test_a_bench_of_two_candidates(
             (0.5, 1), (1.0, 1), (0.5, 2), (1.0, 2),
         ]  # fmt: skip
         assert all(len(cell.network) == 3 and min(cell.network) > 0 for cell in result.cells)
-        assert len(result.load) == 3
+        assert len(result.load) == LOADS
         assert result.provider == "cpu"
         peaks = [cell.peak_bytes for cell in result.cells]
         if sys.platform == "linux":
@@ -137,6 +137,7 @@ def test_shapes_of_a_plan(
         replace(asked, candidates=mixed)
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_data_without_texts_gives_latency_alone(
     folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_one_that_fails_gives_its_memory_back(
         assert ended == {whole.name: None, broken.name: 0}
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_a_shape_that_is_too_short_is_left_out_with_its_reason(
     folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
 ) -> None:
@@ -191,6 +193,7 @@ def test_a_shape_that_is_too_short_is_left_out_with_its_reason(
     assert [cell.seconds for cell in result.cells] == [0.5]
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_lengths_that_are_all_too_short_are_skipped(
     folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
 ) -> None:
@@ -201,6 +204,7 @@ def test_lengths_that_are_all_too_short_are_skipped(
     assert result.accuracy is not None
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_a_clip_that_is_refused_costs_the_errors_alone(
     folders: list[Path], clips: tuple[LabelledClip, ...], tmp_path: Path
 ) -> None:
@@ -218,6 +222,7 @@ def test_a_clip_that_is_refused_costs_the_errors_alone(
     assert Paragraph(f"bundle (cpu) was timed and not scored: {result.unscored}") in missing
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_what_is_measured_is_not_measured_again(
     folders: list[Path],
     clips: tuple[LabelledClip, ...],
@@ -300,6 +305,7 @@ def test_a_process_that_hangs_is_ended(
         assert process._process.wait(10) == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_other_programs_at_work_are_named(
     folders: list[Path],
     clips: tuple[LabelledClip, ...],
@@ -376,6 +382,7 @@ def test_an_error_inside_is_told_on_one_line(folders: list[Path]) -> None:
 GREEDY = DecodingOptions(language="en", temperatures=(0.0,))
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_a_bench_of_both_families(
     whisper_bundle: Bundle,
     folders: list[Path],
@@ -426,6 +433,7 @@ def test_shapes_of_whisper_alone(
         replace(asked, lengths_seconds=(15_000.0,))
 
 
+@pytest.mark.usefixtures("candidates_in_threads")
 def test_silence_is_skipped_with_its_reason(whisper_bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(RATE), RATE)

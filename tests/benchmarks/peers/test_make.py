@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,13 @@ from speechquant.benchmarks.peers.graphs import IntegerFormat, Recipe, integer_f
 from speechquant.benchmarks.peers.make import MissingPeer, Peer, make_peers, open_peer
 from speechquant.benchmarks.peers.torch import TorchSession, local_checkpoint
 from speechquant.core.bundles import Bundle
-from speechquant.core.errors import BundleError, CheckpointError, EngineError, OptionError
+from speechquant.core.errors import (
+    BundleError,
+    CheckpointError,
+    EngineError,
+    OptionError,
+    SpeechquantError,
+)
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.processor import Processor, read_processor
 from speechquant.engines import open_session
@@ -232,6 +238,14 @@ def run_out_of_memory(bundle: Bundle, clips: object, path: Path) -> None:
     np.empty(1 << 46, np.int8)
 
 
+def run_here(_log: Path, task: Callable[..., object], *arguments: object) -> object:
+    """Stands for `peers._run_alone`."""
+    try:
+        return task(*arguments)
+    except SpeechquantError as error:
+        return peers._Failure(str(error))
+
+
 def recipes(monkeypatch: pytest.MonkeyPatch, *made: Recipe) -> None:
     monkeypatch.setattr(peers, "graph_recipes", lambda processor: list(made))
     monkeypatch.setattr(peers, "_TORCH_PACKAGES", ("no_torch_here",))
@@ -413,6 +427,7 @@ def test_a_checkpoint_that_has_changed_is_not_compared_with(
     other = save_tiny_checkpoint("wav2vec2-layer", tmp_path / "checkpoint")
     recipes(monkeypatch)
     monkeypatch.setattr(peers, "_TORCH_PACKAGES", ("torch",))
+    monkeypatch.setattr(peers, "_run_alone", run_here)  # a process of its own loads torch again
     told = reasons(make_peers(with_checkpoint(tiny_bundle, str(other)), clips, tmp_path / "peers"))
     assert set(told) == {"torch fp32", "torch bf16"}
     assert "is no longer what the bundle was made from" in told["torch fp32"]

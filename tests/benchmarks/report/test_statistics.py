@@ -3,7 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from speechquant.benchmarks.report.statistics import LatencyStats, ratio_of_medians
+from speechquant.benchmarks.report.statistics import (
+    LatencyStats,
+    medians_of_rows,
+    ratio_of_medians,
+)
 
 MS = 1_000_000
 
@@ -49,3 +53,9 @@ def test_interval_covers_the_ratio_as_often_as_it_says() -> None:
         found = ratio_of_medians(first.astype(int), second.astype(int), seed=trial, resamples=500)
         covered += found.low <= 1.0 <= found.high
     assert 180 <= covered <= 200
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10])
+def test_medians_of_rows_are_those_of_numpy(count: int) -> None:
+    rows = np.random.default_rng(0).integers(0, 5, (50, count)) / 7
+    assert np.array_equal(medians_of_rows(rows), np.median(rows, axis=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from shared_artifacts import SharedArtifacts
 from tiny_whisper import save_tiny_whisper
 
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle
@@ -31,7 +33,7 @@ from speechquant.core.weights import (
 from speechquant.core.wer import score_wer
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
 from speechquant.engines.trials.simulation import rounded_weights
-from speechquant.exporter import export
+from speechquant.exporter import export, onnx_graph
 from speechquant.exporter.whisper_checkpoints import load_whisper
 from speechquant.recipes.calibrate import CalibrationRequest
 from speechquant.recipes.quantize import QuantizeOptions, quantize
@@ -76,8 +78,11 @@ def uniform_run(tmp_path_factory: pytest.TempPathFactory) -> KdqRun:
 
 
 @pytest.fixture(scope="module")
-def uniform_bundle(uniform_run: KdqRun) -> Bundle:
-    return export(str(uniform_run.folder / "best"), uniform_run.folder / "bundle")
+def uniform_bundle(uniform_run: KdqRun, shared: SharedArtifacts) -> Iterator[Bundle]:
+    """A student has the shape of the tiny Whisper, and an export compares it with torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "traced", shared.earlier_trace_of_weights)
+        yield export(str(uniform_run.folder / "best"), uniform_run.folder / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from speechquant.benchmarks.papers.gated_tables.run import Model, Pair, Run, mod
 from speechquant.benchmarks.papers.gated_tables.sets import HeardSet, in_noise, over_telephone
 from speechquant.benchmarks.papers.real_whisper.records import Records, WordRecord
 from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, SetFacts
+from speechquant.benchmarks.pictures import outliers as outliers_pictures
 from speechquant.calibrators.outliers import OutlierStatistics
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
@@ -258,6 +259,7 @@ def test_from_students_to_the_page_and_again(
     page = (tmp_path / "out" / "gated-attention.md").read_text()
     assert "absent" not in page
     assert "| read | 5 bits | yes | 0.00 (+0.00: +0.00 to +0.00) |" in page
+    monkeypatch.setattr(outliers_pictures, "save_figure", lambda *_: None)  # drawn above
     command.main()
     monkeypatch.setattr(sys, "argv", [*given[:1], "--render-only", *given[-4:]])
     command.main()
