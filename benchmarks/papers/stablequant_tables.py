@@ -38,8 +38,8 @@ _BALANCED_COLUMNS = (
     "fitted, u8", "fitted, u8 - StableQuant",
 )  # fmt: skip
 METHODS = ("max", "ema", "percentile", "mse", "entropy")
-FIT_CLIPS = 32
-_NOT_IN_PAPER = "-"
+FIT_CLIPS, FIT_BITS = 32, 6  # at more bits fitting changes no words
+_NOT_IN_PAPER = _NOT_MEASURED = "-"
 
 NOTES = """Activations are rounded at the inputs of products with weights, as engines take them, or
 at the outputs of layers, as the paper clips them ("percentile-clipping is applied to the output
@@ -134,17 +134,15 @@ class Tables:
 
     def _balanced(self, bits: int, stablequant: Scored) -> list[str]:
         """Return the cells of this project's own method, and how it differs from StableQuant."""
-        symmetric, asymmetric, fitted = (
-            self.bench.score_balanced(bits, symmetric=is_symmetric, fit_clips=count)
-            for is_symmetric, count in ((True, 0), (False, 0), (False, self.plan.fit_clips))
+        symmetric, asymmetric = (
+            self.bench.score_balanced(bits, symmetric=is_symmetric)
+            for is_symmetric in (True, False)
         )
-
-        def change(own: Scored) -> str:
-            return change_cell(difference_interval(stablequant.words, own.words))
-
-        return [
-            cell(symmetric), cell(asymmetric), change(symmetric), cell(fitted), change(fitted),
-        ]  # fmt: skip
+        cells = [cell(symmetric), cell(asymmetric), _change(stablequant, symmetric)]
+        if bits > FIT_BITS:
+            return [*cells, _NOT_MEASURED, _NOT_MEASURED]
+        fitted = self.bench.score_balanced(bits, symmetric=False, fit_clips=self.plan.fit_clips)
+        return [*cells, cell(fitted), _change(stablequant, fitted)]
 
     def stage_1(self, bits: int) -> list[str]:
         """Return what each layer alone adds to WER, beside gamma and its size in words."""
@@ -196,6 +194,10 @@ class Tables:
         bundle = export(source, work / "float", force=True, name=run.name)
         table = replace(read_scales(run / "scales.json"), model_sha256=bundle.model_sha256)
         return self.bench.score(table, bundle=bundle)
+
+
+def _change(first: Scored, second: Scored) -> str:
+    return change_cell(difference_interval(first.words, second.words))
 
 
 def _float_row(name: str, bench: Experiment) -> str:
