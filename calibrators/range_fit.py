@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from speechquant.core.errors import CalibrationError
 from speechquant.core.files import new_file, read_text
+from speechquant.core.plain import parsed, record_of
 from speechquant.core.progress import OnStep
 from speechquant.core.scales import Scale, ScaleTable
 
@@ -23,7 +24,9 @@ STEPS = (1.25, 1.12)
 MOST_MOVES = 4  # of an activation in a round
 # The activations that are moved: the fewest that add this share of what all add alone.
 SHARE_MOVED = 0.95
-_DAMAGED = "not what a fit had done; delete it and run again"
+# With more bits no WER that was measured became lower.
+MOST_BITS = 6
+_MEND = "delete it and run again"
 
 
 class Distance(Protocol):
@@ -44,6 +47,18 @@ class Fit:
     moved: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _State:
+    """What is done so far: distances with no activation rounded, all and each alone; moves."""
+
+    weights_alone: float
+    before: float
+    alone: Mapping[str, float] = field(default_factory=dict)
+    moves_done: int = 0
+    rows: Mapping[str, Scale] = field(default_factory=dict)
+    nearest: float = math.inf
+
+
 def fitted(
     table: ScaleTable, distance: Distance, saved: Path, on_step: OnStep | None = None
 ) -> Fit:
@@ -52,85 +67,84 @@ def fitted(
     The file `saved` keeps what is done after each of them; a run that finds it goes on from there.
     It must belong to the same model, table and clips. Raises CalibrationError.
     """
-    state = _read(saved) if saved.is_file() else _begun(table, distance, saved, on_step)
-    places = [(step, name) for step in STEPS for name in state.moved]
-    rows = {**table.tensors, **state.rows}
-    nearest = state.nearest
-    for done, (step, name) in enumerate(places):
-        if done >= state.done:
-            rows, nearest = _moved(replace(table, tensors=rows), name, step, distance, nearest)
-            found = {each: rows[each] for each in state.moved}
-            _write(replace(state, rows=found, nearest=nearest, done=done + 1), saved)
-        if on_step is not None:
-            measured = len(table.tensors)
-            on_step(measured + done + 1, measured + len(places))
-    return Fit(replace(table, tensors=rows), state.before, nearest, state.moved)
-
-
-@dataclass(frozen=True)
-class _State:
-    moved: tuple[str, ...]
-    before: float
-    nearest: float
-    done: int
-    rows: Mapping[str, Scale]
-
-
-def _begun(table: ScaleTable, distance: Distance, saved: Path, on_step: OnStep | None) -> _State:
-    before, alone = distance(table), dict[str, float]()
+    state = _read(saved, table) if saved.is_file() else _begun(table, distance)
+    most = len(STEPS) * len(table.tensors)
     for name, row in table.tensors.items():
-        alone[name] = distance(replace(table, tensors={name: row}))
+        if name not in state.alone:
+            found = distance(replace(table, tensors={name: row}))
+            state = replace(state, alone={**state.alone, name: found})
+            _write(state, saved)
         if on_step is not None:
-            on_step(len(alone), (1 + len(STEPS)) * len(table.tensors))
-    state = _State(tuple(_most_harmful(alone)), before, before, 0, {})
-    _write(state, saved)
-    return state
+            on_step(len(state.alone), len(table.tensors) + most)
+    moved = _most_harmful(state)
+    places = [(step, name) for step in STEPS for name in moved]
+    for done, (step, name) in enumerate(places, start=1):
+        if done > state.moves_done:
+            now = replace(table, tensors={**table.tensors, **state.rows})
+            row, nearest = _moved(now, name, step, distance, state.nearest)
+            rows = {**state.rows, name: row}
+            state = replace(state, rows=rows, nearest=nearest, moves_done=done)
+            _write(state, saved)
+        if on_step is not None:
+            on_step(len(table.tensors) + done, len(table.tensors) + len(places))
+    rows = {**table.tensors, **state.rows}
+    return Fit(replace(table, tensors=rows), state.before, state.nearest, moved)
 
 
-def _most_harmful(alone: Mapping[str, float]) -> Iterator[str]:
-    """Yield names, the worst first, until they add SHARE_MOVED of what all add.
+def _begun(table: ScaleTable, distance: Distance) -> _State:
+    before = distance(table)
+    if not math.isfinite(before):
+        raise CalibrationError(
+            "the quantized model gives values that are no numbers: calibrate with other audio, or "
+            "with more bits"
+        )
+    return _State(distance(replace(table, tensors={})), before, nearest=before)
 
-    What the least harmful one adds is the weights' part.
-    """
-    least = min(alone.values(), default=0.0)
-    left = SHARE_MOVED * sum(value - least for value in alone.values())
-    for name in sorted(alone, key=lambda name: -alone[name]):
-        if left <= 0:
-            return
-        left -= alone[name] - least
-        yield name
+
+def _most_harmful(state: _State) -> tuple[str, ...]:
+    """Return the worst first, until they add SHARE_MOVED of what all add to the weights' errors."""
+    added = {name: max(0.0, found - state.weights_alone) for name, found in state.alone.items()}
+    left = SHARE_MOVED * sum(added.values())
+    chosen = list[str]()
+    for name in sorted(added, key=lambda name: -added[name]):
+        if left > 0:
+            chosen.append(name)
+            left -= added[name]
+    return tuple(chosen)
 
 
 def _moved(
     table: ScaleTable, name: str, step: float, distance: Distance, nearest: float
-) -> tuple[dict[str, Scale], float]:
-    """Return the rows with an activation's range where the outputs are nearest, and how near."""
-    rows = dict(table.tensors)
+) -> tuple[Scale, float]:
+    """Return an activation's scale under which the outputs are nearest, and how near."""
+    best = table.tensors[name]
     for _ in range(MOST_MOVES):
-        best = None
-        for row in _neighbours(rows[name], step, table):
-            found = distance(replace(table, tensors={**rows, name: row}), nearest)
+        start = best
+        for row in _neighbours(start, step, table):
+            found = distance(replace(table, tensors={**table.tensors, name: row}), nearest)
             if found < nearest:
                 best, nearest = row, found
-        if best is None:
+        if best == start:
             break
-        rows[name] = best
-    return rows, nearest
+    return best, nearest
 
 
 def _neighbours(row: Scale, step: float, table: ScaleTable) -> Iterator[Scale]:
     """Yield a narrower and a wider range; an asymmetric one also with its zero one level off."""
-    highest = 0 if table.symmetric else 2**table.bits.activations - 1
+    if table.symmetric:
+        for factor in (1 / step, step):
+            yield replace(row, scale=row.scale * factor, amax=row.amax * factor)
+        return
+    highest = 2**table.bits.activations - 1
+    places = [(1.0, row.zero_point - 1), (1.0, row.zero_point + 1)]
     for factor in (1 / step, step):
-        # Zero stays at its level, or the ends stay in proportion.
-        for zero_point in sorted({row.zero_point, round(row.zero_point / factor)}):
-            yield replace(
-                row, scale=row.scale * factor, amax=row.amax * factor,
-                zero_point=min(zero_point, highest),
-            )  # fmt: skip
-    for zero_point in (row.zero_point - 1, row.zero_point + 1):
+        # Both ends move, or the upper one alone.
+        places += [(factor, zero) for zero in {row.zero_point, round(row.zero_point / factor)}]
+    for factor, zero_point in sorted(places):
         if 0 <= zero_point <= highest:
-            yield replace(row, zero_point=zero_point)
+            scale = row.scale * factor
+            amax = max(zero_point, highest - zero_point) * scale
+            yield replace(row, scale=scale, amax=amax, zero_point=zero_point)
 
 
 def _write(state: _State, saved: Path) -> None:
@@ -138,10 +152,12 @@ def _write(state: _State, saved: Path) -> None:
         partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
 
 
-def _read(saved: Path) -> _State:
+def _read(saved: Path, table: ScaleTable) -> _State:
     try:
-        document: dict[str, Any] = json.loads(read_text(saved, CalibrationError, _DAMAGED))
-        rows = {name: Scale(**row) for name, row in document.pop("rows").items()}
-        return _State(tuple(document.pop("moved")), rows=rows, **document)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CalibrationError(f"{saved}: {_DAMAGED}") from error
+        state = record_of(_State, parsed(read_text(saved, CalibrationError, _MEND)))
+        unknown = (state.alone.keys() | state.rows.keys()) - table.tensors.keys()
+        if unknown:
+            raise ValueError(f"it names {min(unknown)}, which the table does not")
+    except ValueError as error:
+        raise CalibrationError(f"{saved}: not what a fit had done ({error}); {_MEND}") from error
+    return state

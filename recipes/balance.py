@@ -14,7 +14,7 @@ from speechquant.calibrators.calibrate import statistics_key
 from speechquant.calibrators.channels import ChannelRanges, Window, collect_ranges
 from speechquant.calibrators.histogram import Extent
 from speechquant.calibrators.product_clip import PLAIN, NormOverTime, ReadAs, least_error_extent
-from speechquant.calibrators.range_fit import Fit, fitted
+from speechquant.calibrators.range_fit import MOST_BITS, Fit, fitted
 from speechquant.core.bundles import Bundle
 from speechquant.core.ctc import CTC
 from speechquant.core.manifests import data_key
@@ -90,16 +90,21 @@ def balance(
         float_layers=request.float_layers,
         data=data_of(request),
     )
-    if not request.fit_clips:
-        return BalancedModel(bundle, table, balances)
     fit = _fit(request, bundle, table, work, progress)
-    return BalancedModel(bundle, fit.table, balances, fit)
+    return BalancedModel(bundle, fit.table if fit else table, balances, fit)
 
 
 def _fit(
     request: CalibrationRequest, bundle: Bundle, table: ScaleTable, work: Path, progress: Progress
-) -> Fit:
+) -> Fit | None:
     """Move ranges until the outputs differ least on some of the clips, evenly spread."""
+    if request.fit_clips is None:
+        return None
+    if table.bits.activations > MOST_BITS:
+        log.warning(
+            "warning: with %d bits no WER that was measured became lower by --fit-clips",
+            table.bits.activations,
+        )
     clips, count = request.clips, min(request.fit_clips, len(request.clips))
     chosen = [index * len(clips) // count for index in range(count)]
     key = data_key([table.key, *(request.clip_keys[index] for index in chosen)])[:16]

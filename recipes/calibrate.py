@@ -67,7 +67,7 @@ class CalibrationRequest:
 
     `dev` is what trials are scored on, `data` where it is None. `keep_float` are layers to leave in
     float; None leaves those that are left as a rule. Of `float_activations` the weights alone are
-    quantized. On so many `fit_clips` balanced ranges of a CTC model are fitted to its outputs.
+    quantized. `fit_clips` is how many clips balanced ranges of a CTC model are fitted on.
     """
 
     bundle: Bundle
@@ -83,7 +83,7 @@ class CalibrationRequest:
     normalizer: str = "basic"
     executor: ExecutorOptions = HERE
     threads: int | None = None
-    fit_clips: int = 0
+    fit_clips: int | None = None
 
     def __post_init__(self) -> None:
         if self.weight_rounding not in ROUNDINGS:
@@ -105,12 +105,25 @@ class CalibrationRequest:
                 f"{self.method.method} quantizes every activation; leave --float-activations out, "
                 f"or choose --method {' or '.join(FROM_STATISTICS)}"
             )
-        if self.fit_clips and (self.method.method != BALANCED or self.bundle.spec.task != CTC):
+        self._refuse_unfit_balancing()
+        _ = self.layers
+
+    def _refuse_unfit_balancing(self) -> None:
+        is_balanced = self.method.method == BALANCED
+        if is_balanced and (self.attention or self.weight_rounding != NEAREST):
+            raise OptionError(
+                f"--method {BALANCED} leaves attention's own products in float and rounds weights "
+                "to nearest; leave --quantize-attention and --weights out"
+            )
+        if self.fit_clips is None:
+            return
+        if self.fit_clips < 1:
+            raise OptionError(f"--fit-clips is {self.fit_clips}; give 1 or more")
+        if not is_balanced or self.bundle.spec.task != CTC:
             raise OptionError(
                 f"--fit-clips fits the ranges of --method {BALANCED} to the outputs of a CTC "
                 f"model, not {self.method.method} on {self.bundle.spec.architecture}; leave it out"
             )
-        _ = self.layers
 
     def _refuse_unfit_placement(self) -> None:
         refuse_unknown_placement(self.placement)

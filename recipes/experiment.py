@@ -151,7 +151,9 @@ class Experiment:
             executor=self.executor,
         )
 
-    def score_balanced(self, bits: int, *, symmetric: bool = True, fit_clips: int = 0) -> Scored:
+    def score_balanced(
+        self, bits: int, *, symmetric: bool = True, fit_clips: int | None = None
+    ) -> Scored:
         """Balance the channels, and count the errors of the bundle that this makes."""
         method = MethodOptions(BALANCED, Bits(bits, bits), symmetric=symmetric)
         made = balance(replace(self._request(), method=method, fit_clips=fit_clips), self.work)

@@ -190,7 +190,6 @@ def _refuse_beside_scales(request: CalibrationRequest) -> None:
         "--quantize-attention": request.attention,
         "--placement": request.placement != INPUT,
         "--weights": request.weight_rounding != NEAREST,
-        "--fit-clips": request.fit_clips > 0,
     }
     for names, is_asked_for in asked_for.items():
         if is_asked_for:

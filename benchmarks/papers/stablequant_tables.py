@@ -23,6 +23,7 @@ from speechquant.benchmarks.papers.markdown import cell, change_cell, heading_ro
 from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thinned, zoo_split
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import LAYER_ADAPTIVE
+from speechquant.calibrators.range_fit import MOST_BITS
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.files import new_file
 from speechquant.core.graphs import PLACEMENTS
@@ -38,7 +39,7 @@ _BALANCED_COLUMNS = (
     "fitted, u8", "fitted, u8 - StableQuant",
 )  # fmt: skip
 METHODS = ("max", "ema", "percentile", "mse", "entropy")
-FIT_CLIPS, FIT_BITS = 32, 6  # at more bits fitting changes no words
+FIT_CLIPS = 32
 _NOT_IN_PAPER = _NOT_MEASURED = "-"
 
 NOTES = """Activations are rounded at the inputs of products with weights, as engines take them, or
@@ -139,7 +140,7 @@ class Tables:
             for is_symmetric in (True, False)
         )
         cells = [cell(symmetric), cell(asymmetric), _change(stablequant, symmetric)]
-        if bits > FIT_BITS:
+        if bits > MOST_BITS:
             return [*cells, _NOT_MEASURED, _NOT_MEASURED]
         fitted = self.bench.score_balanced(bits, symmetric=False, fit_clips=self.plan.fit_clips)
         return [*cells, cell(fitted), _change(stablequant, fitted)]

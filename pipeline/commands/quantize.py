@@ -10,6 +10,7 @@ import typer
 
 from speechquant.calibrators.calibrate import SearchOptions
 from speechquant.calibrators.methods import BALANCED, DEFAULT_PERCENTILE, MethodOptions
+from speechquant.calibrators.range_fit import MOST_BITS
 from speechquant.calibrators.stablequant import GAMMA_POINTS
 from speechquant.core.bundles import load_bundle
 from speechquant.core.graphs import INPUT
@@ -59,14 +60,14 @@ def quantize(
     percentile: options.Percentile = DEFAULT_PERCENTILE,
     asymmetric: options.Asymmetric = False,
     fit_clips: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0,
-            help=f"For --method {BALANCED} of CTC models: move ranges until the outputs on so many "
-            "clips differ least from float. For 6 bits and fewer.",
+            min=1,
+            help=f"For --method {BALANCED} of CTC models: move ranges until the outputs on this "
+            f"many clips differ least from float. For {MOST_BITS} bits and fewer.",
             rich_help_panel=options.SEARCH,
         ),
-    ] = 0,
+    ] = None,
     search: options.Search = "fast",
     gamma: options.Gamma = GAMMA_POINTS,
     max_wer_drop: Annotated[

@@ -24,14 +24,20 @@ def table_of(symmetric: bool = True, **scales: float) -> ScaleTable:
 class Told:
     """A distance that counts how often it is asked, and ends after some."""
 
-    def __init__(self, ends_after: float = math.inf, zero_point: int | None = None) -> None:
+    def __init__(
+        self,
+        ends_after: float = math.inf,
+        zero_point: int | None = None,
+        weights_add: float = 0.0,
+    ) -> None:
         self.asked, self._ends_after, self._zero_point = 0, ends_after, zero_point
+        self._weights_add = weights_add
 
     def __call__(self, table: ScaleTable, bound: float = math.inf) -> float:
         self.asked += 1
         if self.asked > self._ends_after:
             raise KeyboardInterrupt
-        found = 0.0
+        found = self._weights_add
         for name, row in table.tensors.items():
             best, weight = BEST[name]
             found += weight * abs(math.log(row.scale / best))
@@ -52,15 +58,27 @@ def test_the_activations_that_err_most_move_and_the_others_stay(tmp_path: Path) 
     assert fit.table.tensors["c"] == table.tensors["c"]
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_one_activation_moves_too(tmp_path: Path, symmetric: bool) -> None:
+    fit = fitted(table_of(symmetric, a=1.0), Told(), tmp_path / "fit.json")
+    assert fit.moved == ("a",) and fit.after < 0.2 * fit.before
+
+
+def test_what_the_weights_add_is_no_activations_harm(tmp_path: Path) -> None:
+    fit = fitted(table_of(a=1.0, b=2.0), Told(weights_add=50.0), tmp_path / "fit.json")
+    assert fit.moved == ("a",)
+
+
 def test_zero_moves_to_another_level_where_it_may(tmp_path: Path) -> None:
-    table = table_of(symmetric=False, a=1.0, c=1.0)
-    fit = fitted(table, Told(zero_point=5), tmp_path / "fit.json")
-    assert fit.table.tensors["a"].zero_point == 5
-    symmetric = fitted(table_of(a=1.0, c=1.0), Told(zero_point=5), tmp_path / "other.json")
+    fit = fitted(table_of(symmetric=False, a=1.0), Told(zero_point=5), tmp_path / "fit.json")
+    row = fit.table.tensors["a"]
+    assert row.zero_point == 5
+    assert row.amax == pytest.approx((63 - 5) * row.scale)  # the largest level above zero
+    symmetric = fitted(table_of(a=1.0), Told(zero_point=5), tmp_path / "other.json")
     assert symmetric.table.tensors["a"].zero_point == 0
 
 
-@pytest.mark.parametrize("ends_after", [3, 9, 14])
+@pytest.mark.parametrize("ends_after", [3, 7, 9, 14])
 def test_a_killed_fit_goes_on(tmp_path: Path, ends_after: int) -> None:
     table = table_of(a=1.0, b=1.0, c=1.2)
     whole = Told()
@@ -69,17 +87,25 @@ def test_a_killed_fit_goes_on(tmp_path: Path, ends_after: int) -> None:
         fitted(table, Told(ends_after), tmp_path / "fit.json")
     rest = Told()
     assert fitted(table, rest, tmp_path / "fit.json") == expected
-    assert (rest.asked < whole.asked) == (ends_after > 4)  # what is measured alone is kept as one
+    assert rest.asked < whole.asked
     steps: list[tuple[int, int]] = []
     again = fitted(table, Told(0), tmp_path / "fit.json", lambda *step: steps.append(step))
     assert again == expected and steps[-1] == (7, 7)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"rows": {}}', '{"rows": {"a": 1}, "moved": []}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"rows": {}}', '{"weights_alone": 0.0, "before": 1.0, "alone": {"z": 1.0}}'],
+)
 def test_a_damaged_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "fit.json").write_text(text)
-    with pytest.raises(CalibrationError, match=r"fit\.json: not what a fit had done; delete it"):
+    with pytest.raises(CalibrationError, match=r"fit\.json: not what a fit had done .*; delete it"):
         fitted(table_of(a=1.0), Told(), tmp_path / "fit.json")
+
+
+def test_outputs_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="values that are no numbers"):
+        fitted(table_of(a=1.0), lambda table, bound=math.inf: math.nan, tmp_path / "fit.json")
 
 
 def test_a_table_without_activations(tmp_path: Path) -> None:
