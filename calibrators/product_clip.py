@@ -19,7 +19,7 @@ import numpy as np
 from speechquant.calibrators.balance import Floats, Quantizer, relative_error
 from speechquant.calibrators.histogram import Extent
 
-# What is tried: shares of the largest magnitude, where both ends of the range are cut.
+# What is tried: each end is cut at a share of the largest magnitude.
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.16, 0.13, 0.1, 0.08, 0.06)
 
 
@@ -57,7 +57,7 @@ PLAIN = ReadAs()
 def least_error_extent(
     rows: Floats, weight: Floats, extent: Extent, quantizer: Quantizer, read_as: ReadAs = PLAIN
 ) -> Extent:
-    """Return the part of `extent` that serves best; among equals the largest.
+    """Return the range that serves best; among equals the largest.
 
     Rows are [rows, groups * inputs], a weight is [groups, inputs, outputs]; a product has one
     group.

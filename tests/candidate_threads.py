@@ -22,7 +22,10 @@ class CandidateThread:
         self._thread = Thread(target=process.main, args=(end,), daemon=True)
         self._thread.start()
 
-    def wait(self, seconds: float) -> int:
+    def kill(self) -> None:
+        """No thread can be killed; as a daemon it ends with the tests."""
+
+    def wait(self, seconds: float | None = None) -> int:
         self._thread.join(seconds)
         if self._thread.is_alive():
             raise subprocess.TimeoutExpired("candidate", seconds)

@@ -184,7 +184,7 @@ def _measured_alone(candidate: Candidate, plan: Plan, reel: TimingAudio) -> Resu
             # Without opening it first: a profile is made in a session of its own.
             profile = process.profile(reel.pieces(_profiled_seconds(plan), 1))
             result = replace(result, profile=profile)
-    except CandidateError as error:
+    except (CandidateError, UnsuitableError) as error:
         log.warning("warning: %s: %s", candidate.name, error)
         result = replace(result, failure=str(error))
     return result

@@ -122,7 +122,7 @@ class Tables:
             cells = [cell(one) for one in scored]
             cells += [", ".join(choice.clipped_layers) or "none", f"{choice.percentile:.2f}"]
             if own:
-                cells += self._balanced(bits, scored[-1])
+                cells += self.own_cells(bits, scored[-1])
             rows.append(markdown_row(f"W{bits}A{bits}", *cells))
         rows += ["", "The paper's rows for its model of this family (methods with S, p):", ""]
         rows += heading_rows("width", *LAYER_ADAPTIVE, "StableQuant", "S", "p")
@@ -133,7 +133,7 @@ class Tables:
             if bits in published
         ]
 
-    def _balanced(self, bits: int, stablequant: Scored) -> list[str]:
+    def own_cells(self, bits: int, stablequant: Scored) -> list[str]:
         """Return the cells of this project's own method, and how it differs from StableQuant."""
         symmetric, asymmetric = (
             self.bench.score_balanced(bits, symmetric=is_symmetric)

@@ -170,16 +170,17 @@ def test_of_a_ctc_model_ranges_are_cut_where_products_err_least(
     assert min(shares.values()) < 0.95
 
 
-def test_fitted_ranges_bring_the_outputs_nearer_and_a_killed_fit_goes_on(
+def test_fitted_ranges_bring_the_outputs_nearer_and_are_kept(
     tiny_bundle: Bundle, clips: ClipList, tmp_path: Path
 ) -> None:
     method = MethodOptions(BALANCED, Bits(4, 4), symmetric=False)
-    request = CalibrationRequest(tiny_bundle, clips, method=method, threads=1, fit_clips=2)
+    four = ClipList((*clips.listed, clips.listed[0]))
+    request = CalibrationRequest(tiny_bundle, four, method=method, threads=1, fit_clips=2)
     made = balance(request, tmp_path)
     fit = made.fit
     assert fit is not None and fit.moved and fit.after < fit.before
-    plain = balance(replace(request, fit_clips=0), tmp_path)
-    heard = [clips.listed[0], clips.listed[1]]
+    plain = balance(replace(request, fit_clips=None), tmp_path)
+    heard = [four.listed[0], four.listed[2]]  # evenly spread
     distance = OutputDistance(plain.bundle, plain.table, heard, 1)
     assert distance(plain.table) == pytest.approx(fit.before)
     assert distance(made.table) == pytest.approx(fit.after)

@@ -91,6 +91,11 @@ def test_the_wavlm_is_read_as_a_model_of_the_zoo() -> None:
     }
 
 
+@pytest.mark.slow
+def test_the_wavlm_hears(clips: list[LabelledClip]) -> None:
+    assert score_torch(TRAINED_MODELS / WAVLM, clips).rate < 0.8  # 0.6 on all of zoo:test
+
+
 def test_labels_spell_the_text() -> None:
     ids = token_ids("it's one")
     assert [VOCABULARY[i] for i in ids] == ["i", "t", "'", "s", "|", "o", "n", "e"]

@@ -15,15 +15,14 @@ from pathlib import Path
 from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.papers.gated_tables.sets import HeardSet
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
-from speechquant.benchmarks.papers.real_whisper.candidates import SAMPLE_RATE_HZ, Ours
+from speechquant.benchmarks.papers.real_whisper.candidates import SAMPLE_RATE_HZ, Ours, language_of
 from speechquant.benchmarks.papers.real_whisper.rows import NORMALIZER
 from speechquant.benchmarks.papers.real_whisper.turns import CandidateError, Turns
 from speechquant.benchmarks.pictures.words_and_speed import Point, draw_words_and_speed
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.errors import SpeechquantError
+from speechquant.core.errors import OptionError, SpeechquantError
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.core.text import normalizer
 from speechquant.core.wer import DifferenceInterval, rate_interval, score_wer
 
@@ -51,7 +50,7 @@ def in_turns(
     audio = 0.0
     with ExitStack() as stack:
         turns = {
-            name: stack.enter_context(Turns(Ours(bundle.folder, threads, _language_of(bundle))))
+            name: stack.enter_context(Turns(Ours(bundle.folder, threads, language_of(bundle))))
             for name, bundle in bundles.items()
         }
         for clip in clips[:1]:  # what a first run takes longer is not counted
@@ -71,8 +70,12 @@ def in_turns(
     }
 
 
-def _language_of(bundle: Bundle) -> str | None:
-    return "en" if bundle.spec_as(Seq2SeqSpec).generation.languages else None
+def _bundles(folders: Sequence[Path]) -> dict[str, Bundle]:
+    """Return bundles by the names of their folders; raises OptionError for two of one name."""
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        raise OptionError(f"{', '.join(names)}: two folders of one name; call one otherwise")
+    return {folder.name: load_bundle(folder) for folder in folders}
 
 
 def main() -> None:
@@ -89,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     points = []
     try:
-        bundles = {path.name: load_bundle(path) for path in options.bundles}
+        bundles = _bundles(options.bundles)
         for test in options.test:
             clips = test.clips(options.work / "sets")
             title = f"{test.name}, {len(clips)} clips, {describe_machine()}"

@@ -24,6 +24,7 @@ from speechquant.benchmarks.papers.kdq_tables.rows import (
     shape_of,
 )
 from speechquant.benchmarks.papers.kdq_tables.run import RUN, Errors, Hearing, Run
+from speechquant.benchmarks.papers.real_whisper.candidates import language_of
 from speechquant.benchmarks.papers.real_whisper.records import Records
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
 from speechquant.benchmarks.papers.real_whisper.run import (
@@ -37,7 +38,6 @@ from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import OptionError, ReportError, SpeechquantError
 from speechquant.core.files import new_file, new_folder
 from speechquant.core.manifests import LabelledClip
-from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.quantize import quantize_bundle
@@ -165,8 +165,7 @@ class Measurement:
 
     def _errors(self, bundle: Bundle, hearing: Hearing) -> Errors | None:
         """Return the errors, None where the provider cannot run on this machine."""
-        known = bundle.spec_as(Seq2SeqSpec).generation.languages
-        language = self.options.language if known else None
+        language = language_of(bundle, self.options.language)
         threads, asked = self.options.threads, hearing.provider
         with open_recognizer(
             bundle, provider=asked, threads=threads, decoding=replace(GREEDY, language=language)

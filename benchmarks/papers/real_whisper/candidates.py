@@ -12,13 +12,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechquant.core.audio import Waveform
+from speechquant.core.bundles import Bundle
 from speechquant.core.errors import EngineError
+from speechquant.core.seq2seq import Seq2SeqSpec
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.families import open_recognizer
 
 SAMPLE_RATE_HZ = 16_000
 _CHUNK_SECONDS = 30
 Transcribe = Callable[[Sequence[Waveform]], Sequence[str]]
+
+
+def language_of(bundle: Bundle, language: str = "en") -> str | None:
+    """Return the language to ask for; None where the checkpoint knows English alone."""
+    return language if bundle.spec_as(Seq2SeqSpec).generation.languages else None
 
 
 class Candidate(Protocol):

@@ -15,6 +15,7 @@ from speechquant.benchmarks.papers.real_whisper.candidates import (
     FasterWhisper,
     Ours,
     Transformers,
+    language_of,
 )
 from speechquant.benchmarks.papers.real_whisper.rows import (
     BALANCE,
@@ -29,7 +30,7 @@ from speechquant.core.engine_folders import Engine, load_engine
 from speechquant.core.files import new_folder
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.progress import Progress, no_progress
-from speechquant.core.seq2seq import TOKENIZER_FILE, Seq2SeqSpec
+from speechquant.core.seq2seq import TOKENIZER_FILE
 from speechquant.engines.build import build_engine
 from speechquant.engines.build_options import BuildOptions
 from speechquant.engines.quantize import quantize_bundle
@@ -42,7 +43,6 @@ from speechquant.recipes.work import work_folder
 
 _PREPROCESSOR = "preprocessor_config.json"
 _CONVERTED = "model.bin"  # of CTranslate2
-_LANGUAGE = "en"
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ class Models:
     @cached_property
     def language(self) -> str | None:
         """The language to ask for; None where the checkpoint knows English alone."""
-        generation = self.float_bundle.spec_as(Seq2SeqSpec).generation
-        return _LANGUAGE if generation.languages else None
+        return language_of(self.float_bundle)
 
     @property
     def converted(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -23,7 +24,7 @@ RATE_HZ = 16_000
 
 
 class FakeTurns:
-    """Says "red dog" as fast as its bundle's name tells."""
+    """Says "red dog" in half a second, a bundle called slow in a whole one."""
 
     asked: ClassVar[list[str]] = []
 
@@ -43,7 +44,7 @@ class FakeTurns:
 
     def ask(self, waves: Sequence[Waveform]) -> tuple[list[str], float]:
         self.asked.append(self._name)
-        return ["Red dog"], 0.5
+        return ["Red dog"], 1.0 if self._name == "slow" else 0.5
 
 
 @pytest.fixture(autouse=True)
@@ -64,11 +65,13 @@ def test_all_hear_a_clip_before_the_next(
     whisper_bundle: Bundle, tmp_path: Path, noise: NDArray[np.float32]
 ) -> None:
     clips = saved(tmp_path / "data", noise)
-    found = deployable.in_turns({"a": whisper_bundle, "b": whisper_bundle}, clips, 1)
-    assert FakeTurns.asked == [whisper_bundle.folder.name] * 2 * (1 + len(clips))
-    for heard in found.values():
-        assert heard.words.difference == pytest.approx(1 / 4)
-        assert heard.real_time_factor == pytest.approx(2 * 0.5 / 3)  # the warm-up is not counted
+    bundles = {name: replace(whisper_bundle, folder=tmp_path / name) for name in ("fast", "slow")}
+    found = deployable.in_turns(bundles, clips, 1)
+    assert FakeTurns.asked == ["fast", "slow"] * (1 + len(clips))
+    for name, seconds in (("fast", 0.5), ("slow", 1.0)):
+        assert found[name].words.difference == pytest.approx(1 / 4)
+        # 3 s of audio; the warm-up is not counted.
+        assert found[name].real_time_factor == pytest.approx(2 * seconds / 3)
 
 
 def test_the_command(
@@ -87,6 +90,10 @@ def test_the_command(
     deployable.main()
     assert "| 0.00 (0.00 to 0.00) | 0.3333 |" in capsys.readouterr().out
     assert (tmp_path / "out" / deployable.PICTURE).stat().st_size > 1000
+    twice = [arguments[0], *arguments]
+    monkeypatch.setattr(sys, "argv", ["deployable", *twice])
+    with pytest.raises(SystemExit, match="two folders of one name"):
+        deployable.main()
     monkeypatch.setattr(sys, "argv", ["deployable", str(tmp_path), *arguments[1:]])
     with pytest.raises(SystemExit, match=r"^error: .*json"):
         deployable.main()
