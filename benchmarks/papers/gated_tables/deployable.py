@@ -1,7 +1,7 @@
 """Word errors against time of bundles that a user chooses among: `... gated_tables.deployable`.
 
 BUNDLE... are Whisper bundles, students and others, each in a process of its own; they take turns
-clip by clip. Prints a table, and writes the picture words-and-time.svg to --out.
+clip by clip. Prints a table, and writes the picture words-and-time.png to --out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.core.text import normalizer
 from speechquant.core.wer import DifferenceInterval, rate_interval, score_wer
 
-PICTURE = "words-and-time.svg"
+PICTURE = "words-and-time.png"
 
 
 @dataclass(frozen=True)
