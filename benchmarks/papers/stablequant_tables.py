@@ -23,7 +23,6 @@ from speechquant.benchmarks.papers.markdown import cell, change_cell, heading_ro
 from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thinned, zoo_split
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import LAYER_ADAPTIVE
-from speechquant.calibrators.range_fit import MOST_BITS
 from speechquant.calibrators.stablequant import SearchResult
 from speechquant.core.files import new_file
 from speechquant.core.graphs import PLACEMENTS
@@ -39,7 +38,7 @@ _BALANCED_COLUMNS = (
     "fitted, u8", "fitted, u8 - StableQuant",
 )  # fmt: skip
 METHODS = ("max", "ema", "percentile", "mse", "entropy")
-FIT_CLIPS = 32
+FIT_CLIPS, FIT_WIDTHS = 32, (6, 5)
 _NOT_IN_PAPER = _NOT_MEASURED = "-"
 
 NOTES = """Activations are rounded at the inputs of products with weights, as engines take them, or
@@ -69,6 +68,7 @@ class Plan:
     limit: int | None = None
     workers: int = 1
     fit_clips: int = FIT_CLIPS
+    fit_widths: Sequence[int] = FIT_WIDTHS
     pair: Sequence[str] = ()
     qat: dict[str, Path] = field(default_factory=dict)
 
@@ -140,7 +140,7 @@ class Tables:
             for is_symmetric in (True, False)
         )
         cells = [cell(symmetric), cell(asymmetric), _change(stablequant, symmetric)]
-        if bits > MOST_BITS:
+        if bits not in self.plan.fit_widths:
             return [*cells, _NOT_MEASURED, _NOT_MEASURED]
         fitted = self.bench.score_balanced(bits, symmetric=False, fit_clips=self.plan.fit_clips)
         return [*cells, cell(fitted), _change(stablequant, fitted)]
@@ -262,6 +262,7 @@ def _plan_of(options: argparse.Namespace) -> Plan:
         limit=options.limit,
         workers=options.workers,
         fit_clips=options.fit_clips,
+        fit_widths=options.fit_widths,
         pair=options.pair,
         qat=dict(options.qat),
     )
@@ -283,6 +284,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder to keep what a killed run had done")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--fit-clips", type=int, default=FIT_CLIPS, help="of the fitted column")
+    parser.add_argument("--fit-widths", type=int, nargs="+", default=FIT_WIDTHS)
     options = parser.parse_args()
     plan = _plan_of(options)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
