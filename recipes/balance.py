@@ -113,7 +113,12 @@ def _fit(
             bundle, table, [clips[index] for index in chosen], request.threads
         )
         fit = fitted(table, distance, work / f"fit-{key}.json", on_step)
-    log.info("ranges of %d activations fitted: %.4f -> %.4f", len(fit.moved), fit.before, fit.after)
+    log.info(
+        "ranges of %d activations fitted, divergence %.4f -> %.4f",
+        len(fit.moved),
+        fit.before,
+        fit.after,
+    )
     return fit
 
 
