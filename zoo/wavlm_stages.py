@@ -29,7 +29,7 @@ from speechquant.training.schedule import RunSettings
 from speechquant.zoo.centred_norms import centre_norms
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
 from speechquant.zoo.filter_bank import fit_projection, hear_in_bands
-from speechquant.zoo.models import save_model
+from speechquant.zoo.models import WAVLM, save_model
 from speechquant.zoo.train import greedy_text, normalised, text_loss
 from speechquant.zoo.whisper_into_wavlm import (
     frames_of,
@@ -258,7 +258,7 @@ class Stage(TrainingRun):
             self._write(self.out / "best")
 
     def _write(self, folder: Path) -> None:
-        save_model("wavlm", self.models.student, folder)
+        save_model(WAVLM, self.models.student, folder)
         self.copy_notes(folder)
 
 

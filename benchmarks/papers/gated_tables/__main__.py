@@ -17,12 +17,12 @@ from speechquant.benchmarks.papers.gated_tables.measure import Plan
 from speechquant.benchmarks.papers.gated_tables.models import PaperModels
 from speechquant.benchmarks.papers.gated_tables.page import Page
 from speechquant.benchmarks.papers.gated_tables.run import RUN, Model, Run, model_of, pair_of
-from speechquant.benchmarks.papers.gated_tables.sets import HeardSet
+from speechquant.benchmarks.papers.gated_tables.sets import HeardSet, clips_by_name
 from speechquant.benchmarks.papers.real_whisper.records import Records, key_of
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
 from speechquant.benchmarks.papers.real_whisper.run import facts_of_set, thinned
 from speechquant.core.data_sets.read import read_data_set
-from speechquant.core.errors import OptionError, ReportError, SpeechquantError
+from speechquant.core.errors import ReportError, SpeechquantError
 from speechquant.core.files import new_file
 from speechquant.exporter.checkpoint_files import folder_of
 
@@ -74,10 +74,7 @@ def _measure(options: argparse.Namespace, records: Records) -> None:
     sources = [*options.others, *(source for pair in options.pair for source in pair)]
     folders = {source: folder_of(source) for source in sources}
     known = {source: model_of(source, folder) for source, folder in folders.items()}
-    names = [test.name for test in options.test]
-    if len(set(names)) < len(names):
-        raise OptionError(f"--test {', '.join(names)}: give each set a name of its own")
-    tests = {test.name: test.clips(options.work / "sets") for test in options.test}
+    tests = clips_by_name(options.test, options.work / "sets")
     first = options.test[0]
     measured = thinned(tests[first.name], options.outlier_limit)
     calibration = thinned(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_machine
-from speechquant.benchmarks.papers.gated_tables.sets import HeardSet
+from speechquant.benchmarks.papers.gated_tables.sets import HeardSet, clips_by_name
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.benchmarks.papers.real_whisper.candidates import SAMPLE_RATE_HZ, Ours, language_of
 from speechquant.benchmarks.papers.real_whisper.rows import NORMALIZER
@@ -93,9 +93,8 @@ def main() -> None:
     points = []
     try:
         bundles = _bundles(options.bundles)
-        for test in options.test:
-            clips = test.clips(options.work / "sets")
-            title = f"{test.name}, {len(clips)} clips, {describe_machine()}"
+        for test, clips in clips_by_name(options.test, options.work / "sets").items():
+            title = f"{test}, {len(clips)} clips, {describe_machine()}"
             print_heading(title, "bundle", "MB", "WER in %", "seconds per second of audio")
             for name, heard in in_turns(bundles, clips, options.threads).items():
                 wer, low, high = (
@@ -108,7 +107,7 @@ def main() -> None:
                     f"{wer:.2f} ({low:.2f} to {high:.2f})",
                     f"{heard.real_time_factor:.4f}",
                 )
-                points.append(Point(test.name, name, heard.real_time_factor, wer / 100))
+                points.append(Point(test, name, heard.real_time_factor, wer / 100))
     except (SpeechquantError, CandidateError) as error:
         raise SystemExit(f"error: {error}") from error
     options.out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from speechquant.benchmarks.papers.real_whisper.records import key_of
 from speechquant.benchmarks.papers.real_whisper.run import thinned
 from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import OptionError
 from speechquant.core.files import new_folder
 from speechquant.core.manifests import LabelledClip, clip_key
 from speechquant.training.augment import add_noise
@@ -84,6 +85,14 @@ class HeardSet:
             clips = split_speakers(clips, self.hold_out)[1]
         clips = thinned(clips, self.limit)
         return clips if self.channel is None else _heard_through(self.channel, clips, work)
+
+
+def clips_by_name(tests: Sequence[HeardSet], work: Path) -> dict[str, list[LabelledClip]]:
+    """Return what is heard of each set; raises OptionError for two of one name."""
+    names = [test.name for test in tests]
+    if len(set(names)) < len(names):
+        raise OptionError(f"--test {', '.join(names)}: give each set a name of its own")
+    return {test.name: test.clips(work) for test in tests}
 
 
 def _heard_through(channel: str, clips: list[LabelledClip], work: Path) -> list[LabelledClip]:

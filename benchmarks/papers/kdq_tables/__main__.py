@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from speechquant.benchmarks.bench.machine import describe_machine
-from speechquant.benchmarks.papers.gated_tables.sets import HeardSet
+from speechquant.benchmarks.papers.gated_tables.sets import HeardSet, clips_by_name
 from speechquant.benchmarks.papers.kdq_tables.page import Page
 from speechquant.benchmarks.papers.kdq_tables.rows import (
     TEACHER,
@@ -109,7 +109,7 @@ def _save_untrained(teacher: str, layers: int, folder: Path) -> None:
 
 def _measure(options: argparse.Namespace, records: Records) -> None:
     entries = _entries(options)
-    tests = {test.name: test.clips(options.work / "sets") for test in options.test}
+    tests = clips_by_name(options.test, options.work / "sets")
     calibration = list[LabelledClip]()
     if options.calibration is not None:
         clips = read_data_set(options.calibration, require_text=False)
