@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechquant.benchmarks.bench.machine import describe_machine
+from speechquant.benchmarks.papers.gated_tables.models import folders_by_name
 from speechquant.benchmarks.papers.gated_tables.sets import HeardSet, clips_by_name
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.benchmarks.papers.real_whisper.candidates import SAMPLE_RATE_HZ, Ours, language_of
@@ -21,7 +22,7 @@ from speechquant.benchmarks.papers.real_whisper.turns import CandidateError, Tur
 from speechquant.benchmarks.pictures.words_and_speed import Point, draw_words_and_speed
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle, load_bundle
-from speechquant.core.errors import OptionError, SpeechquantError
+from speechquant.core.errors import SpeechquantError
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.text import normalizer
 from speechquant.core.wer import DifferenceInterval, rate_interval, score_wer
@@ -70,14 +71,6 @@ def in_turns(
     }
 
 
-def _bundles(folders: Sequence[Path]) -> dict[str, Bundle]:
-    """Return bundles by the names of their folders; raises OptionError for two of one name."""
-    names = [folder.name for folder in folders]
-    if len(set(names)) < len(names):
-        raise OptionError(f"{', '.join(names)}: two folders of one name; call one otherwise")
-    return {folder.name: load_bundle(folder) for folder in folders}
-
-
 def main() -> None:
     """Print the table of every set and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,7 +85,8 @@ def main() -> None:
     options = parser.parse_args()
     points = []
     try:
-        bundles = _bundles(options.bundles)
+        named = folders_by_name(options.bundles)
+        bundles = {name: load_bundle(folder) for name, folder in named.items()}
         for test, clips in clips_by_name(options.test, options.work / "sets").items():
             title = f"{test}, {len(clips)} clips, {describe_machine()}"
             print_heading(title, "bundle", "MB", "WER in %", "seconds per second of audio")

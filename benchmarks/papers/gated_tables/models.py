@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from speechquant.benchmarks.papers.real_whisper.candidates import Ours
 from speechquant.benchmarks.papers.real_whisper.models import Models
 from speechquant.benchmarks.papers.real_whisper.rows import EXEMPT
 from speechquant.calibrators.methods import EMA, MethodOptions
 from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle
+from speechquant.core.errors import OptionError
 from speechquant.core.scales import TENSOR, Bits
 from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.runners import CPU
@@ -40,3 +43,11 @@ class PaperModels(Models):
     @cached_property
     def _experiment(self) -> Experiment:
         return Experiment(self.float_bundle, self.calibration, (), self.work)
+
+
+def folders_by_name(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return folders by their names; raises OptionError for two of one name."""
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        raise OptionError(f"{', '.join(names)}: two folders of one name; call one otherwise")
+    return dict(zip(names, folders, strict=True))
