@@ -55,9 +55,10 @@ float-tables: $(READY)
 stablequant-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.stablequant_tables --workers 2 $(WORK) $(DATA) $(OPTIONS)
 
-# DATA='--data LibriSpeech,hold_out=8 --data an4,hold_out=8': held-out speakers are tested on, the others calibrate.
+# Prints its tables. DATA='--data LibriSpeech,hold_out=8 --data an4,hold_out=8': held-out speakers are tested on, the
+# others calibrate. OPTIONS='--only counts' makes one of the two tables, '--work FOLDER' lets a killed run go on.
 cross-domain: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.cross_domain $(DATA) $(OPTIONS) > docs/results/cross-domain.md
+	$(RUN)/python -m speechquant.benchmarks.papers.cross_domain $(DATA) $(OPTIONS)
 
 # Half an hour as well.
 search-comparison: $(READY)
@@ -171,15 +172,15 @@ real-whisper-speed: $(VENV)/.peers
 # Hours. Students that speechquant.students.distil has trained, a pair of each size, and other checkpoints:
 # make gated-tables PAIRS='--pair runs/6-none/best runs/6-token/best' CHECKPOINTS=openai/whisper-base CALIBRATION=DEV \
 #     TESTS='--test read=LibriSpeech/test-clean --test telephone=an4/manifest.jsonl,as=telephone'
-# What was measured is in build/gated-tables, so that a killed run goes on.
+# The page and what was measured are in build/gated-tables, so that a killed run goes on.
 gated-tables: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.gated_tables $(CHECKPOINTS) $(PAIRS) $(TESTS) \
 		--calibration $(CALIBRATION) $(OPTIONS)
 
-# TEACHER is a checkpoint, RUNS are folders that speechquant.students.kdq has trained; what was measured is in build/kdq.
+# TEACHER is a checkpoint, RUNS are folders that speechquant.students.kdq has trained; page and measurements are in build/kdq.
 # make kdq-tables TEACHER=openai/whisper-base RUNS='runs/uniform runs/apot' TESTS='--test read=LibriSpeech/test-clean'
 kdq-tables: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.kdq_tables $(TEACHER) $(RUNS) $(TESTS) --work build/kdq $(OPTIONS)
+	$(RUN)/python -m speechquant.benchmarks.papers.kdq_tables $(TEACHER) $(RUNS) $(TESTS) --work build/kdq --out build/kdq $(OPTIONS)
 
 # CHECKPOINTS are folders or hub ids, of Whisper or CTC models; TEST is a manifest. What was measured is in
 # build/long-audio, and only rows that are missing there run. OPTIONS='--work FOLDER' keeps them elsewhere. zoo:hubert

@@ -149,6 +149,7 @@ def _clipped(
             rows = rows / divisors
             rows[:, list(found.kept)] = 0
             weight = (np.concatenate(reader.weights, axis=1) * divisors[:, None])[None]
+            weight[:, list(found.kept)] = 0
         else:
             continue
         clipped[name] = least_error_extent(rows, weight, extent, quantizer, read_as)

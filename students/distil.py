@@ -59,8 +59,8 @@ _MOST_TOKENS = 2
 class Settings(RunSettings):
     """What a run is made of; written beside its checkpoints.
 
-    The learning rate falls linearly from the end of the warm-up on. A step adds up the gradients of
-    `accumulate` batches in each process.
+    The learning rate falls linearly from the end of the warm-up on. A step takes the mean of the
+    gradients of `accumulate` batches in each process.
     """
 
     steps: int = 10_000
@@ -79,6 +79,8 @@ class Settings(RunSettings):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decay_steps", max(1, self.steps - self.warmup_steps))
+        super().__post_init__()
+        self.require_one("accumulate")
 
 
 @dataclass(frozen=True)

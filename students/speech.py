@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,24 +137,32 @@ def read_speech(
 ) -> Heard:
     """Return the data of a run; raises ManifestError and OptionError."""
     rng = random.Random(seed)
-    sets, scored = [], {}
+    sets = []
+    scored = dict[str, list[Sample]]()
     for extra in trained:
         clips = read_data_set(extra.source)
         seen, unseen = split_speakers(clips, extra.hold_out_speakers)
         joined = limits.keep(join_single_words(seen, rng), extra.source)
         sets.append((extra.share, joined))
         if unseen:
-            scored[extra.source.name] = limits.keep(
-                load_samples(_thinned(unseen, dev_clips)), extra.source
-            )
+            name = _free_name(extra.source.name, extra.source, scored)
+            scored[name] = limits.keep(load_samples(_thinned(unseen, dev_clips)), extra.source)
     for source in dev:
         clips = _thinned(read_data_set(source), dev_clips)
-        scored[source.stem] = limits.keep(load_samples(clips), source)
+        name = _free_name(source.stem, source, scored)
+        scored[name] = limits.keep(load_samples(clips), source)
     if not scored:
         raise OptionError(
             "nothing to choose the best checkpoint by; give --dev PATH or --data PATH,hold_out=8"
         )
     return Heard(sets, scored)
+
+
+def _free_name(name: str, source: Path, taken: Collection[str]) -> str:
+    """Return the name, after that of the folder it is in where another set has it."""
+    while name in taken:
+        name = f"{source.parent.name}-{name}"
+    return name
 
 
 def _thinned(clips: list[LabelledClip], most: int) -> list[LabelledClip]:

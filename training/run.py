@@ -166,11 +166,12 @@ def train_to_end(
     started = time.monotonic()
     while run.step < settings.steps:
         losses.append(take_step())
-        if run.step % settings.save_every and run.step != settings.steps:
+        is_last = run.step == settings.steps
+        is_scored = is_last or run.step % settings.score_every == 0
+        if not is_scored and run.step % settings.save_every:
             continue
         run.seconds += time.monotonic() - started
         started = time.monotonic()
-        is_scored = run.step % settings.score_every == 0 or run.step == settings.steps
         scores = score() if is_scored else {}
         means = _means(run.processes.together([_means(losses)], run.processes.count))
         run.note(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from speechquant.core.errors import OptionError
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -18,6 +20,16 @@ class RunSettings:
     seed: int = 0
     save_every: int = 250
     score_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for numbers that no run can have."""
+        self.require_one("steps", "warmup_steps", "decay_steps", "save_every", "score_every")
+
+    def require_one(self, *names: str) -> None:
+        """Raise OptionError where one of these settings is below 1."""
+        for name in names:
+            if (value := getattr(self, name)) < 1:
+                raise OptionError(f"--{name.replace('_', '-')} {value}: too low; give 1 or more")
 
 
 def learning_rate(step: int, settings: RunSettings) -> float:

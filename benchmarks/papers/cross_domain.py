@@ -1,7 +1,7 @@
 """A model calibrated on one kind of speech and tested on others, at W8A8 by method.
 
 `python -m speechquant.benchmarks.papers.cross_domain --data LIBRISPEECH,hold_out=8 --data
-AN4,hold_out=8 > docs/results/cross-domain.md`. The speakers held out of each set are tested on, the
+AN4,hold_out=8`. The speakers held out of each set are tested on, the
 others calibrate. The synthetic corpus is always one of the sets. A second table shows how many
 clips it takes.
 """

@@ -271,7 +271,7 @@ def _plan_of(options: argparse.Namespace) -> Plan:
 def main() -> None:
     """Write every table to the folder --out."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=Path("build/stablequant-tables"))
     parser.add_argument("--models", nargs="+", default=ZOO_MODELS)
     parser.add_argument("--data", type=Extra.parse, action="append", default=[])
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)

@@ -43,13 +43,8 @@ class Settings(RunSettings):
         return Weights(self.distillation_weight, self.hidden_weight, self.quantization_weight)
 
     def __post_init__(self) -> None:
-        least = {"variants": 1, "match_every": 1, "quantize_from": 1, "warmup_steps": 1}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                option = name.replace("_", "-")
-                raise OptionError(
-                    f"--{option} {getattr(self, name)}: too low; give {lowest} or more"
-                )
+        super().__post_init__()
+        self.require_one("variants", "match_every", "quantize_from")
         if self.temperature <= 0:
             raise OptionError(f"--temperature {self.temperature}: give a number above 0")
 

@@ -251,6 +251,8 @@ def test_two_processes_are_one_that_accumulates(
     [
         (["--encoder-layers", "9"], "--encoder-layers 9: the teacher's encoder has 2 layers"),
         (["--language", "fr"], "--language fr: "),
+        (["--save-every", "0"], "--save-every 0: too low; give 1 or more"),
+        (["--accumulate", "0"], "--accumulate 0: too low; give 1 or more"),
         (["--gates", "token", "--out", "{other}"], "holds a run with gates head, not token"),
         (["--data", "{nothing}"], "no such data"),
     ],

@@ -96,6 +96,18 @@ def test_what_does_not_fit_is_left_out(writing: Writing, tmp_path: Path) -> None
     }
 
 
+def test_sets_of_one_name_are_all_scored(writing: Writing, tmp_path: Path) -> None:
+    manifests = []
+    for name, text in (("read", "go on"), ("spelled", "look up")):
+        folder = data_set(tmp_path / name, (text, 1.0, "a"))
+        manifests.append((folder / "manifest.jsonl").rename(folder / "dev.jsonl"))
+    heard = read_speech([Extra(manifests[0], 1.0)], manifests, 5, Limits(CHUNK, writing), 0)
+    assert {name: [s.text for s in some] for name, some in heard.scored.items()} == {
+        "dev": ["go on"],
+        "spelled-dev": ["look up"],
+    }
+
+
 def test_data_that_nothing_can_be_learnt_from(writing: Writing, tmp_path: Path) -> None:
     limits = Limits(CHUNK, writing)
     with pytest.raises(ManifestError, match="no string under the key 'text'"):

@@ -43,7 +43,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--outlier-limit", type=int, default=64, help="clips of the first --test")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("build/gated-tables"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=Path("build/gated-tables"))
     parser.add_argument("--render-only", action="store_true", help="write the page from records")
     options = parser.parse_args()
     is_whole = (options.pair or options.others) and options.test and options.calibration

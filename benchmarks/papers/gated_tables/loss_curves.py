@@ -39,13 +39,16 @@ Losses = Mapping[int, float]
 
 
 def read_losses(run: Path) -> Losses:
-    """Return the loss of each noted step; raises OptionError for a folder without a log."""
+    """Return the loss of each noted step; raises OptionError where there is none."""
     try:
         lines = (run / LOG_FILE).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise OptionError(f"{run}: no {LOG_FILE}; give a folder that a training wrote") from error
     rows = [json.loads(line) for line in lines]
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    if not losses:
+        raise OptionError(f"{run}: its log has no loss; give a folder of students.distil")
+    return losses
 
 
 def farthest(losses: Losses, others: Losses) -> float:

@@ -60,10 +60,9 @@ def _options() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--calibration", type=Path, help="what to quantize uniform students on")
     parser.add_argument("--calibration-limit", type=int, default=64)
-    parser.add_argument("--language", default="en", help="of the clips")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("build/kdq-tables"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=Path("build/kdq-tables"))
     parser.add_argument("--render-only", action="store_true", help="write the page from records")
     options = parser.parse_args()
     if not options.render_only and not (options.teacher and options.test):
@@ -73,8 +72,9 @@ def _options() -> argparse.Namespace:
 
 def _entries(options: argparse.Namespace) -> dict[Entry, Path]:
     """Return each row and its checkpoint; raises OptionError for two runs of one row."""
-    teacher = folder_of(options.teacher)
-    found = {_entry((TEACHER, 0, 0), teacher): teacher}
+    folder = folder_of(options.teacher)
+    teacher = _entry((TEACHER, 0, 0), folder)
+    found = {teacher: folder}
     taken: dict[tuple[int, int, int], Path] = {}
     for run in options.runs:
         settings = read_json(run / SETTINGS_FILE)
@@ -82,9 +82,11 @@ def _entries(options: argparse.Namespace) -> dict[Entry, Path]:
         if place in taken:
             raise OptionError(f"{run}: is row {place[0]}, as {taken[place]} is; give one of them")
         taken[place] = run
+        if not (run / "best").is_dir():
+            raise OptionError(f"{run}: has no best/ yet; train it to its first score")
         found[_entry(place, run / "best")] = run / "best"
     for layers in sorted({layers for _, layers, _ in taken}, reverse=True):
-        folder = options.work / f"untrained-{layers}"
+        folder = options.work / f"untrained-{teacher.checkpoint.key}-{layers}"
         if not folder.is_dir():
             _save_untrained(options.teacher, layers, folder)
         found[_entry((UNTRAINED, layers, 0), folder)] = folder
@@ -165,7 +167,7 @@ class Measurement:
 
     def _errors(self, bundle: Bundle, hearing: Hearing) -> Errors | None:
         """Return the errors, None where the provider cannot run on this machine."""
-        language = language_of(bundle, self.options.language)
+        language = language_of(bundle)
         threads, asked = self.options.threads, hearing.provider
         with open_recognizer(
             bundle, provider=asked, threads=threads, decoding=replace(GREEDY, language=language)

@@ -43,8 +43,8 @@ class Page:
             "Texts are compared as Whisper's English normalizer writes them.",
             "",
             "Sizes are the paper's: float16, and one byte for each number in the matrices of the "
-            "decoder and in the tied embedding where they are rounded; half of them where half of "
-            "the layers are. The students' embedding is not rounded in training.",
+            "decoder and in the tied embedding where they are rounded; where half of the layers "
+            "are (2 of 3), that share of both. The students' embedding is not rounded in training.",
             "",
             *heading_rows("set", "clips", "hours"),
             *(
@@ -116,7 +116,7 @@ class Page:
         rates = [self._rate(entry, test, "characters") for test in tests]
         known = [rate for rate in rates if rate is not None]
         average = f"{sum(known) / len(known):.2f}" if len(known) == len(tests) else ABSENT
-        size = entry.shape.size_mib(rounded_share(number))
+        size = entry.shape.size_mib(rounded_share(number, entry.decoder_layers))
         whole = teacher.shape.size_mib() if teacher else None
         cells = [self._cell(entry, test, kind) for kind in _KINDS for test in tests]
         return markdown_row(

@@ -66,11 +66,11 @@ def row_of(settings: Mapping[str, Any], source: Path) -> int:
     return _BLOCKS[key] + list(_MATCHINGS).index(matching)
 
 
-def rounded_share(number: int) -> float:
-    """Return the share of the decoder's layers that a row has rounded."""
+def rounded_share(number: int, layers: int) -> float:
+    """Return the share of a decoder's layers that a row has rounded: half of 3 are 2."""
     if number < _BLOCKS["apot", "all"]:
         return 0.0
-    return 0.5 if 12 <= number < 16 else 1.0
+    return math.ceil(layers / 2) / layers if 12 <= number < 16 else 1.0
 
 
 @dataclass(frozen=True)

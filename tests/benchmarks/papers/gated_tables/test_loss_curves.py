@@ -40,6 +40,8 @@ def test_the_farthest_is_looked_for_at_steps_that_both_have(
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"no log\.jsonl; give a folder that a training wrote"):
         read_losses(tmp_path)
+    with pytest.raises(OptionError, match="none: its log has no loss"):
+        read_losses(run_with(tmp_path / "none", {}))
     runs = [run_with(tmp_path / "a", LOSSES), run_with(tmp_path / "b", {15: 1.0})]
     with pytest.raises(OptionError, match="no step in common"):
         show(runs, tmp_path / "out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from tiny_whisper import save_tiny_whisper
 
+from speechquant.benchmarks.papers.kdq_tables import __main__ as kdq_tables
 from speechquant.benchmarks.papers.kdq_tables.page import Page
 from speechquant.benchmarks.papers.kdq_tables.rows import (
     LAST_ROW,
@@ -25,6 +28,7 @@ from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, SetF
 from speechquant.core.errors import OptionError
 from speechquant.core.wer import EditCounts
 from speechquant.exporter.whisper_checkpoints import load_whisper
+from speechquant.students.kdq.losses import layers_to_quantize
 
 # The published models; their parameters are those of transformers.
 BASE = Shape(6, 6, 512, 8, 72_593_920, 6 * 16 * 512**2, 51_865 * 512)
@@ -75,7 +79,11 @@ def test_a_run_is_a_row(
 ) -> None:
     names = ("quantizer", "layers", "matching", "distillation_weight")
     assert row_of(dict(zip(names, settings, strict=True)), Path("run")) == number
-    assert (row_name(number), rounded_share(number)) == (name, share)
+    assert (row_name(number), rounded_share(number, 4)) == (name, share)
+
+
+def test_half_of_three_layers_are_two() -> None:
+    assert rounded_share(15, 3) == pytest.approx(len(layers_to_quantize([1.0, 2.0, 3.0], 0.5)) / 3)
 
 
 def test_a_run_of_another_training_is_refused() -> None:
@@ -157,3 +165,16 @@ def test_without_calibration_nothing_is_quantized(tmp_path: Path) -> None:
     run = Run("a machine", 1, (uniform,), (TEST,))
     assert [hearing.provider for hearing in run.hearings(uniform)] == [None]
     assert "## As used: W8A8" not in Page(run, Records(tmp_path)).lines()
+
+
+def test_a_run_without_a_best_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, run = save_tiny_whisper(tmp_path / "teacher"), tmp_path / "run"
+    run.mkdir()
+    settings = {"quantizer": "none", "layers": "all", "matching": "none", "decoder_layers": 1}
+    (run / "settings.json").write_text(json.dumps({**settings, "seed": 0}))
+    given = [str(teacher), str(run), "--test", f"read={tmp_path}", "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["kdq_tables", *given])
+    with pytest.raises(SystemExit, match=r"error: .*run: has no best/ yet; train it to its first"):
+        kdq_tables.main()
