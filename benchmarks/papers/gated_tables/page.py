@@ -95,7 +95,7 @@ class Page:
         ]
 
     def _words_table(self) -> list[str]:
-        sizes = [f"{pair.plain.encoder_layers} layers" for pair in self.run.pairs]
+        sizes = [pair.size for pair in self.run.pairs]
         lines = heading_rows("set", "activations", "gated", *sizes)
         for test in self.run.tests:
             for bits in (None, *BITS):
@@ -117,7 +117,7 @@ class Page:
         return f"{rate} ({ABSENT})" if first is None else f"{rate} {_interval(first, record)}"
 
     def _gates_table(self) -> list[str]:
-        sizes = [f"{pair.plain.encoder_layers} layers" for pair in self.run.pairs]
+        sizes = [pair.size for pair in self.run.pairs]
         lines = heading_rows("set", "activations", *sizes)
         for test in self.run.tests:
             for bits in (None, *BITS):
@@ -163,7 +163,7 @@ class Page:
             f"the outliers, which are {100 * one.outlier_share:.4f} % of the values."
             for model, one in zip(pair.models, found, strict=True)
         ]
-        return [f"![{pair.plain.encoder_layers} layers]({PICTURES}/{name})", "", *rows]
+        return [f"![{pair.size}]({PICTURES}/{name})", "", *rows]
 
 
 def _two_first(shares: Sequence[tuple[int, float]]) -> float:

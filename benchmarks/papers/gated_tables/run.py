@@ -16,6 +16,7 @@ from speechquant.benchmarks.papers.real_whisper.run import (
 from speechquant.core.errors import OptionError
 from speechquant.exporter.checkpoint_files import read_json
 from speechquant.exporter.gate_kinds import GATES_KEY
+from speechquant.training.run import SETTINGS_FILE
 
 RUN = "run"  # the name of its record
 BITS = (8, 6, 5)  # of activations; weights have 8
@@ -23,12 +24,17 @@ BITS = (8, 6, 5)  # of activations; weights have 8
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint, the layers of both its halves, and its gates, None where it has none."""
+    """A checkpoint, the layers of both its halves, and its gates, None where it has none.
+
+    `teacher` and `seed` are those of a student's training.
+    """
 
     checkpoint: CheckpointFacts
     encoder_layers: int
     decoder_layers: int
     gates: str | None
+    teacher: str | None = None
+    seed: int | None = None
 
     @property
     def name(self) -> str:
@@ -43,6 +49,15 @@ class Pair:
 
     plain: Model
     gated: Model
+
+    @property
+    def size(self) -> str:
+        """What a column of the tables is called; two trainings of one size are told apart."""
+        plain = self.plain
+        layers = f"{plain.encoder_layers} layers"
+        return (
+            layers if plain.teacher is None else f"{layers} of {plain.teacher}, seed {plain.seed}"
+        )
 
     @property
     def models(self) -> tuple[Model, Model]:
@@ -98,11 +113,20 @@ def model_of(source: str, folder: Path) -> Model:
     encoder, decoder = layers
     if not isinstance(encoder, int) or not isinstance(decoder, int):
         raise OptionError(f"{source}: is no Whisper checkpoint; give one")
-    return Model(facts_of_checkpoint(source, folder), encoder, decoder, config.get(GATES_KEY))
+    notes = folder / f"training-{SETTINGS_FILE}"
+    training = read_json(notes) if notes.is_file() else {}
+    return Model(
+        facts_of_checkpoint(source, folder), encoder, decoder, config.get(GATES_KEY),
+        training.get("teacher"), training.get("seed"),
+    )  # fmt: skip
 
 
 def pair_of(plain: Model, gated: Model) -> Pair:
     """Return two students as a pair; raises OptionError where they are none."""
+    if (plain.teacher, plain.seed) != (gated.teacher, gated.seed):
+        raise OptionError(
+            f"--pair {plain.name} | {gated.name}: of different teachers or seeds; give two of one"
+        )
     sizes = [(model.encoder_layers, model.decoder_layers) for model in (plain, gated)]
     if sizes[0] != sizes[1]:
         raise OptionError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_records_depend_on_what_they_say() -> None:
         (PLAIN, BASE, "give the one without gates, then the one with gates"),
         (GATED, PLAIN, "give the one without gates, then the one with gates"),
         (PLAIN, Model(GATED.checkpoint, 3, 2, "token"), "of different sizes; give two of one size"),
+        (PLAIN, replace(GATED, teacher="base", seed=1), "of different teachers or seeds"),
     ],
 )
 def test_what_is_no_pair(plain: Model, gated: Model, said: str) -> None:
@@ -141,6 +143,9 @@ def test_what_a_checkpoint_is_told_by_its_configuration(
     gated = save_tiny_whisper(tmp_path / "student", gates="head")
     model = model_of("student", gated)
     assert (model.encoder_layers, model.decoder_layers, model.gates) == (2, 2, "head")
+    (gated / "training-settings.json").write_text('{"teacher": "base", "seed": 1}')
+    pair = Pair(model_of("student", gated), GATED)
+    assert (pair.size, Pair(model, GATED).size) == ("2 layers of base, seed 1", "2 layers")
     with pytest.raises(OptionError, match="is no Whisper checkpoint"):
         model_of(str(tiny_checkpoint), tiny_checkpoint)
 
