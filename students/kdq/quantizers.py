@@ -60,7 +60,11 @@ class Rounded:
     @property
     def values(self) -> Tensor:
         """The rounded weight."""
-        return self.levels[self.codes.int()] * self.scale
+        return _looked_up(self.levels, self.codes.int()) * self.scale
+
+
+def _looked_up(table: Tensor, indices: Tensor) -> Tensor:
+    return table.index_select(0, indices.flatten()).view_as(indices)
 
 
 class Quantizer:
@@ -72,7 +76,12 @@ class Quantizer:
         self.levels = torch.tensor(
             [*(-magnitudes[:0:-1]), *magnitudes], dtype=torch.float32
         )  # of whole numbers below 2^24
-        self._borders = (self.levels[1:] + self.levels[:-1]) / 2
+        # A border between two levels is a half or a whole number, so that a value's halves, rounded
+        # up, tell its level: a table takes a tenth of the time of a search among the borders.
+        borders = (self.levels[1:] + self.levels[:-1]) / 2
+        self._most_halves = 2 * int(self.levels[-1])
+        halves = torch.arange(-self._most_halves, self._most_halves + 1)
+        self._codes = torch.bucketize(halves / 2, borders).to(torch.uint8)
 
     def rounded(self, weight: Tensor) -> Rounded:
         """Return the codes of a weight; one of zeros alone has scale 1."""
@@ -80,8 +89,9 @@ class Quantizer:
         levels = self.levels.to(weight.device)
         largest = weight.abs().max()
         scale = torch.where(largest > 0, largest / levels[-1], torch.ones_like(largest))
-        codes = torch.bucketize(weight / scale, self._borders.to(weight.device), out_int32=True)
-        return Rounded(codes.to(torch.uint8), levels, scale)
+        halves = (2 * (weight / scale)).ceil_().int() + self._most_halves
+        halves.clamp_(0, 2 * self._most_halves)
+        return Rounded(_looked_up(self._codes.to(weight.device), halves), levels, scale)
 
 
 class RoundedWeight(nn.Module):
