@@ -9,22 +9,21 @@ speechquant.students.distil ...` runs it on several GPUs or machines that share 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechquant.core.errors import OptionError, SpeechquantError
 from speechquant.core.files import new_folder
 from speechquant.core.text import normalizer
 from speechquant.core.wer import score_wer
 from speechquant.exporter.checkpoint_files import folder_of
 from speechquant.exporter.whisper_checkpoints import load_whisper
+from speechquant.students.command_line import begin_student, student_parser, train_as_asked
 from speechquant.students.decoding import greedy_tokens
 from speechquant.students.losses import cross_entropy_and_divergence
 from speechquant.students.speech import (
@@ -37,9 +36,9 @@ from speechquant.students.speech import (
 )
 from speechquant.students.student import GATE_CHOICES, NO_GATES, Shape, save_student, student_of
 from speechquant.training.batches import batches, in_rows
-from speechquant.training.command_line import begin, run_parser, settings_of
-from speechquant.training.processes import Processes, joined_processes
-from speechquant.training.run import SETTINGS_FILE, TrainingRun, fast_products, train_to_end
+from speechquant.training.command_line import settings_of
+from speechquant.training.processes import Processes
+from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
 from speechquant.training.schedule import RunSettings
 from speechquant.training.whisper import encode, log_mels
@@ -266,35 +265,6 @@ def steps_of(
         yield list(islice(own, settings.accumulate))
 
 
-def _parser() -> argparse.ArgumentParser:
-    program = "speechquant.students.distil"
-    parser = run_parser(__doc__, program, Settings(), data_option="--data")
-    parser.add_argument("teacher", help="folder of a Whisper checkpoint, or a hub id")
-    parser.add_argument("--encoder-layers", type=int, required=True)
-    parser.add_argument("--decoder-layers", type=int, default=2)
-    parser.add_argument("--gates", choices=GATE_CHOICES, default=NO_GATES)
-    parser.add_argument("--language", help="of the clips, for a teacher that knows several")
-    parser.add_argument(
-        "--dev", type=Path, action="append", default=[], help="what the best is chosen by"
-    )
-    parser.add_argument("--dev-clips", type=int, default=100, help="at most so many of each set")
-    return parser
-
-
-def refuse_another_run(folder: Path, facts: dict[str, Any]) -> None:
-    """Raise OptionError where the folder holds a run of another student."""
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        return
-    known = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in facts.items():
-        if known.get(name) != value:
-            raise OptionError(
-                f"{folder}: holds a run with {name} {known.get(name)}, not {value}; give another "
-                "--out"
-            )
-
-
 def _run(options: argparse.Namespace, processes: Processes) -> None:
     import torch
 
@@ -306,31 +276,18 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
     heard = read_speech(
         options.extra_data, options.dev, options.dev_clips, teacher.limits, settings.seed
     )
-    facts = {
-        "teacher": Path(options.teacher).name,
-        "encoder_layers": shape.encoder_layers,
-        "decoder_layers": shape.decoder_layers,
-        "gates": shape.gates,
-        "seed": settings.seed,
-    }
-    refuse_another_run(options.out, facts)
-    processes.wait()
-    begin(options, settings, processes, **facts)
+    begin_student(options, settings, processes, asdict(shape))
     run = Distillation(options.out, settings, teacher, student, processes)
     train(run, heard.sets, dict(heard.scored))
 
 
 def main() -> None:
     """Run the command line."""
-    parser = _parser()
-    options = parser.parse_args()
-    if not options.extra_data:
-        parser.error("give --data PATH: a manifest or a folder of LibriSpeech to train on")
-    try:
-        with joined_processes() as processes:
-            _run(options, processes)
-    except SpeechquantError as error:
-        raise SystemExit(f"error: {error}") from error
+    parser = student_parser(__doc__, "speechquant.students.distil", Settings())
+    parser.add_argument("--encoder-layers", type=int, required=True)
+    parser.add_argument("--decoder-layers", type=int, default=2)
+    parser.add_argument("--gates", choices=GATE_CHOICES, default=NO_GATES)
+    train_as_asked(parser, _run)
 
 
 if __name__ == "__main__":

@@ -10,40 +10,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechquant.core.errors import OptionError, SpeechquantError
+from speechquant.core.errors import OptionError
 from speechquant.exporter.gate_kinds import GATES_KEY
-from speechquant.students.distil import read_teacher, refuse_another_run
+from speechquant.students.command_line import begin_student, student_parser, train_as_asked
+from speechquant.students.distil import read_teacher
 from speechquant.students.kdq.matching import MATCHINGS, NO_MATCHING
 from speechquant.students.kdq.settings import NO_QUANTIZER, QUANTIZERS, Plan, Settings
 from speechquant.students.speech import read_speech
 from speechquant.students.student import NO_GATES, Shape, student_of
-from speechquant.training.command_line import begin, run_parser, settings_of
-from speechquant.training.processes import Processes, joined_processes
+from speechquant.training.command_line import settings_of
+from speechquant.training.processes import Processes
 
 _SHARES = {"all": 1.0, "top50": 0.5}
-
-
-def _parser() -> argparse.ArgumentParser:
-    program = "speechquant.students.kdq"
-    parser = run_parser(__doc__, program, Settings(), data_option="--data")
-    parser.add_argument("teacher", help="folder of a Whisper checkpoint, or a hub id")
-    parser.add_argument("--decoder-layers", type=int, required=True)
-    parser.add_argument(
-        "--matching", choices=MATCHINGS, default=NO_MATCHING, help="none distils logits alone"
-    )
-    parser.add_argument("--quantizer", choices=QUANTIZERS, default=NO_QUANTIZER)
-    parser.add_argument("--layers", choices=_SHARES, default="all", help="that are quantized")
-    parser.add_argument("--language", help="of the clips, for a teacher that knows several")
-    parser.add_argument(
-        "--dev", type=Path, action="append", default=[], help="what the best is chosen by"
-    )
-    parser.add_argument("--dev-clips", type=int, default=100, help="at most so many of each set")
-    parser.add_argument(
-        "--encoded",
-        type=Path,
-        help="folder of the encoder's outputs, which runs of one teacher may share; OUT/encoded",
-    )
-    return parser
 
 
 def _run(options: argparse.Namespace, processes: Processes) -> None:
@@ -70,16 +48,12 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
         options.extra_data, options.dev, options.dev_clips, teacher.limits, settings.seed
     )
     facts = {
-        "teacher": Path(options.teacher).name,
         "decoder_layers": options.decoder_layers,
         "matching": plan.matching,
         "quantizer": plan.quantizer,
         "layers": options.layers,
-        "seed": settings.seed,
     }
-    refuse_another_run(options.out, facts)
-    processes.wait()
-    begin(options, settings, processes, **facts)
+    begin_student(options, settings, processes, facts)
     encoded = options.encoded or options.out / "encoded"
     run = KdqRun(options.out, settings, plan, Pair(teacher, student), encoded, processes)
     train(run, heard.sets, dict(heard.scored))
@@ -87,15 +61,19 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = _parser()
-    options = parser.parse_args()
-    if not options.extra_data:
-        parser.error("give --data PATH: a manifest or a folder of LibriSpeech to train on")
-    try:
-        with joined_processes() as processes:
-            _run(options, processes)
-    except SpeechquantError as error:
-        raise SystemExit(f"error: {error}") from error
+    parser = student_parser(__doc__, "speechquant.students.kdq", Settings())
+    parser.add_argument("--decoder-layers", type=int, required=True)
+    parser.add_argument(
+        "--matching", choices=MATCHINGS, default=NO_MATCHING, help="none distils logits alone"
+    )
+    parser.add_argument("--quantizer", choices=QUANTIZERS, default=NO_QUANTIZER)
+    parser.add_argument("--layers", choices=_SHARES, default="all", help="that are quantized")
+    parser.add_argument(
+        "--encoded",
+        type=Path,
+        help="folder of the encoder's outputs, which runs of one teacher may share; OUT/encoded",
+    )
+    train_as_asked(parser, _run)
 
 
 if __name__ == "__main__":
