@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.errors import OptionError, SpeechquantError
-from speechquant.training.command_line import begin, run_parser
-from speechquant.training.processes import Processes, joined_processes
+from speechquant.core.errors import OptionError
+from speechquant.training.command_line import begin, run_parser, train_in_processes
+from speechquant.training.processes import Processes
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.schedule import RunSettings
 
@@ -34,11 +34,7 @@ def train_as_asked(
     options = parser.parse_args()
     if not options.extra_data:
         parser.error("give --data PATH: a manifest or a folder of LibriSpeech to train on")
-    try:
-        with joined_processes() as processes:
-            train(options, processes)
-    except SpeechquantError as error:
-        raise SystemExit(f"error: {error}") from error
+    train_in_processes(train, options)
 
 
 def begin_student(

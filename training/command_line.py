@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from speechquant.training.processes import ALONE, Processes
+from speechquant.core.errors import SpeechquantError
+from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Extra
 from speechquant.training.schedule import RunSettings
@@ -47,6 +48,20 @@ def settings_of(options: argparse.Namespace, settings: Settings) -> Settings:
 def _chosen(settings: RunSettings) -> list[str]:
     """Return the settings that do not follow from others."""
     return [field.name for field in fields(settings) if field.init]
+
+
+def train_in_processes(
+    train: Callable[[argparse.Namespace, Processes], None],
+    options: argparse.Namespace,
+    *,
+    on_gpu: bool = True,
+) -> None:
+    """Train with the other processes that torchrun started; bad input is one line."""
+    try:
+        with joined_processes(on_gpu=on_gpu) as processes:
+            train(options, processes)
+    except SpeechquantError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def begin(

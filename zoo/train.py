@@ -21,8 +21,13 @@ from numpy.typing import NDArray
 from speechquant.core.wer import score_wer
 from speechquant.training.augment import degrade
 from speechquant.training.batches import batches, collate
-from speechquant.training.command_line import begin, run_parser, settings_of
-from speechquant.training.processes import ALONE, Processes, joined_processes
+from speechquant.training.command_line import (
+    begin,
+    run_parser,
+    settings_of,
+    train_in_processes,
+)
+from speechquant.training.processes import ALONE, Processes
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
 from speechquant.training.schedule import RunSettings
@@ -270,8 +275,7 @@ def main() -> None:
         "--warm-start", type=Path, help="checkpoint whose fitting weights are taken"
     )
     options = parser.parse_args()
-    with joined_processes() as processes:
-        _run(options, processes)
+    train_in_processes(_run, options)
 
 
 if __name__ == "__main__":

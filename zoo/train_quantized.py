@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales, write_scales
-from speechquant.training.command_line import begin, run_parser, settings_of
-from speechquant.training.processes import ALONE, Processes, joined_processes
+from speechquant.training.command_line import (
+    begin,
+    run_parser,
+    settings_of,
+    train_in_processes,
+)
+from speechquant.training.processes import ALONE, Processes
 from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
 from speechquant.training.schedule import RunSettings
 from speechquant.zoo.models import CTC_MODELS, save_model, trained_model
@@ -136,8 +141,7 @@ def main() -> None:
     parser.add_argument("--scales", type=Path, required=True, help="the table to start from")
     parser.add_argument("--start", type=Path, help="checkpoint to start from; the zoo's by default")
     options = parser.parse_args()
-    with joined_processes(on_gpu=False) as processes:
-        _run(options, processes)
+    train_in_processes(_run, options, on_gpu=False)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import OptionError
 from speechquant.core.wer import score_wer
 from speechquant.training.batches import batches
-from speechquant.training.command_line import begin, run_parser, settings_of
-from speechquant.training.processes import Processes, joined_processes
+from speechquant.training.command_line import (
+    begin,
+    run_parser,
+    settings_of,
+    train_in_processes,
+)
+from speechquant.training.processes import Processes
 from speechquant.training.run import train_to_end
 from speechquant.training.samples import (
     Extra,
@@ -56,15 +62,23 @@ def sets_to_train_and_score(
 ) -> tuple[Sets, dict[str, list[Sample]]]:
     """Return what is trained on, each set with its share, and the development clips by name.
 
-    The speakers kept for the final test are in neither.
+    The speakers kept for the final test are in neither. A set of which no speaker is held out is
+    trained on alone. Raises OptionError where all that are held out are for the final test.
     """
     sets = [(synthetic_share, load_samples(read_data_set(corpus_manifest("train"))))]
     scored = {}
     for further in extra:
         clips = read_data_set(further.source)
         seen, held_out = split_speakers(clips, further.hold_out_speakers)
-        development, _ = split_speakers(held_out, TEST_SPEAKERS)
         sets.append((further.share, join_single_words(seen, rng)))
+        if not held_out:
+            continue
+        if further.hold_out_speakers <= TEST_SPEAKERS:
+            raise OptionError(
+                f"{further.source}: hold_out={further.hold_out_speakers}: the last {TEST_SPEAKERS} "
+                "are for the final test; hold out more, or none"
+            )
+        development, _ = split_speakers(held_out, TEST_SPEAKERS)
         chosen = random.Random(0).sample(development, min(_SCORED_CLIPS, len(development)))
         scored[further.source.name] = load_samples(chosen)
     return sets, scored
@@ -144,8 +158,7 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
 def main() -> None:
     """Run the command line."""
     options = _options()
-    with joined_processes(on_gpu=False) as processes:
-        _run(options, processes)
+    train_in_processes(_run, options, on_gpu=False)
 
 
 if __name__ == "__main__":

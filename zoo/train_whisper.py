@@ -23,8 +23,13 @@ from numpy.typing import NDArray
 from speechquant.core.wer import score_wer
 from speechquant.training.augment import coloured_noise, degrade
 from speechquant.training.batches import in_rows
-from speechquant.training.command_line import begin, run_parser, settings_of
-from speechquant.training.processes import ALONE, Processes, joined_processes
+from speechquant.training.command_line import (
+    begin,
+    run_parser,
+    settings_of,
+    train_in_processes,
+)
+from speechquant.training.processes import ALONE, Processes
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
 from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
 from speechquant.training.schedule import RunSettings
@@ -530,8 +535,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="begin without zoo:hubert's blocks")
     parser.add_argument("--warm-start", type=Path, help="checkpoint whose weights it begins with")
     options = parser.parse_args()
-    with joined_processes(on_gpu=False) as processes:
-        _run(options, processes)
+    train_in_processes(_run, options, on_gpu=False)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from tiny_whisper import small_teacher
 from transformers import WavLMForCTC
 
+from speechquant.core.errors import OptionError
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Extra, Sample
 from speechquant.zoo import train_wavlm_from_whisper as training
@@ -315,6 +316,10 @@ def test_no_test_speaker_is_trained_on_or_scored(
     sets, scored = sets_to_train_and_score([Extra(people, 0.5, 12)], 0.5, random.Random(0))
     assert [sample.text for sample in sets[1][1]] == ["a", "b"]
     assert sorted(sample.text for sample in scored["people"]) == list("cdef")
+    sets, scored = sets_to_train_and_score([Extra(people, 0.5)], 0.5, random.Random(0))
+    assert len(sets[1][1]) == 14 and not scored
+    with pytest.raises(OptionError, match="hold_out=8: the last 8 are for the final test"):
+        sets_to_train_and_score([Extra(people, 0.5, 8)], 0.5, random.Random(0))
 
 
 def test_as_many_clips_as_asked_for_have_noise() -> None:
