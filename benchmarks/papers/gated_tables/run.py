@@ -54,7 +54,7 @@ class Pair:
     def size(self) -> str:
         """What a column of the tables is called; two trainings of one size are told apart."""
         plain = self.plain
-        layers = f"{plain.encoder_layers} layers"
+        layers = f"{plain.encoder_layers} layer{'s' if plain.encoder_layers > 1 else ''}"
         return (
             layers if plain.teacher is None else f"{layers} of {plain.teacher}, seed {plain.seed}"
         )
