@@ -23,7 +23,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Raise OptionError for numbers that no run can have."""
-        self.require_one("steps", "warmup_steps", "decay_steps", "save_every", "score_every")
+        self.require_one("warmup_steps", "decay_steps", "save_every", "score_every")
 
     def require_one(self, *names: str) -> None:
         """Raise OptionError where one of these settings is below 1."""
