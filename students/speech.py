@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from speechquant.training.samples import (
     Sample,
     Sets,
     at_another_speed,
+    free_name,
     join_single_words,
     load_samples,
     split_speakers,
@@ -145,24 +146,17 @@ def read_speech(
         joined = limits.keep(join_single_words(seen, rng), extra.source)
         sets.append((extra.share, joined))
         if unseen:
-            name = _free_name(extra.source.name, extra.source, scored)
+            name = free_name(extra.source.name, extra.source, scored)
             scored[name] = limits.keep(load_samples(_thinned(unseen, dev_clips)), extra.source)
     for source in dev:
         clips = _thinned(read_data_set(source), dev_clips)
-        name = _free_name(source.stem, source, scored)
+        name = free_name(source.stem, source, scored)
         scored[name] = limits.keep(load_samples(clips), source)
     if not scored:
         raise OptionError(
             "nothing to choose the best checkpoint by; give --dev PATH or --data PATH,hold_out=8"
         )
     return Heard(sets, scored)
-
-
-def _free_name(name: str, source: Path, taken: Collection[str]) -> str:
-    """Return the name, after that of the folder it is in where another set has it."""
-    while name in taken:
-        name = f"{source.parent.name}-{name}"
-    return name
 
 
 def _thinned(clips: list[LabelledClip], most: int) -> list[LabelledClip]:

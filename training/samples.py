@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -68,6 +69,13 @@ class Sample:
         ]
         text = " ".join(word for word, _ in heard)
         return Sample(self.wave[begin:end], text, tuple(word_end for _, word_end in heard))
+
+
+def free_name(name: str, source: Path, taken: Collection[str]) -> str:
+    """Return the name of a set, after that of its folder where another set has it."""
+    while name in taken:
+        name = f"{source.parent.name}-{name}"
+    return name
 
 
 def split_speakers(

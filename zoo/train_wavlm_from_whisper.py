@@ -36,6 +36,7 @@ from speechquant.training.samples import (
     Extra,
     Sample,
     Sets,
+    free_name,
     join_single_words,
     load_samples,
     split_speakers,
@@ -66,7 +67,7 @@ def sets_to_train_and_score(
     trained on alone. Raises OptionError where all that are held out are for the final test.
     """
     sets = [(synthetic_share, load_samples(read_data_set(corpus_manifest("train"))))]
-    scored = {}
+    scored = dict[str, list[Sample]]()
     for further in extra:
         clips = read_data_set(further.source)
         seen, held_out = split_speakers(clips, further.hold_out_speakers)
@@ -80,7 +81,8 @@ def sets_to_train_and_score(
             )
         development, _ = split_speakers(held_out, TEST_SPEAKERS)
         chosen = random.Random(0).sample(development, min(_SCORED_CLIPS, len(development)))
-        scored[further.source.name] = load_samples(chosen)
+        name = free_name(further.source.name, further.source, scored)
+        scored[name] = load_samples(chosen)
     return sets, scored
 
 
@@ -145,6 +147,10 @@ def _run(options: argparse.Namespace, processes: Processes) -> None:
     sets, scored = sets_to_train_and_score(
         options.extra_data, settings.synthetic_share, random.Random(settings.seed)
     )
+    if not scored:
+        raise OptionError(
+            "nothing to choose the best checkpoint by; give --extra-data PATH,hold_out=12"
+        )
     models.learn_places(windows_of(sets, _PLACE_WINDOWS, _LONGEST_FRAMES))
     if student is None:
         windows = windows_of(sets, _SHORT_WINDOWS, _SHORT_FRAMES)

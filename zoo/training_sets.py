@@ -10,6 +10,7 @@ from speechquant.training.samples import (
     Extra,
     Sample,
     Sets,
+    free_name,
     join_single_words,
     load_samples,
     split_speakers,
@@ -30,5 +31,6 @@ def training_sets(
         seen, unseen = split_speakers(read_data_set(further.source), further.hold_out_speakers)
         sets.append((further.share, join_single_words(seen, rng)))
         if unseen:
-            scored[further.source.name] = load_samples(unseen)
+            name = free_name(further.source.name, further.source, scored)
+            scored[name] = load_samples(unseen)
     return sets, scored

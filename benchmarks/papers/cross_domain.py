@@ -1,9 +1,8 @@
 """A model calibrated on one kind of speech and tested on others, at W8A8 by method.
 
 `python -m speechquant.benchmarks.papers.cross_domain --data LIBRISPEECH,hold_out=8 --data
-AN4,hold_out=8`. The speakers held out of each set are tested on, the
-others calibrate. The synthetic corpus is always one of the sets. A second table shows how many
-clips it takes.
+AN4,hold_out=8`. The speakers held out of each set are tested on, the others calibrate. The
+synthetic corpus is always one of the sets. A second table shows how many clips it takes.
 """
 
 from __future__ import annotations

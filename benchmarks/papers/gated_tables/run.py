@@ -55,9 +55,9 @@ class Pair:
         """What a column of the tables is called; two trainings of one size are told apart."""
         plain = self.plain
         layers = f"{plain.encoder_layers} layer{'s' if plain.encoder_layers > 1 else ''}"
-        return (
-            layers if plain.teacher is None else f"{layers} of {plain.teacher}, seed {plain.seed}"
-        )
+        if plain.teacher is None:
+            return layers
+        return f"{layers} of {plain.teacher}, seed {plain.seed}"
 
     @property
     def models(self) -> tuple[Model, Model]:
