@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A page of docs/results that a command prints; it stays as it was where the command fails.
+page = > $(VENV)/page.md && mv $(VENV)/page.md docs/results/$(1).md
 
 .PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables cross-domain \
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \
@@ -44,11 +46,11 @@ format: $(READY)
 	$(RUN)/ruff format .
 
 bad-inputs: $(READY)
-	$(RUN)/python tests/bad_inputs.py > docs/results/bad-inputs.md
+	$(RUN)/python tests/bad_inputs.py $(call page,bad-inputs)
 
 # DATA='--data PATH/an4-train,hold_out=8' adds a set of real voices.
 float-tables: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.float_tables $(DATA) > docs/results/float.md
+	$(RUN)/python -m speechquant.benchmarks.papers.float_tables $(DATA) $(call page,float)
 
 # Hours on two cores, most of them the exhaustive searches; OPTIONS='--search fast', '--dev-clips 100' or '--widths 8 6'
 # make it less. DATA as above adds a set; WORK='--work FOLDER' lets a killed run go on.
@@ -62,10 +64,11 @@ cross-domain: $(READY)
 
 # Half an hour as well.
 search-comparison: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.search_comparison --workers 2 > docs/results/search.md
+	$(RUN)/python -m speechquant.benchmarks.papers.search_comparison --workers 2 --work build/search-comparison \
+		$(call page,search)
 
 calibration-cost: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.calibration_cost > docs/results/calibration-cost.md
+	$(RUN)/python -m speechquant.benchmarks.papers.calibration_cost $(call page,calibration-cost)
 
 # Both want a machine that does nothing else and the extra `cluster`.
 scale: $(READY)
@@ -75,10 +78,10 @@ faults: $(READY)
 	$(RUN)/python -m speechquant.benchmarks.papers.faults --runs 10
 
 attention-words: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.attention_words > docs/results/attention-words.md
+	$(RUN)/python -m speechquant.benchmarks.papers.attention_words $(call page,attention-words)
 
 backend-agreement: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.backend_agreement > docs/results/backend-agreement.md
+	$(RUN)/python -m speechquant.benchmarks.papers.backend_agreement $(call page,backend-agreement)
 
 # The reports of docs/results: both zoo models with their words, hubert-base and its peers, hubert-large, the
 # latter two with speed and size alone. An hour on two cores that do nothing else; a killed run goes on.
@@ -139,17 +142,17 @@ $(VENV)/.peers: $(READY)
 
 # Ten minutes on a machine that does nothing else.
 regression-check: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.regression_check > docs/results/regression-check.md
+	$(RUN)/python -m speechquant.benchmarks.papers.regression_check $(call page,regression-check)
 
 whisper-speed: $(VENV)/.peers
-	$(RUN)/python -m speechquant.benchmarks.papers.whisper_speed > docs/results/whisper-speed.md
+	$(RUN)/python -m speechquant.benchmarks.papers.whisper_speed $(call page,whisper-speed)
 
 whisper-agreement: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.whisper_agreement > docs/results/whisper-agreement.md
+	$(RUN)/python -m speechquant.benchmarks.papers.whisper_agreement $(call page,whisper-agreement)
 
 # Renders zoo:train first, where it is not there.
 known-and-new: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.known_and_new > docs/results/known-and-new.md
+	$(RUN)/python -m speechquant.benchmarks.papers.known_and_new $(call page,known-and-new)
 
 # WORK as above.
 whisper-tables: $(READY)
@@ -188,16 +191,16 @@ kdq-tables: $(READY)
 # make long-audio CHECKPOINTS=openai/whisper-tiny.en TEST=LibriSpeech/test-clean
 long-audio: $(VENV)/.peers
 	$(RUN)/python -m speechquant.benchmarks.papers.long_audio $(CHECKPOINTS) --data $(TEST) $(OPTIONS) \
-		> docs/results/long-audio.md
+		$(call page,long-audio)
 
 # MODEL is a bundle or an engine, DATA a data set. OPTIONS='--clients 64 --minutes 10' for more than 8 and 2,
 # '--batches 8 --minutes 0.5 --hostile 0' for a try.
 # make serve-load MODEL=whisper-w8a8 DATA=LibriSpeech/test-clean
 serve-load: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.load $(MODEL) --data $(DATA) $(OPTIONS) > docs/results/serve-load.md
+	$(RUN)/python -m speechquant.benchmarks.load $(MODEL) --data $(DATA) $(OPTIONS) $(call page,serve-load)
 
 engine-builds: $(READY)
-	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds > docs/results/engines-sm86.md
+	$(RUN)/python -m speechquant.benchmarks.papers.engine_builds $(call page,engines-sm86)
 
 # The calibrator classes and the session on the real TensorRT 8.5, which needs Python 3.10
 # (PYTHON310=... where it is not found) and 1.7 GB of downloads, but no GPU. speechquant goes in without
