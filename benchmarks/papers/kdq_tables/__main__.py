@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from speechquant.benchmarks.bench.machine import describe_machine
 from speechquant.benchmarks.papers.gated_tables.sets import HeardSet, clips_by_name
+from speechquant.benchmarks.papers.kdq_tables.known_encoder import KnownEncoders
 from speechquant.benchmarks.papers.kdq_tables.page import Page
 from speechquant.benchmarks.papers.kdq_tables.rows import (
     TEACHER,
@@ -41,6 +42,7 @@ from speechquant.core.manifests import LabelledClip
 from speechquant.engines.decoding_options import GREEDY
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.quantize import quantize_bundle
+from speechquant.engines.whisper.recognizer import WhisperRecognizer
 from speechquant.exporter.checkpoint_files import folder_of, read_json
 from speechquant.exporter.whisper import export_whisper
 from speechquant.recipes.evaluate import evaluate
@@ -140,6 +142,7 @@ class Measurement:
     reporter: Reporter
     tests: Mapping[str, Sequence[LabelledClip]]
     calibration: Sequence[LabelledClip]
+    encoders: KnownEncoders = field(default_factory=KnownEncoders)
 
     def measure(self, checkpoint: Path, hearings: Sequence[Hearing]) -> None:
         """Count a checkpoint's errors; its bundles take the place of the last one's."""
@@ -167,14 +170,17 @@ class Measurement:
 
     def _errors(self, bundle: Bundle, hearing: Hearing) -> Errors | None:
         """Return the errors, None where the provider cannot run on this machine."""
-        language = language_of(bundle)
+        decoding = replace(GREEDY, language=language_of(bundle))
         threads, asked = self.options.threads, hearing.provider
         with open_recognizer(
-            bundle, provider=asked, threads=threads, decoding=replace(GREEDY, language=language)
+            bundle, provider=asked, threads=threads, decoding=decoding
         ) as recognizer:
             if asked not in (None, recognizer.provider):
                 self.reporter.say(f"not run: {asked} cannot run it on this machine")
                 return None
+            if asked is None and isinstance(recognizer, WhisperRecognizer):
+                session = self.encoders.session(bundle, recognizer.session)
+                recognizer = WhisperRecognizer(bundle, session, decoding)
             clips = self.tests[hearing.test.name]
             found = evaluate(recognizer, clips, normalizer=_NORMALIZER)
         return Errors(found.words.clips, found.characters.clips, bundle.size_bytes)
