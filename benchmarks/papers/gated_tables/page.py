@@ -8,12 +8,12 @@ from pathlib import Path
 
 from speechquant.benchmarks.papers.gated_tables.outliers import OutlierRecord
 from speechquant.benchmarks.papers.gated_tables.run import BITS, Model, Pair, Run
-from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row
+from speechquant.benchmarks.papers.markdown import heading_rows, markdown_row, points_of
 from speechquant.benchmarks.papers.real_whisper.records import ABSENT, Records, WordRecord
 from speechquant.benchmarks.papers.real_whisper.rows import slug
 from speechquant.benchmarks.papers.real_whisper.run import SetFacts
 from speechquant.benchmarks.pictures.outliers import draw_attention, draw_outlier_dimensions
-from speechquant.core.wer import DifferenceInterval, difference_interval
+from speechquant.core.wer import difference_interval
 
 PICTURES = "gated-attention"  # the folder beside the page
 _HOUR_SECONDS = 3600
@@ -179,6 +179,4 @@ def _bits_name(bits: int | None) -> str:
 
 
 def _interval(first: WordRecord, second: WordRecord) -> str:
-    drop: DifferenceInterval = difference_interval(first.words, second.words)
-    points = (f"{100 * value:+.2f}" for value in (drop.difference, drop.low, drop.high))
-    return "({} : {} to {})".format(*points).replace(" :", ":")
+    return f"({points_of(difference_interval(first.words, second.words))})"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechquant.benchmarks.papers.markdown import cell, heading_rows, markdown_row
+from speechquant.benchmarks.papers.markdown import cell, change_cell, heading_rows, markdown_row
 from speechquant.benchmarks.papers.real_whisper.layers_page import layer_lines
 from speechquant.benchmarks.papers.real_whisper.records import ABSENT, Records, WordRecord
 from speechquant.benchmarks.papers.real_whisper.rows import (
@@ -107,8 +107,7 @@ def _cells(section: Section, row: Row, record: WordRecord) -> list[str]:
         cells += [own, own]
     else:
         drop = difference_interval(first.words, record.words)
-        points = (f"{100 * value:+.2f}" for value in (drop.difference, drop.low, drop.high))
-        cells += ["{} ({} to {})".format(*points), f"{100 * no_worse_share(first, record):.1f} %"]
+        cells += [change_cell(drop), f"{100 * no_worse_share(first, record):.1f} %"]
     cells.append(f"{record.size_bytes / _BYTES_PER_MB:.1f}")
     if row.runtime == TRANSFORMERS:
         cells.append("")  # a checkpoint may store its weights in half the bits
