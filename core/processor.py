@@ -28,11 +28,6 @@ class Processor:
         return bool(_BYTE_PRODUCTS & (self.instructions or frozenset()))
 
     @property
-    def has_amx(self) -> bool:
-        """Whether it is known to multiply bytes in tiles (AMX)."""
-        return "amx_int8" in (self.instructions or frozenset())
-
-    @property
     def has_bfloat16(self) -> bool:
         """Whether it is known to multiply bfloat16 (AVX512-BF16, AMX)."""
         return bool(_BFLOAT16 & (self.instructions or frozenset()))

@@ -78,8 +78,7 @@ def float_type(graph: GraphSource, processor: Processor) -> str:
     """Return the type of what is not quantized; what is has no more bits than bfloat16 holds."""
     if graph.precision == FLOAT_PRECISION:
         return "f32"
-    # From a grouped convolution of integers to float32, kernels for AMX give wrong values (2026.4).
-    return "bf16" if processor.has_bfloat16 or processor.has_amx else "f32"
+    return "bf16" if processor.has_bfloat16 else "f32"
 
 
 def _bits(precision: str) -> tuple[int, int]:
