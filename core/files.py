@@ -175,11 +175,12 @@ def _partial_prefix(target: Path) -> str:
 
 def _remove_leftovers(target: Path) -> None:
     # A run that was killed outright could not clean up after itself.
-    for leftover in target.parent.glob(f"{glob.escape(_partial_prefix(target))}*"):
+    prefix = _partial_prefix(target)
+    for leftover in target.parent.glob(f"{glob.escape(prefix)}*"):
         pid = leftover.name.rpartition("-")[2]
         if pid.isdigit() and _is_another_running(int(pid)):
             continue
-        if _OLD in leftover.name and not target.exists():
+        if leftover.name.startswith(f"{prefix}{_OLD}") and not target.exists():
             leftover.rename(target)  # killed between the two renames of a replacement
         else:
             shutil.rmtree(leftover, ignore_errors=True)

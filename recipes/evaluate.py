@@ -207,14 +207,18 @@ def _evaluation_of(
 
 
 def _groups(recognizer: Recognizer, clips: Sequence[LabelledClip]) -> Iterator[list[Waveform]]:
-    """Yield the waveforms of all clips, as many as are held while they are batched by length."""
+    """Yield the waveforms of all clips, as many as are held while they are batched by length.
+
+    Every so many clips a group ends, wherever the last one began: there a worker's job ends too.
+    """
     rate = recognizer.spec.sample_rate_hz
     group: list[Waveform] = []
-    for clip in clips:
+    for number, clip in enumerate(clips, 1):
         wave = read_audio(clip.audio, rate, recognizer.max_clip_seconds)
         recognizer.check(wave, str(clip.audio))
         group.append(wave)
-        if len(group) == _CLIPS_AT_ONCE or sum(map(len, group)) >= _SECONDS_AT_ONCE * rate:
+        is_full = sum(map(len, group)) >= _SECONDS_AT_ONCE * rate
+        if is_full or number % _CLIPS_AT_ONCE == 0:
             yield group
             group = []
     if group:

@@ -68,6 +68,8 @@ def _refuse_before_any_work(request: CalibrationRequest, files: TableFiles) -> N
         written.append(files.search_log)
     if files.tensorrt_cache is not None:
         written.append(files.tensorrt_cache)
+    if len({path.resolve() for path in written}) < len(written):
+        raise OptionError(f"{files.scales}: named for two outputs; give each a name of its own")
     for path in written:
         refuse_existing_file(path, force=files.force)
         refuse_unwritable(path)

@@ -59,20 +59,30 @@ def error_event(body: Mapping[str, Any]) -> str:
     return _event(body)
 
 
-def delta_event(asked: Asked, before: Transcript, now: Transcript, seconds: float) -> str:
-    """Return what was heard since `before`, nothing where nothing was.
+class DeltaEvents:
+    """The events of a stream while it goes on; segments are counted over all of them."""
 
-    With verbose_json it also has the words and segments; OpenAI's has none.
-    """
-    delta = now.text[len(commonprefix([before.text, now.text])) :]  # noqa: RUF071 - of letters
-    if not delta:
-        return ""
-    event: dict[str, Any] = {"type": "transcript.text.delta", "delta": delta}
-    if asked.response_format not in (JSON, TEXT):
-        words, segments = now.words[len(before.words) :], now.segments[len(before.segments) :]
-        news = Transcript(delta, words, segments, now.language)
-        event.update(_timed(asked, news, seconds, len(before.segments)))
-    return _event(event)
+    def __init__(self, asked: Asked, seconds: float) -> None:
+        self._asked, self._seconds = asked, seconds
+        self._before, self._segments = Transcript(""), 0
+
+    def event(self, now: Transcript) -> str:
+        """Return what was heard since the last event, nothing where nothing was.
+
+        With verbose_json it also has the words and segments; OpenAI's has none.
+        """
+        before, self._before = self._before, now
+        delta = now.text[len(commonprefix([before.text, now.text])) :]  # noqa: RUF071 - of letters
+        if not delta:
+            return ""
+        event: dict[str, Any] = {"type": "transcript.text.delta", "delta": delta}
+        if self._asked.response_format not in (JSON, TEXT):
+            words, segments = now.words[len(before.words) :], now.segments[len(before.segments) :]
+            news = Transcript(delta, words, segments, now.language)
+            timed = _timed(self._asked, news, self._seconds, self._segments)
+            self._segments += len(timed.get("segments", ()))
+            event.update(timed)
+        return _event(event)
 
 
 def done_event(asked: Asked, transcript: Transcript, seconds: float) -> str:

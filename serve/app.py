@@ -141,13 +141,12 @@ async def _left(request: Request) -> None:
 
 async def _events(asked: Asked, clip: HeardClip) -> AsyncIterator[str]:
     """Yield server-sent events; ends early where the client goes away."""
-    before = Transcript("")
+    deltas, heard = answers.DeltaEvents(asked, clip.seconds), Transcript("")
     try:
-        async for now in clip.transcripts():
-            if event := answers.delta_event(asked, before, now, clip.seconds):
+        async for heard in clip.transcripts():
+            if event := deltas.event(heard):
                 yield event
-            before = now
-        yield answers.done_event(asked, before, clip.seconds)
+        yield answers.done_event(asked, heard, clip.seconds)
     except ApiError as error:
         yield answers.error_event(error.body)
 

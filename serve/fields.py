@@ -109,7 +109,7 @@ def _refuse_prompt(prompt: str | None, model: ServedModel) -> None:
             code="invalid_value",
         )
     try:
-        model.recognizer.check_asked(DecodingOptions(initial_prompt=prompt))
+        model.recognizer.check_asked(DecodingOptions(initial_prompt=prompt or None))
     except OptionError as error:
         raise ApiError(
             400,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from speechquant.core.files import read_text
 from speechquant.engines.decoding_options import DecodingOptions
 
 _BYTES_PER_MEGABYTE = 1_000_000
+_LONGEST_WAIT_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Limits:
     body_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        if min(self.megabytes, self.audio_seconds, self.requests) <= 0:
-            raise OptionError("limits of a server are above 0")
+        limits = self.megabytes, self.audio_seconds, self.requests
+        if min(limits) <= 0 or not all(map(math.isfinite, limits)):
+            raise OptionError("limits of a server are finite and above 0")
 
     @property
     def bytes(self) -> int:
@@ -53,8 +56,10 @@ class Batching:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.most < 1 or self.workers < 1 or self.wait_ms < 0:
-            raise OptionError("a batch and workers are at least 1, a wait at least 0 ms")
+        if self.most < 1 or self.workers < 1 or not 0 <= self.wait_ms <= _LONGEST_WAIT_MS:
+            raise OptionError(
+                f"a batch and workers are at least 1, a wait 0 to {_LONGEST_WAIT_MS} ms"
+            )
 
     @property
     def cores(self) -> int | None:

@@ -32,7 +32,8 @@ class Watch(Protocol):
 class Job:
     """A clip in the queue; `on_change` is called after each of its chunks, in a worker's thread.
 
-    `transcript` is what was heard so far, `error` why there will be no more.
+    `transcript` is what was heard so far, `error` why there will be no more. `is_over`, whether
+    nothing more will come, is set after both: whoever reads it first misses nothing.
     """
 
     hearing: Hearing
@@ -42,11 +43,7 @@ class Job:
     transcript: Transcript = field(default_factory=lambda: Transcript(""))
     error: Exception | None = None
     is_given_up: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will come of it."""
-        return self.error is not None or self.hearing.is_done
+    is_over: bool = False
 
 
 class Scheduler:
@@ -139,6 +136,8 @@ class Scheduler:
                 job.error = error
         heard = sum(job.hearing.share_done * job.seconds for job in batch) - before
         self._watch.ran(self._name, len(batch), heard, time.perf_counter() - started)
+        for job in batch:
+            job.is_over = job.error is not None or job.hearing.is_done
         with self._changed:
             self._queue += [job for job in batch if not job.is_over and not job.is_given_up]
             self._note_queue()

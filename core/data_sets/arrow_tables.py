@@ -81,13 +81,13 @@ class TableCell(AudioMember):
     row: int
 
     @abstractmethod
-    def cell(self) -> Mapping[str, Any]:
-        """Return the bytes, None where the row only names a file."""
+    def cell(self) -> Mapping[str, Any] | None:
+        """Return the bytes, None where the row only names a file; no cell where it has neither."""
 
     def read(self) -> bytes:
         """Return the bytes, of the file that the row names where it holds none itself."""
         with arrow_errors(AudioError, str(self.path)):
-            content = self.cell()[_BYTES]
+            content = (self.cell() or {}).get(_BYTES)
         if content is not None:
             return bytes(content)
         file = self.path.parent / self.name
@@ -104,7 +104,8 @@ def clips_of_rows(
 ) -> Iterator[ListedClip]:
     """Yield the clips of the rows `span` of a file; `rows` has the columns that are listed."""
     nothing = [None] * len(span)
-    names = [one[_PATH] for one in _values(rows, columns.audio)] if columns.has_path else nothing
+    audio = _values(rows, columns.audio) if columns.has_path else nothing
+    names = [(one or {}).get(_PATH) for one in audio]
     texts = _values(rows, columns.text) if columns.text else nothing
     speakers = _values(rows, columns.speaker) if columns.speaker else nothing
     for row, name, text, speaker in zip(span, names, texts, speakers, strict=True):

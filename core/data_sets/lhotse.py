@@ -9,6 +9,7 @@ from typing import Any
 from speechquant.core.audio import AUDIO_SUFFIXES, AudioFile
 from speechquant.core.data_sets.json_lines import first_row, rows_of
 from speechquant.core.data_sets.source import DataFormat, Source
+from speechquant.core.data_sets.splits import refuse_splits
 from speechquant.core.data_sets.tar_files import members_of
 from speechquant.core.errors import ManifestError
 from speechquant.core.files import is_file
@@ -24,7 +25,10 @@ _HARMLESS_TRANSFORM = "Resample"
 def _files(source: Source) -> list[Path]:
     if source.files:
         return list(source.files)
-    return source.inside(f"cuts*{_JSONL}") + source.inside(f"cuts*{_GZ}")
+    plain = source.inside(f"cuts*{_JSONL}")
+    # A file beside its compressed self is listed once.
+    packed = [path for path in source.inside(f"cuts*{_GZ}") if path.with_suffix("") not in plain]
+    return plain + packed
 
 
 def _is_mine(source: Source) -> bool:
@@ -35,7 +39,10 @@ def _is_mine(source: Source) -> bool:
 
 
 def _clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
-    for path in _files(source):
+    files = _files(source)
+    if source.folder is not None:
+        refuse_splits(source.name, files)
+    for path in files:
         recordings = _Recordings(source, path)
         for where, row in rows_of(path):
             yield _clip(row, where, recordings)

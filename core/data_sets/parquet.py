@@ -31,14 +31,15 @@ _LOCK = Lock()
 class ParquetCell(TableCell):
     """The audio in a row of a Parquet file; the last row group that was read is kept."""
 
-    def cell(self) -> Mapping[str, Any]:
-        """Return the bytes, None where the row only names a file."""
+    def cell(self) -> Mapping[str, Any] | None:
+        """Return the bytes, None where the row only names a file; no cell where it has neither."""
         status = self.path.stat()
         with _LOCK:
             opened = _opened(self.path, status.st_size, status.st_mtime_ns)
             group = bisect_right(opened.first_rows, self.row) - 1
             cells = _row_group(opened, group, f"{self.column}.bytes", self.column)
-            return dict(cells[self.row - opened.first_rows[group]].as_py())
+            found: Mapping[str, Any] | None = cells[self.row - opened.first_rows[group]].as_py()
+            return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,8 @@ def copied_files(patterns: Sequence[str], name: str) -> tuple[Path | None, dict[
         with _reading(pattern):
             files, place = _opened(pattern)
             if files.isdir(place):
+                if len(patterns) > 1:
+                    raise ManifestError(f"{name}: {pattern} is a folder; name one folder or files")
                 return _copied_folder(files, place, name), {}
             # A question mark is no pattern in an address of the web.
             is_pattern = "*" in place or "[" in place

@@ -29,11 +29,12 @@ _FILE_MAGIC, _STREAM_END = b"ARROW1", b"\xff\xff\xff\xff\0\0\0\0"
 class ArrowCell(TableCell):
     """The audio in a row of an Arrow file."""
 
-    def cell(self) -> Mapping[str, Any]:
-        """Return the bytes, None where the row only names a file."""
+    def cell(self) -> Mapping[str, Any] | None:
+        """Return the bytes, None where the row only names a file; no cell where it has neither."""
         status = self.path.stat()
         table = _mapped(self.path, status.st_size, status.st_mtime_ns)
-        return dict(table.column(self.column)[self.row].as_py())
+        found: Mapping[str, Any] | None = table.column(self.column)[self.row].as_py()
+        return found
 
 
 @lru_cache(maxsize=16)

@@ -8,15 +8,27 @@ from pathlib import Path
 
 from speechquant.core.errors import ManifestError
 
-_SHARD = re.compile(r"(.+?)-\d+(-of-\d+.*)?\.\w+")
+# train-00000-of-00002.parquet, test-000.tar, cuts_dev-clean-2.jsonl.gz
+_SHARD = re.compile(r"(?:cuts_)?(.+?)-\d+(?:-of-\d+[^.]*)?(?:\.[a-z]+)+", re.IGNORECASE)
+# test.parquet: names without a number are of splits where they begin as those do
+_WHOLE = re.compile(
+    r"(?:cuts_)?((?:train|dev|valid|test|eval)[^._]*)[^.]*(?:\.[a-z]+)+", re.IGNORECASE
+)
 
 
 def refuse_splits(name: str, files: Sequence[Path]) -> None:
-    """Raise ManifestError for several splits in files such as train-00000-of-00002.parquet."""
-    shards = [match for path in files if (match := _SHARD.fullmatch(path.name))]
-    splits = sorted({match[1] for match in shards})
-    if len(splits) > 1 and len(shards) == len(files):
+    """Raise ManifestError for several splits in a folder's files, where each is of one."""
+    splits = [_split_of(path) for path in files]
+    named = sorted({split for split in splits if split is not None})
+    if len(named) > 1 and None not in splits:
+        first = files[splits.index(named[-1])]
+        before = first.name[: first.name.index(named[-1])]
         raise ManifestError(
-            f"{name}: holds the splits {', '.join(splits)}; name one, such as "
-            f"{files[0].parent / (splits[-1] + '-*' + files[0].suffix)}"
+            f"{name}: holds the splits {', '.join(named)}; name one, such as "
+            f"{first.parent / (before + named[-1] + '*' + first.suffix)}"
         )
+
+
+def _split_of(path: Path) -> str | None:
+    match = _SHARD.fullmatch(path.name) or _WHOLE.fullmatch(path.name)
+    return match[1] if match is not None else None

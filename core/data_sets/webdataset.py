@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from speechquant.core.audio import AUDIO_SUFFIXES
 from speechquant.core.audio_files.members import FileSlice
 from speechquant.core.data_sets.source import DataFormat, Source
+from speechquant.core.data_sets.splits import refuse_splits
 from speechquant.core.data_sets.tar_files import members_of
 from speechquant.core.errors import ManifestError
 from speechquant.core.manifests import ListedClip, row_of
@@ -25,7 +26,10 @@ def _is_mine(source: Source) -> bool:
 
 
 def _clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
-    for shard in _shards(source):
+    shards = _shards(source)
+    if source.folder is not None:
+        refuse_splits(source.name, shards)
+    for shard in shards:
         for key, members in groupby(members_of(shard), _key):
             clip = _clip(f"{shard}, {key}", list(members))
             if clip is not None:

@@ -65,14 +65,19 @@ def test_force_replaces_only_at_the_end(tmp_path: Path) -> None:
     assert names(tmp_path / "out") == ["new"]
 
 
-def test_leftovers_of_a_killed_run_are_removed_those_of_a_running_one_kept(tmp_path: Path) -> None:
-    killed = tmp_path / ".out.partial-4194303"  # above the largest pid that Linux gives out
-    running = tmp_path / f".out.partial-{os.getppid()}"
+@pytest.mark.parametrize("name", ["out", "gold-w8a8"])  # the latter holds the mark of old ones
+def test_leftovers_of_a_killed_run_are_removed_those_of_a_running_one_kept(
+    tmp_path: Path, name: str
+) -> None:
+    killed = tmp_path / f".{name}.partial-4194303"  # above the largest pid that Linux gives out
+    running = tmp_path / f".{name}.partial-{os.getppid()}"
     killed.mkdir()
     running.mkdir()
-    with new_folder(tmp_path / "out"):
+    (killed / "half").touch()
+    with new_folder(tmp_path / name):
         pass
-    assert names(tmp_path) == [running.name, "out"]
+    assert names(tmp_path) == [running.name, name]
+    assert names(tmp_path / name) == []
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_the_version_can_be_named(asked: list[str], tmp_path: Path) -> None:
         (["--method", "max", "--bits", "16"], "W16A16: TensorRT calibrates 8 bits"),
         (["--method", "max", "--weight-bits", "4"], "W4A8: TensorRT calibrates 8 bits"),
         (["--method", "max", "--tensorrt-version", "11.0.0"], "TensorRT 11.0.0 has no calibrators"),
+        (["--out", "one", "--tensorrt-cache", "one"], "one: named for two outputs"),
     ],
 )
 def test_what_tensorrt_cannot_take_is_refused_before_any_work(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.errors import AudioError, ManifestError
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import CtcRecognizer, open_recognizer
-from speechquant.recipes.evaluate import evaluate
+from speechquant.recipes.evaluate import Listening, evaluate
 
 RATE_HZ = 16_000
 
@@ -64,6 +65,20 @@ def test_long_sets_are_read_group_by_group(tiny_bundle: Bundle, tmp_path: Path) 
     evaluate(parrot, data, on_step=lambda done, total: steps.append((done, total)))
     assert parrot.groups == [64, 64, 22]
     assert steps == [(64, 150), (128, 150), (150, 150)]
+
+
+def test_groups_end_where_the_job_of_a_worker_ends(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules[evaluate.__module__]  # recipes.evaluate is a function too
+    monkeypatch.setattr(module, "_CLIPS_AT_ONCE", 4)
+    monkeypatch.setattr(module, "_SECONDS_AT_ONCE", 3.0)
+    data = clips(tmp_path, ["a"], 1.0) * 10
+    alone, in_jobs = (Parrot(tiny_bundle, ["a"] * 10) for _ in range(2))
+    evaluate(alone, data)
+    for job in Listening(tiny_bundle.folder, tuple(data)).jobs:
+        evaluate(in_jobs, [data[place] for place in job])
+    assert alone.groups == in_jobs.groups == [3, 1, 3, 1, 2]
 
 
 def test_clip_without_text(tiny_bundle: Bundle, tmp_path: Path) -> None:

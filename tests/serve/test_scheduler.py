@@ -142,3 +142,21 @@ def test_two_clips_that_are_alike_are_two() -> None:
         recognizer.go.set()
         assert all(ended.wait(5) for _, ended in jobs)
     assert tally.sizes == [1, 1, 1]
+
+
+def test_what_is_over_has_all_that_was_heard() -> None:
+    """Seen from another thread in the middle of a batch, as by the event loop."""
+    recognizer, tally = FakeRecognizer(), Tally()
+    recognizer.go.set()
+    seen = []
+
+    def heard(hearing: Any) -> Any:
+        seen.append((hearing.is_done, one.is_over))
+        return FakeRecognizer.heard(recognizer, hearing)
+
+    recognizer.heard = heard  # type: ignore[method-assign]
+    with scheduler(recognizer, tally, most=1, wait_ms=0) as queue:
+        one, ended = job(1)
+        queue.submit(one)
+        assert ended.wait(5)
+    assert seen == [(True, False)] and one.is_over and one.transcript.text == "w0"

@@ -180,3 +180,17 @@ def test_truncated_and_damaged_files(small: SmallSet, tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"\xff\n"))
     with pytest.raises(ManifestError, match=r"cuts\.jsonl\.gz:1: not UTF-8 text"):
         read_data_set(path)
+
+
+def test_of_several_splits_one_is_named(small: SmallSet, tmp_path: Path) -> None:
+    cuts = cuts_of(small, str)
+    for split in ("train", "dev"):
+        write(tmp_path / f"set/cuts_{split}.jsonl.gz", *cuts)
+    with pytest.raises(ManifestError, match="holds the splits dev, train"):
+        read_data_set(tmp_path / "set")
+
+
+def test_cuts_beside_their_compressed_file_are_listed_once(small: SmallSet, tmp_path: Path) -> None:
+    for name in ("cuts.jsonl", "cuts.jsonl.gz"):
+        write(tmp_path / "set" / name, *cuts_of(small, str))
+    assert_same(tmp_path / "set", small)

@@ -224,3 +224,14 @@ def test_ten_thousand_clips_hold_little_more_memory_than_a_hundred(tmp_path: Pat
     assert many.stat().st_size > 60e6
     # The text of each clip and where it lies, 300 bytes, and what pyarrow keeps for the next read.
     assert kilobytes * 1024 < many.stat().st_size / 3
+
+
+def test_a_row_without_a_cell_has_no_audio(small: SmallSet, tmp_path: Path) -> None:
+    whole = table_of(small)
+    rows = whole.to_pylist()
+    rows[1]["audio"] = None
+    path = write(tmp_path / "a.parquet", pa.Table.from_pylist(rows, schema=whole.schema))
+    clips = read_data_set(path)
+    assert len(clips) == len(small.files)
+    with pytest.raises(AudioError, match="row 1: no audio in this row"):
+        read_audio(clips[1].audio, 16_000)

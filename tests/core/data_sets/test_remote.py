@@ -135,3 +135,10 @@ def test_without_fsspec(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(MissingPackageError, match=r"s3://x: .* pip install 'speechquant\[data\]'"):
         read_data_set("s3://x")
+
+
+def test_of_several_folders_none_is_left_out(small: SmallSet, bucket: str, cache: Path) -> None:
+    for split in ("train", "test"):
+        put_all(bucket, small.folder, split)
+    with pytest.raises(ManifestError, match="memory://bucket/train is a folder; name one"):
+        read_data_set(f"{bucket}/{{train,test}}")

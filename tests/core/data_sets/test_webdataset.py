@@ -158,3 +158,12 @@ def test_truncated_audio_inside(small: SmallSet, tmp_path: Path) -> None:
     (clip,) = read_data_set(write_tar(tmp_path / "a.tar", ("a.wav", content), ("a.txt", b"yes")))
     with pytest.raises(AudioError, match=r"a\.tar, a\.wav: truncated: its header announces"):
         read_audio(clip.audio, RATE_HZ)
+
+
+def test_of_several_splits_one_is_named(small: SmallSet, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        write_tar(tmp_path / f"set/{split}-000.tar", *members(small))
+    with pytest.raises(ManifestError, match="holds the splits test, train"):
+        read_data_set(tmp_path / "set")
+    assert_same(f"{tmp_path}/set/test*.tar", small)
