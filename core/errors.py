@@ -20,7 +20,8 @@ SpeechquantError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -86,6 +87,15 @@ class StorageError(SpeechquantError, OSError):
 
 class MissingPackageError(SpeechquantError, ImportError):
     """An optional package that is not installed."""
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """End a program with one line and exit code 1 where it raises SpeechquantError."""
+    try:
+        yield
+    except SpeechquantError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from speechquant.core.errors import OptionError
 from speechquant.training.command_line import begin, run_parser, train_in_processes
 from speechquant.training.processes import Processes
-from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.schedule import RunSettings
 
 
@@ -45,22 +42,7 @@ def begin_student(
 ) -> None:
     """Make the folder of a run; raises OptionError where it holds one of another student.
 
-    The facts are what tells students apart, beside the teacher and the seed.
+    The facts are what tells students apart, beside the teacher and the settings.
     """
-    told = {"teacher": Path(options.teacher).name, **facts, "seed": settings.seed}
-    _refuse_another_run(options.out, told)
-    processes.wait()
+    told = {"teacher": Path(options.teacher).name, "language": options.language, **facts}
     begin(options, settings, processes, **told)
-
-
-def _refuse_another_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        return
-    known = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in facts.items():
-        if known.get(name) != value:
-            raise OptionError(
-                f"{folder}: holds a run with {name} {known.get(name)}, not {value}; give another "
-                "--out"
-            )

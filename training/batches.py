@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
+from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets, shares_of
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def batches(sets: Sets, batch_seconds: float, rng: random.Random) -> Iterator[li
     """Yield batches of clips of about one length for ever, the sets mixed by their shares."""
     budget = int(batch_seconds * SAMPLE_RATE_HZ)
     while True:
-        shares = [share for share, _ in sets]
+        shares = shares_of(sets)
         pool = [rng.choice(rng.choices(sets, shares)[0][1]) for _ in range(2_000)]
         pool.sort(key=lambda sample: len(sample.wave) * rng.uniform(0.9, 1.1))
         groups: list[list[Sample]] = [[]]

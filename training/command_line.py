@@ -10,13 +10,17 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from speechquant.core.errors import SpeechquantError
+from speechquant.core.errors import OptionError, told_in_one_line
+from speechquant.core.files import new_file
 from speechquant.training.processes import ALONE, Processes, joined_processes
 from speechquant.training.run import SETTINGS_FILE
 from speechquant.training.samples import Extra
 from speechquant.training.schedule import RunSettings
 
 Settings = TypeVar("Settings", bound=RunSettings)
+
+# What the rest of a run may have otherwise than its beginning.
+_MAY_CHANGE = frozenset({"steps", "decay_steps", "save_every", "score_every", "processes"})
 
 
 def run_parser(
@@ -42,7 +46,9 @@ def run_parser(
 
 def settings_of(options: argparse.Namespace, settings: Settings) -> Settings:
     """Return the settings with what the command line says of each."""
-    return replace(settings, **{key: getattr(options, key) for key in _chosen(settings)})
+    chosen = replace(settings, **{key: getattr(options, key) for key in _chosen(settings)})
+    chosen.require_one("steps")
+    return chosen
 
 
 def _chosen(settings: RunSettings) -> list[str]:
@@ -50,6 +56,7 @@ def _chosen(settings: RunSettings) -> list[str]:
     return [field.name for field in fields(settings) if field.init]
 
 
+@told_in_one_line()
 def train_in_processes(
     train: Callable[[argparse.Namespace, Processes], None],
     options: argparse.Namespace,
@@ -57,11 +64,12 @@ def train_in_processes(
     on_gpu: bool = True,
 ) -> None:
     """Train with the other processes that torchrun started; bad input is one line."""
-    try:
-        with joined_processes(on_gpu=on_gpu) as processes:
-            train(options, processes)
-    except SpeechquantError as error:
-        raise SystemExit(f"error: {error}") from error
+    if options.out.is_file():
+        raise OptionError(f"{options.out}: is a file; give --out a folder")
+    if options.threads is not None and options.threads < 1:
+        raise OptionError(f"--threads {options.threads}: too low; give 1 or more")
+    with joined_processes(on_gpu=on_gpu) as processes:
+        train(options, processes)
 
 
 def begin(
@@ -72,7 +80,8 @@ def begin(
 ) -> None:
     """Make the folder of a run and write down in it what the run is made of.
 
-    The first process does, and the others wait for it.
+    The first process does, and the others wait for it. Raises OptionError where the folder holds a
+    run of other settings: it may go on for more steps, but what it learned stays what it was.
     """
     import torch
 
@@ -87,7 +96,6 @@ def _write_settings(
     options: argparse.Namespace, settings: RunSettings, facts: Mapping[str, Any]
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    options.out.mkdir(parents=True, exist_ok=True)
     used = {
         **asdict(settings),
         "extra_data": [
@@ -97,5 +105,20 @@ def _write_settings(
         ],
         **facts,
     }
+    path = options.out / SETTINGS_FILE
     text = json.dumps(used, indent=1) + "\n"
-    (options.out / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    _refuse_another_run(path, json.loads(text))
+    with new_file(path, force=True) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _refuse_another_run(path: Path, used: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        return
+    known = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in used.items():
+        if name in known and name not in _MAY_CHANGE and known[name] != value:
+            raise OptionError(
+                f"{path.parent}: holds a run with {name} {known[name]}, not {value}; give another "
+                "--out"
+            )

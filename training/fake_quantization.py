@@ -74,7 +74,9 @@ class FakeQuantization:
 
     `name_of` gives the name of a module in the table, whose rows are called NAME.input. Modules
     that read one activation share its row, which bears the name of the first: `show` runs the model
-    on any audio, so that these are seen. Raises ScaleError for a row without a module.
+    on any audio, so that these are seen. Raises ScaleError for a row without a module, and for a
+    table whose rounding is not learned here: asymmetric, one scale for a whole weight, or weights
+    alone.
     """
 
     def __init__(
@@ -84,6 +86,11 @@ class FakeQuantization:
         name_of: Callable[[str], str],
         show: Callable[[], object],
     ) -> None:
+        if not table.symmetric or table.has_shared_weight_scales or table.float_activations:
+            raise ScaleError(
+                "the table is asymmetric, has one scale for a whole weight, or quantizes weights "
+                "alone, which is not trained; calibrate without these options"
+            )
         self._table = table
         self._modules = {
             name_of(name): module

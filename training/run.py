@@ -28,15 +28,19 @@ LOG_FILE, SETTINGS_FILE = "log.jsonl", "settings.json"
 _MOST_GRADIENT_NORM = 1.0
 
 
-def fast_products(device: str = "cpu") -> AbstractContextManager[Any]:
-    """Return what matrix products are taken in: bfloat16 where the processor multiplies it.
+def multiplies_bfloat16(device: str = "cpu") -> bool:
+    """Return whether matrix products are taken in bfloat16: where the processor multiplies it.
 
     Where it does not, PyTorch's products of bfloat16 are many times slower than those of float32.
     """
+    return device != "cpu" or read_processor().has_bfloat16
+
+
+def fast_products(device: str = "cpu") -> AbstractContextManager[Any]:
+    """Return what matrix products are taken in."""
     import torch
 
-    enabled = device != "cpu" or read_processor().has_bfloat16
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device))
 
 
 class TrainingRun:

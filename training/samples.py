@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Extra:
         share, hold_out = float(values.pop("share", 0.2)), int(values.pop("hold_out", 0))
         if values:
             raise ValueError(f"{', '.join(values)}: no such option of a data set")
+        if not 0 <= share < math.inf or hold_out < 0:
+            raise ValueError(f"{text}: a share and held-out speakers are at least 0")
         return cls(Path(path), share, hold_out)
 
 
@@ -150,3 +153,14 @@ def at_another_speed(sample: Sample, rng: np.random.Generator) -> NDArray[np.flo
 
 
 Sets = list[tuple[float, list[Sample]]]
+
+
+def shares_of(sets: Sets) -> list[float]:
+    """Return how often a clip is drawn of each set; raises OptionError where none ever is."""
+    shares = [share if samples else 0.0 for share, samples in sets]
+    if not any(shares):
+        raise OptionError(
+            "nothing to train on: each set has a share of 0, or no clip whose text is in the "
+            "letters a to z; give another set"
+        )
+    return shares

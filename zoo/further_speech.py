@@ -15,7 +15,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from speechquant.core.errors import ManifestError, SpeechquantError
+from speechquant.core.errors import ManifestError, OptionError, told_in_one_line
+from speechquant.core.files import new_file, read_text
+from speechquant.core.manifests import data_key
 from speechquant.zoo.corpus import MANIFEST_NAME, Clip, plan_clip, render_clips, sentences_of
 from speechquant.zoo.espeak import require_espeak
 from speechquant.zoo.invented_voices import write_voices
@@ -34,7 +36,7 @@ _WORDS = range(3, 26)
 def sentences_in(texts: Path) -> list[str]:
     """Return the lines of a file that can be read out, in lower case; raises ManifestError."""
     found = []
-    for line in texts.read_text(encoding="utf-8").splitlines():
+    for line in read_text(texts, ManifestError, "give a text file in UTF-8").splitlines():
         said = " ".join(_PUNCTUATION.sub(" ", line).lower().split())
         if len(said.split()) in _WORDS and not _UNSAID.search(said):
             found.append(said)
@@ -78,6 +80,7 @@ def render_voices(numbers: range, folder: Path, texts: Sequence[str] | None = No
     return render_clips(plan_further(voices, rng, texts), folder, espeak_data=data)
 
 
+@told_in_one_line()
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -88,25 +91,30 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="a file with a sentence on each line")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        _render_all(options.out, options.voices, options.texts)
-    except SpeechquantError as error:
-        raise SystemExit(f"error: {error}") from error
+    _render_all(options.out, options.voices, options.texts)
 
 
 def _render_all(out: Path, voices: int, texts: Path | None) -> None:
+    if voices < 1:
+        raise OptionError(f"--voices {voices}: too few; give 1 or more")
     sentences = sentences_in(texts) if texts else None
     lines = []
     for first in range(0, voices, _VOICES_AT_ONCE):
         numbers = range(first, min(first + _VOICES_AT_ONCE, voices))
-        folder = out / f"{first:04d}"
+        folder = out / _folder_name(numbers, sentences)
         manifest = render_voices(numbers, folder, sentences)
         for row in map(json.loads, manifest.read_text(encoding="utf-8").splitlines()):
             path = f"{folder.name}/{row['audio_filepath']}"
             lines.append(json.dumps({**row, "audio_filepath": path}))
         log.info("%d of %d voices", numbers.stop, voices)
-    text = "".join(f"{line}\n" for line in lines)
-    (out / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    with new_file(out / MANIFEST_NAME, force=True) as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _folder_name(numbers: range, sentences: Sequence[str] | None) -> str:
+    """Return a name for the clips of these voices with these sentences, and of no others."""
+    read = "" if sentences is None else f"-{data_key(sentences)[:6]}"
+    return f"{numbers.start:04d}-{numbers.stop:04d}{read}"
 
 
 if __name__ == "__main__":

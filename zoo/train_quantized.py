@@ -3,19 +3,20 @@
 `python -m speechquant.zoo.train_quantized hubert --scales scales.json --out runs/hubert-w8a8`.
 The CTC model goes on training with its weights and activations rounded, from the scales of a table
 that `speechquant calibrate` made for it; the activations' scales are learned too. The run's folder
-gets `checkpoint`, in float, and `scales.json`, the table to quantize it with. torchrun runs it in
-several processes.
+gets `checkpoint`, in float, `bundle`, which is exported from it, and `scales.json`, the table to
+quantize the bundle with. torchrun runs it in several processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechquant.core.scales import SCALES_FILE, ScaleTable, read_scales, write_scales
+from speechquant.exporter.ctc import export
 from speechquant.training.command_line import (
     begin,
     run_parser,
@@ -77,13 +78,16 @@ class QuantizedRun(CtcRun):
         super().__init__(folder, settings, modules, optimizer, processes)
 
     def finish(self) -> None:
-        """Write the float checkpoint and the table; the model is a plain one from then on."""
-        write_scales(self._rounding.table, self.folder / SCALES_FILE, force=True)
+        """Write the checkpoint, its bundle and the table; the model is a plain one from then on."""
+        table = self._rounding.table
         self._rounding.remove()
         _norm_positions(self.model)
         folder = self.folder / "checkpoint"
         save_model(self.name, self.model, folder, as_float16=False)
         self.copy_notes(folder)
+        bundle = export(folder, self.folder / "bundle", force=True, name=self.name)
+        table = replace(table, model_sha256=bundle.model_sha256)
+        write_scales(table, self.folder / SCALES_FILE, force=True)
 
 
 def _name_in_table(module: str) -> str:

@@ -39,6 +39,7 @@ from speechquant.training.samples import (
     free_name,
     join_single_words,
     load_samples,
+    shares_of,
     split_speakers,
 )
 from speechquant.zoo.corpus import corpus_manifest
@@ -90,7 +91,7 @@ def windows_of(sets: Sets, count: int, frames: int) -> list[NDArray[np.float32]]
     """Return so many windows of clips strung together, each of one set and of so many frames."""
     rng = random.Random(0)
     length = samples_of(frames)
-    shares = [share for share, _ in sets]
+    shares = shares_of(sets)
     windows = []
     for _ in range(count):
         ((_, samples),) = rng.choices(sets, shares)

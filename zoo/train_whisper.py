@@ -31,7 +31,7 @@ from speechquant.training.command_line import (
 )
 from speechquant.training.processes import ALONE, Processes
 from speechquant.training.run import TrainingRun, fast_products, train_to_end
-from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed
+from speechquant.training.samples import LIVE_CONDITIONS, Sample, Sets, at_another_speed, shares_of
 from speechquant.training.schedule import RunSettings
 from speechquant.training.whisper import POSITION_SAMPLES, encode, log_mels, whole_positions
 from speechquant.zoo.corpus import SAMPLE_RATE_HZ
@@ -142,7 +142,7 @@ def _draw_example(draw: random.Random, sets: Sets, settings: Settings) -> Exampl
         return _nobody_speaking(draw, rng)
     is_joined = kind < settings.silent_share + settings.joined_share
     timestamps = is_joined or draw.random() < settings.timed_share
-    shares = [share for share, _ in sets]
+    shares = shares_of(sets)
     samples = [
         draw.choice(draw.choices(sets, shares)[0][1])
         for _ in range(draw.randint(2, _MOST_CLIPS) if is_joined else 1)

@@ -22,7 +22,7 @@ from speechquant.benchmarks.load.measures import (
     loaded,
 )
 from speechquant.core.data_sets.read import read_data_set
-from speechquant.core.errors import OptionError
+from speechquant.core.errors import OptionError, told_in_one_line
 from speechquant.engines.families import open_recognizer
 from speechquant.engines.recognizers import Recognizer
 from speechquant.zoo.corpus import corpus_manifest
@@ -31,6 +31,7 @@ _SHORTEST, _LONGEST = 2.0, 15.0
 _SEED = 0
 
 
+@told_in_one_line()
 def main() -> None:
     """Measure and print."""
     asked = _asked()

@@ -21,6 +21,7 @@ from speechquant.benchmarks.papers.markdown import cell, print_heading, print_ro
 from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thinned, zoo_split
 from speechquant.calibrators.methods import BALANCED
 from speechquant.core.bundles import Bundle
+from speechquant.core.errors import told_in_one_line
 from speechquant.recipes.experiment import Experiment, Scored
 from speechquant.training.samples import Extra
 
@@ -65,6 +66,7 @@ def _name(split: DataSplit) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in split.name)
 
 
+@told_in_one_line()
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)

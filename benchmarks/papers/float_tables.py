@@ -21,6 +21,7 @@ from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.core.audio import read_audio
 from speechquant.core.bundles import Bundle
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import told_in_one_line
 from speechquant.core.manifests import LabelledClip
 from speechquant.core.text import normalizer
 from speechquant.core.wer import ErrorRate, score_wer
@@ -133,6 +134,7 @@ def print_accuracy(folder: Path, extra: Sequence[Extra]) -> None:
             )
 
 
+@told_in_one_line()
 def main() -> None:
     """Print every table."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -18,6 +18,7 @@ from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.joined_clips import clip_by_clip, joined_errors, lots_of
 from speechquant.benchmarks.papers.markdown import print_heading, print_row
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import told_in_one_line
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines import open_recognizer
 from speechquant.exporter.whisper import export_whisper
@@ -70,6 +71,7 @@ def data_sets(folder: Path) -> Iterator[tuple[str, str, list[LabelledClip]]]:
     yield "zoo:dev", "its own, new", clips
 
 
+@told_in_one_line()
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -22,6 +22,7 @@ from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.ctc_models import ZOO_MODELS, experiment_of
 from speechquant.benchmarks.papers.markdown import change_cell, heading_rows, markdown_row
 from speechquant.benchmarks.papers.splits import thinned, zoo_split
+from speechquant.core.errors import told_in_one_line
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import ScaleTable, read_scales, write_scales
 from speechquant.core.wer import DifferenceInterval, difference_interval
@@ -157,6 +158,7 @@ def _short(layers: Sequence[str]) -> str:
     )
 
 
+@told_in_one_line()
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import OptionError
 from speechquant.core.manifests import LabelledClip
 from speechquant.training.samples import Extra, split_speakers
 from speechquant.zoo.corpus import corpus_manifest
@@ -31,14 +32,16 @@ def zoo_split() -> DataSplit:
 
 
 def thinned(clips: Sequence[LabelledClip], most: int | None) -> Sequence[LabelledClip]:
-    """Return at most so many clips, evenly spread; all for None."""
+    """Return at most so many clips, evenly spread; all for None. Raises OptionError below 1."""
+    if most is not None and most < 1:
+        raise OptionError(f"at most {most} clips: too few; give 1 or more")
     return clips if most is None else clips[:: max(1, -(-len(clips) // most))]
 
 
 def held_out_split(extra: Extra) -> DataSplit:
     """Return the other speakers and the held-out ones."""
     if extra.hold_out_speakers < 1:
-        raise SystemExit(f"{extra.source}: say how many speakers to score on: PATH,hold_out=8")
+        raise OptionError(f"{extra.source}: say how many speakers to score on: PATH,hold_out=8")
     seen, unseen = split_speakers(read_data_set(extra.source), extra.hold_out_speakers)
     name = f"{extra.source.name}, last {extra.hold_out_speakers} speakers"
     return DataSplit(name, seen, unseen)

@@ -24,6 +24,7 @@ from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thin
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import LAYER_ADAPTIVE
 from speechquant.calibrators.stablequant import SearchResult
+from speechquant.core.errors import told_in_one_line
 from speechquant.core.files import new_file
 from speechquant.core.graphs import PLACEMENTS
 from speechquant.core.scales import read_scales
@@ -159,16 +160,15 @@ class Tables:
             ),
         ]
         for effect in found.layers:
-            low, high = effect.interval or (float("nan"),) * 2
+            interval = is_in = _NOT_MEASURED
+            if effect.interval is not None:
+                low, high = effect.interval
+                interval = f"{low:+.2f} to {high:+.2f}"
+                is_in = "yes" if low <= found.gamma_points <= high else "no"
+            clipped = "yes" if effect.clipped else "no"
+            points = f"{effect.points:+.2f}"
             rows.append(
-                markdown_row(
-                    effect.layer,
-                    effect.added_errors,
-                    f"{effect.points:+.2f}",
-                    f"{low:+.2f} to {high:+.2f}" if effect.interval else _NOT_IN_PAPER,
-                    "yes" if low <= found.gamma_points <= high else "no",
-                    "yes" if effect.clipped else "no",
-                )
+                markdown_row(effect.layer, effect.added_errors, points, interval, is_in, clipped)
             )
         return rows
 
@@ -268,6 +268,7 @@ def _plan_of(options: argparse.Namespace) -> Plan:
     )
 
 
+@told_in_one_line()
 def main() -> None:
     """Write every table to the folder --out."""
     parser = argparse.ArgumentParser(description=__doc__)

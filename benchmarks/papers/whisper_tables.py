@@ -18,6 +18,7 @@ from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.markdown import cell, heading_rows, markdown_row
 from speechquant.benchmarks.papers.splits import zoo_split
 from speechquant.calibrators.methods import EMA, STABLEQUANT
+from speechquant.core.errors import told_in_one_line
 from speechquant.core.files import new_file
 from speechquant.core.seq2seq import CROSS, ENCODER, LAST_PROJECTION
 from speechquant.exporter.whisper import export_whisper
@@ -82,6 +83,7 @@ def tables(bench: Experiment) -> list[str]:
     ]
 
 
+@told_in_one_line()
 def main() -> None:
     """Write the table to the folder --out."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from speechquant.core.files import storage_errors
 from speechquant.training.batches import in_rows
-from speechquant.training.run import fast_products
-from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets
+from speechquant.training.run import fast_products, multiplies_bfloat16
+from speechquant.training.samples import SAMPLE_RATE_HZ, Sample, Sets, shares_of
 from speechquant.training.whisper import encode, log_mels
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def clip_batches(
     sets: Sets, batch_seconds: float, variants: int, chunk_samples: int, rng: random.Random
 ) -> Iterator[list[HeardClip]]:
     """Yield batches of one padded length for ever, the sets mixed by their shares."""
-    shares = [share for share, _ in sets]
+    shares = shares_of(sets)
     while True:
         groups: dict[int, list[HeardClip]] = {}
         for _ in range(_POOL):
@@ -102,13 +102,15 @@ class Encodings:
         from transformers import WhisperFeatureExtractor
 
         self._folder, self._model, self._device = folder, model, device
+        self._kind = device.partition(":")[0]
         bins = model.config.num_mel_bins
         filters = WhisperFeatureExtractor(bins).mel_filters
         self._filters = torch.from_numpy(filters).float().to(device)
         weights = hashlib.sha256()
         for value in model.model.encoder.state_dict().values():
             weights.update(value.detach().cpu().contiguous().numpy().tobytes())
-        self._encoder_key = weights.hexdigest()
+        products = "bfloat16" if multiplies_bfloat16(self._kind) else "float32"
+        self._encoder_key = f"{weights.hexdigest()} {products}"
 
     def together(self, clips: list[HeardClip]) -> torch.Tensor:
         """Return the encoder's outputs of clips of one length, [clips, positions, width]."""
@@ -141,7 +143,7 @@ class Encodings:
         import torch
 
         rows = torch.from_numpy(in_rows([clip.sample.floats], clip.samples)).to(self._device)
-        with torch.no_grad(), fast_products(self._device.partition(":")[0]):
+        with torch.no_grad(), fast_products(self._kind):
             features = log_mels(rows, self._filters)
             if clip.is_masked:
                 hops = max(1, len(clip.sample.wave) // _HOP_SAMPLES)

@@ -185,7 +185,7 @@ class KdqRun(TrainingRun):
 
     @torch.inference_mode()
     def transcribe(self, samples: Sequence[Sample]) -> list[str]:
-        """Return the greedy text of each sample in whole chunks, computed in float32."""
+        """Return the greedy text of each whole chunk; the decoder computes in float32."""
         writing, texts = self.teacher.writing, list[str]()
         chunk = self.teacher.limits.chunk_samples
         self.student.eval()

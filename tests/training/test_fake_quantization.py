@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from quantized import table_from_noise
 from tiny import tiny_model
 from torch import nn
 
-from speechquant.core.bundles import Bundle
+from speechquant.core.bundles import Bundle, load_bundle
 from speechquant.core.errors import ScaleError
-from speechquant.core.scales import Bits, Scale, ScaleTable
+from speechquant.core.scales import Bits, Scale, ScaleTable, read_scales
 from speechquant.engines.graphs.weights import quantize_weight
+from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.trials.simulation import SimulatedSession, rounded_weights
 from speechquant.training.fake_quantization import (
     FakeQuantization,
@@ -104,6 +106,16 @@ def test_a_table_of_another_model_is_refused() -> None:
         FakeQuantization(model, table, str, lambda: model(torch.zeros(1, 2)))
 
 
+@pytest.mark.parametrize(
+    "options", [{"symmetric": False}, {"weight_scales": "tensor"}, {"float_activations": ("head",)}]
+)
+def test_rounding_that_is_not_trained_is_refused(options: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    table = ScaleTable("m", "ema", Bits(), {"0.input": Scale("head", 0.1, 12.7)}, **options)
+    with pytest.raises(ScaleError, match="not trained; calibrate without these options"):
+        FakeQuantization(model, table, str, lambda: model(torch.zeros(1, 2)))
+
+
 def test_training_learns_a_scale_that_was_far_too_large() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 4))
@@ -142,6 +154,8 @@ def test_a_short_run_leaves_a_checkpoint_that_exports(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(-3000, 3000, RATE_HZ).astype(np.int16)
     run.note(loss=run.train_on([Sample(noise, "one two")]))
     run.finish()
-    trained = export(tmp_path / "run" / "checkpoint", tmp_path / "trained")
+    trained = load_bundle(tmp_path / "run" / "bundle")
     assert trained.spec.layers == bundle.spec.layers
     assert trained.model_sha256 != bundle.model_sha256
+    learned = read_scales(tmp_path / "run" / "scales.json")
+    assert quantize_bundle(trained, tmp_path / "w8a8", learned).spec.precision == "w8a8"

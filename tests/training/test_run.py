@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from speechquant.core.errors import OptionError
+from speechquant.training.command_line import (
+    begin,
+    run_parser,
+    settings_of,
+    train_in_processes,
+)
 from speechquant.training.run import TrainingRun, train_to_end
+from speechquant.training.samples import Extra, Sample, shares_of
 from speechquant.training.schedule import RunSettings
 
 
@@ -35,3 +44,50 @@ def test_a_run_scores_between_its_saves_too(tmp_path: Path) -> None:
 def test_numbers_that_no_run_can_have(name: str) -> None:
     with pytest.raises(OptionError, match=rf"--{name.replace('_', '-')} 0: too low; give 1 or"):
         replace(RunSettings(), **{name: 0})
+
+
+def options_of(*arguments: str) -> Namespace:
+    return run_parser(None, "train", RunSettings()).parse_args(arguments)
+
+
+def begun(*arguments: str, **facts: object) -> None:
+    options = options_of(*arguments)
+    begin(options, settings_of(options, RunSettings()), **facts)
+
+
+def test_a_run_goes_on_for_more_steps_and_with_nothing_else_changed(tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "run"))
+    begun(*out, "--steps", "10", teacher="one")
+    begun(*out, "--steps", "20", "--decay-steps", "5", "--save-every", "2", teacher="one")
+    known = (tmp_path / "run/settings.json").read_text()
+    for arguments, facts, said in (
+        (("--batch-seconds", "7"), {"teacher": "one"}, "batch_seconds 42.0, not 7.0"),
+        (("--extra-data", "here,share=0.1"), {"teacher": "one"}, "extra_data"),
+        ((), {"teacher": "two"}, "teacher one, not two"),
+    ):
+        with pytest.raises(OptionError, match=f"holds a run with {said}.*another --out"):
+            begun(*out, *arguments, **facts)
+    assert (tmp_path / "run/settings.json").read_text() == known
+
+
+def test_numbers_and_places_that_no_training_takes(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = ("--out", str(tmp_path / "run"))
+    with pytest.raises(OptionError, match="--steps 0: too low"):
+        begun(*out, "--steps", "0")
+    for arguments, said in (
+        ((*out, "--threads", "-1"), "error: --threads -1: too low"),
+        (("--out", str(tmp_path / "file")), "file: is a file; give --out a folder"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            train_in_processes(pytest.fail, options_of(*arguments))
+    for text in ("here,share=-1", "here,share=nan", "here,hold_out=-1"):
+        with pytest.raises(ValueError, match="at least 0"):
+            Extra.parse(text)
+
+
+def test_where_no_clip_is_ever_drawn() -> None:
+    sample = Sample(np.zeros(1, np.int16), "one")
+    assert shares_of([(0.5, [sample]), (0.5, [])]) == [0.5, 0.0]
+    with pytest.raises(OptionError, match="nothing to train on"):
+        shares_of([(0.0, [sample]), (0.5, [])])

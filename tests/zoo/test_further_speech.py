@@ -68,6 +68,9 @@ def test_further_speech_is_new_and_of_the_training_part(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.flac")}
     further_speech.main()  # finds all of it there
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.flac")} == before
+    monkeypatch.setattr(sys, "argv", ["further_speech", "--out", str(tmp_path), "--voices", "1"])
+    further_speech.main()  # of fewer voices, none of which is left out or added
+    assert len(read_data_set(tmp_path / "manifest.jsonl")) == 3
 
 
 def test_no_sentence_of_dev_or_test_is_said_in_it() -> None:
@@ -118,3 +121,19 @@ def test_espeak_speaks_with_an_invented_voice(tmp_path: Path) -> None:
         check=True,
     )
     assert len(set(done.stdout.split())) == 3
+
+
+def test_what_cannot_be_read_out_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "latin.txt").write_bytes("ein Fräulein ging".encode("latin-1"))
+    for options, said in (
+        (["--voices", "0"], "--voices 0: too few"),
+        (["--texts", str(tmp_path / "missing.txt")], "missing.txt"),
+        (["--texts", str(tmp_path / "latin.txt")], "latin.txt.*UTF-8"),
+    ):
+        out = ["further_speech", "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", [*out, *options])
+        with pytest.raises(SystemExit, match=f"error: .*{said}"):
+            further_speech.main()
+    assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ from speechquant.benchmarks.papers.real_whisper.records import Records, key_of
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
 from speechquant.benchmarks.papers.real_whisper.run import facts_of_set, thinned
 from speechquant.core.data_sets.read import read_data_set
-from speechquant.core.errors import ReportError, SpeechquantError
+from speechquant.core.errors import ReportError, told_in_one_line
 from speechquant.core.files import new_file
 from speechquant.exporter.checkpoint_files import folder_of
 
@@ -52,22 +52,20 @@ def _options() -> argparse.Namespace:
     return options
 
 
+@told_in_one_line()
 def main() -> None:
     """Measure what is missing, and write the page."""
     options = _options()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     records = Records(options.work / "records")
-    try:
-        if not options.render_only:
-            _measure(options, records)
-        run = records.read(Run, RUN)
-        if run is None:
-            raise ReportError(f"{records.folder}: holds no run; leave --render-only out")
-        lines = Page(run, records, options.out).lines()
-        with new_file(options.out / "gated-attention.md", force=True) as partial:
-            partial.write_text("\n".join(lines), encoding="utf-8")
-    except SpeechquantError as error:
-        raise SystemExit(f"error: {error}") from error
+    if not options.render_only:
+        _measure(options, records)
+    run = records.read(Run, RUN)
+    if run is None:
+        raise ReportError(f"{records.folder}: holds no run; leave --render-only out")
+    lines = Page(run, records, options.out).lines()
+    with new_file(options.out / "gated-attention.md", force=True) as partial:
+        partial.write_text("\n".join(lines), encoding="utf-8")
 
 
 def _measure(options: argparse.Namespace, records: Records) -> None:

@@ -26,7 +26,7 @@ from speechquant.benchmarks.pictures.style import (
     save_figure,
     write_title,
 )
-from speechquant.core.errors import OptionError, SpeechquantError
+from speechquant.core.errors import OptionError, told_in_one_line
 from speechquant.training.run import LOG_FILE
 
 if TYPE_CHECKING:
@@ -91,16 +91,14 @@ def show(folders: Sequence[Path], out: Path) -> None:
     save_figure(lambda: figure_of_losses(runs), out / PICTURE)
 
 
+@told_in_one_line()
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of trainings")
     parser.add_argument("--out", type=Path, default=Path("build/loss-curves"))
     options = parser.parse_args()
-    try:
-        show(options.runs, options.out)
-    except SpeechquantError as error:
-        raise SystemExit(f"error: {error}") from error
+    show(options.runs, options.out)
 
 
 if __name__ == "__main__":

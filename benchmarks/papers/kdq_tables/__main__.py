@@ -36,7 +36,7 @@ from speechquant.benchmarks.papers.real_whisper.run import (
 from speechquant.calibrators.methods import EMA, MethodOptions
 from speechquant.core.bundles import Bundle
 from speechquant.core.data_sets.read import read_data_set
-from speechquant.core.errors import OptionError, ReportError, SpeechquantError
+from speechquant.core.errors import OptionError, ReportError, told_in_one_line
 from speechquant.core.files import new_file, new_folder
 from speechquant.core.manifests import LabelledClip
 from speechquant.engines.decoding_options import GREEDY
@@ -80,6 +80,11 @@ def _entries(options: argparse.Namespace) -> dict[Entry, Path]:
     taken: dict[tuple[int, int, int], Path] = {}
     for run in options.runs:
         settings = read_json(run / SETTINGS_FILE)
+        if settings["teacher"] != Path(options.teacher).name:
+            raise OptionError(
+                f"{run}: a student of {settings['teacher']}, not of {options.teacher}; give it a "
+                "table of its own"
+            )
         place = (row_of(settings, run), settings["decoder_layers"], settings["seed"])
         if place in taken:
             raise OptionError(f"{run}: is row {place[0]}, as {taken[place]} is; give one of them")
@@ -186,20 +191,18 @@ class Measurement:
         return Errors(found.words.clips, found.characters.clips, bundle.size_bytes)
 
 
+@told_in_one_line()
 def main() -> None:
     """Measure what is missing, and write the page."""
     options = _options()
     records = Records(options.work / "records")
-    try:
-        if not options.render_only:
-            _measure(options, records)
-        run = records.read(Run, RUN)
-        if run is None:
-            raise ReportError(f"{records.folder}: holds no run; leave --render-only out")
-        with new_file(options.out / "whisper-kdq.md", force=True) as partial:
-            partial.write_text("\n".join(Page(run, records).lines()), encoding="utf-8")
-    except SpeechquantError as error:
-        raise SystemExit(f"error: {error}") from error
+    if not options.render_only:
+        _measure(options, records)
+    run = records.read(Run, RUN)
+    if run is None:
+        raise ReportError(f"{records.folder}: holds no run; leave --render-only out")
+    with new_file(options.out / "whisper-kdq.md", force=True) as partial:
+        partial.write_text("\n".join(Page(run, records).lines()), encoding="utf-8")
 
 
 if __name__ == "__main__":

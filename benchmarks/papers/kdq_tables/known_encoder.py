@@ -11,33 +11,39 @@ from speechquant.core.bundles import Bundle
 from speechquant.core.seq2seq import ENCODER
 from speechquant.engines.decoder_session import Hidden, Seq2SeqSession
 
+_MOST_BYTES = 2 << 30
+
 
 class KnownEncoders:
-    """What encoders gave, by the encoder and its features."""
+    """What the last encoder gave, by its features; of many clips the first ones only."""
 
     def __init__(self) -> None:
-        self._outputs: dict[tuple[str, str], Hidden] = {}
+        self._encoder = ""
+        self._outputs: dict[str, Hidden] = {}
 
     def session(self, bundle: Bundle, session: Seq2SeqSession) -> Seq2SeqSession:
         """Return a session of the same graphs that encodes what is not known only."""
         digest = hashlib.sha256()
         for path in sorted(bundle.folder.glob(f"{ENCODER}.*")):  # the graph and its weights
             digest.update(path.read_bytes())
-        return _Session(session, digest.hexdigest(), self._outputs)
+        if digest.hexdigest() != self._encoder:
+            self._encoder, self._outputs = digest.hexdigest(), {}
+        return _Session(session, self._outputs)
 
 
 class _Session(Seq2SeqSession):
-    def __init__(
-        self, session: Seq2SeqSession, encoder: str, outputs: dict[tuple[str, str], Hidden]
-    ) -> None:
+    def __init__(self, session: Seq2SeqSession, outputs: dict[str, Hidden]) -> None:
         super().__init__(session.graphs)
-        self._encoder, self._outputs = encoder, outputs
+        self._outputs = outputs
 
     def encode(self, features: NDArray[np.float32]) -> Hidden:
         return np.concatenate([self._encode_one(row[None]) for row in features])
 
     def _encode_one(self, features: NDArray[np.float32]) -> Hidden:
-        key = self._encoder, hashlib.sha256(features.tobytes()).hexdigest()
-        if key not in self._outputs:
-            self._outputs[key] = super().encode(features)
-        return self._outputs[key]
+        key = hashlib.sha256(features.tobytes()).hexdigest()
+        found = self._outputs.get(key)
+        if found is None:
+            found = super().encode(features)
+            if (len(self._outputs) + 1) * found.nbytes <= _MOST_BYTES:
+                self._outputs[key] = found
+        return found

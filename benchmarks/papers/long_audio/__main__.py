@@ -31,6 +31,7 @@ from speechquant.benchmarks.papers.real_whisper.run import CheckpointFacts, fact
 from speechquant.core.audio import Waveform, read_audio
 from speechquant.core.bundles import DESCRIPTION, Bundle, load_bundle
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import told_in_one_line
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.text import normalizer
 from speechquant.core.wer import EditCounts, score_wer
@@ -306,6 +307,7 @@ class Measurements:
         return found
 
 
+@told_in_one_line()
 def main() -> None:
     """Measure what is not measured yet, and print the page."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -30,6 +30,7 @@ from speechquant.benchmarks.papers.real_whisper.run import (
 )
 from speechquant.benchmarks.papers.real_whisper.speed_page import speed_page_of
 from speechquant.core.data_sets.read import read_data_set
+from speechquant.core.errors import told_in_one_line
 from speechquant.core.files import new_file
 from speechquant.exporter.checkpoint_files import folder_of
 
@@ -61,6 +62,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
+@told_in_one_line()
 def main() -> None:
     """Measure what is missing, and write the page."""
     options = _options()

@@ -167,14 +167,22 @@ def test_without_calibration_nothing_is_quantized(tmp_path: Path) -> None:
     assert "## As used: W8A8" not in Page(run, Records(tmp_path)).lines()
 
 
-def test_a_run_without_a_best_checkpoint_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("teacher", "has no best/ yet; train it to its first"),
+        ("base", "a student of base, not of .*teacher; give it a table of its own"),
+    ],
+)
+def test_a_run_without_a_best_checkpoint_or_of_another_teacher_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
     teacher, run = save_tiny_whisper(tmp_path / "teacher"), tmp_path / "run"
     run.mkdir()
     settings = {"quantizer": "none", "layers": "all", "matching": "none", "decoder_layers": 1}
-    (run / "settings.json").write_text(json.dumps({**settings, "seed": 0}))
+    settings = {**settings, "seed": 0, "teacher": name}
+    (run / "settings.json").write_text(json.dumps(settings))
     given = [str(teacher), str(run), "--test", f"read={tmp_path}", "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["kdq_tables", *given])
-    with pytest.raises(SystemExit, match=r"error: .*run: has no best/ yet; train it to its first"):
+    with pytest.raises(SystemExit, match=f"error: .*run: {said}"):
         kdq_tables.main()
