@@ -22,7 +22,7 @@ from speechquant.benchmarks.bench.machine import describe_scoring
 from speechquant.benchmarks.papers.ctc_models import ZOO_MODELS, experiment_of
 from speechquant.benchmarks.papers.markdown import change_cell, heading_rows, markdown_row
 from speechquant.benchmarks.papers.splits import thinned, zoo_split
-from speechquant.core.errors import told_in_one_line
+from speechquant.core.errors import OptionError, told_in_one_line
 from speechquant.core.manifests import LabelledClip, clip_key, data_key
 from speechquant.core.scales import ScaleTable, read_scales, write_scales
 from speechquant.core.wer import DifferenceInterval, difference_interval
@@ -83,9 +83,9 @@ def find(
     """Run a search from nothing, or read what it found, and score what it chose."""
     found = bench.work / f"W{bits}A{bits}-{number}-{search}"
     scales = found.with_suffix(".json")
-    with Journal(
-        found.with_suffix(".jsonl"), data_key([clip_key(clip) for clip in dev])
-    ) as journal:
+    clips = [clip_key(clip) for clip in (*bench.calibration, *dev)]
+    key = data_key([bench.bundle.model_sha256, describe_scoring(), *clips])
+    with Journal(found.with_suffix(".jsonl"), key) as journal:
         if journal.get(_COST) is None:
             _ = bench.statistics  # collected once, before the clock runs
             bench.search_log(search).unlink(missing_ok=True)
@@ -168,6 +168,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--work", type=Path, help="folder to keep what a killed run had done")
     options = parser.parse_args()
+    if min(options.sets, options.clips) < 1:
+        raise OptionError("--sets and --clips: give 1 or more of each")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     split = zoo_split()
     split = replace(split, test=thinned(split.test, options.limit))

@@ -19,8 +19,11 @@ class FakeExperiment:
 
     statistics = None
 
+    calibration = ()
+
     def __init__(self, work: Path) -> None:
         self.work, self.searches = work, 0
+        self.bundle = SimpleNamespace(model_sha256="one")
 
     def search_log(self, search: str) -> Path:
         return self.work / search
@@ -60,6 +63,9 @@ def test_a_search_that_ended_is_not_run_again(tmp_path: Path, dev: list[Labelled
     assert again == first and bench.searches == 1
     find(cast(Experiment, bench), 8, "fast", 0, dev[:1])  # other clips, so nothing is known
     assert bench.searches == 2
+    bench.bundle.model_sha256 = "two"
+    find(cast(Experiment, bench), 8, "fast", 0, dev[:1])
+    assert bench.searches == 3
 
 
 def test_the_summary_counts_equal_choices_and_clear_losses(
