@@ -24,7 +24,7 @@ from speechquant.benchmarks.papers.splits import DataSplit, held_out_split, thin
 from speechquant.calibrators.calibrate import SEARCHES
 from speechquant.calibrators.methods import LAYER_ADAPTIVE
 from speechquant.calibrators.stablequant import SearchResult
-from speechquant.core.errors import told_in_one_line
+from speechquant.core.errors import OptionError, told_in_one_line
 from speechquant.core.files import new_file
 from speechquant.core.graphs import PLACEMENTS
 from speechquant.core.scales import read_scales
@@ -253,6 +253,14 @@ def _named_run(text: str) -> tuple[str, Path]:
 
 
 def _plan_of(options: argparse.Namespace) -> Plan:
+    """Return the plan; raises OptionError for a trained model that no table would show."""
+    unseen = sorted(dict(options.qat).keys() - set(options.models))
+    if options.qat and PLACEMENTS[0] not in options.placements:
+        unseen = sorted(dict(options.qat))
+    if unseen:
+        raise OptionError(
+            f"--qat {unseen[0]}: only shown for one of --models, with --placements {PLACEMENTS[0]}"
+        )
     return Plan(
         models=options.models,
         widths=options.widths,
