@@ -26,8 +26,8 @@ def in_rows(waves: Sequence[NDArray[np.float32]], samples: int) -> NDArray[np.fl
 def batches(sets: Sets, batch_seconds: float, rng: random.Random) -> Iterator[list[Sample]]:
     """Yield batches of clips of about one length for ever, the sets mixed by their shares."""
     budget = int(batch_seconds * SAMPLE_RATE_HZ)
+    shares = shares_of(sets)
     while True:
-        shares = shares_of(sets)
         pool = [rng.choice(rng.choices(sets, shares)[0][1]) for _ in range(2_000)]
         pool.sort(key=lambda sample: len(sample.wave) * rng.uniform(0.9, 1.1))
         groups: list[list[Sample]] = [[]]

@@ -80,22 +80,16 @@ def begin(
 ) -> None:
     """Make the folder of a run and write down in it what the run is made of.
 
-    The first process does, and the others wait for it. Raises OptionError where the folder holds a
-    run of other settings: it may go on for more steps, but what it learned stays what it was.
+    The first process does, and the others wait for it. All of them raise OptionError where the
+    folder holds a run of other settings: it may go on for more steps, but what it learned stays
+    what it was.
     """
     import torch
 
     if options.threads:
         torch.set_num_threads(options.threads)
     if processes.is_first:
-        _write_settings(options, settings, {**facts, "processes": processes.count})
-    processes.wait()
-
-
-def _write_settings(
-    options: argparse.Namespace, settings: RunSettings, facts: Mapping[str, Any]
-) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     used = {
         **asdict(settings),
         "extra_data": [
@@ -104,12 +98,15 @@ def _write_settings(
             for extra in options.extra_data
         ],
         **facts,
+        "processes": processes.count,
     }
-    path = options.out / SETTINGS_FILE
-    text = json.dumps(used, indent=1) + "\n"
+    path, text = options.out / SETTINGS_FILE, json.dumps(used, indent=1) + "\n"
     _refuse_another_run(path, json.loads(text))
-    with new_file(path, force=True) as partial:
-        partial.write_text(text, encoding="utf-8")
+    processes.wait()
+    if processes.is_first:
+        with new_file(path, force=True) as partial:
+            partial.write_text(text, encoding="utf-8")
+    processes.wait()
 
 
 def _refuse_another_run(path: Path, used: Mapping[str, Any]) -> None:

@@ -254,9 +254,8 @@ def _named_run(text: str) -> tuple[str, Path]:
 
 def _plan_of(options: argparse.Namespace) -> Plan:
     """Return the plan; raises OptionError for a trained model that no table would show."""
-    unseen = sorted(dict(options.qat).keys() - set(options.models))
-    if options.qat and PLACEMENTS[0] not in options.placements:
-        unseen = sorted(dict(options.qat))
+    shown = options.models if PLACEMENTS[0] in options.placements else ()
+    unseen = sorted(dict(options.qat).keys() - set(shown))
     if unseen:
         raise OptionError(
             f"--qat {unseen[0]}: only shown for one of --models, with --placements {PLACEMENTS[0]}"

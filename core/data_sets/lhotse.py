@@ -40,8 +40,7 @@ def _is_mine(source: Source) -> bool:
 
 def _clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
     files = _files(source)
-    if source.folder is not None:
-        refuse_splits(source.name, files)
+    refuse_splits(source, files)
     for path in files:
         recordings = _Recordings(source, path)
         for where, row in rows_of(path):

@@ -74,8 +74,7 @@ def _files(source: Source) -> list[Path]:
 
 def _clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
     files = _files(source)
-    if source.folder is not None:
-        refuse_splits(source.name, files)
+    refuse_splits(source, files)
     for path in files:
         with arrow_errors(ManifestError, str(path)):
             yield from _clips_of_file(path, require_text)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from speechquant.core.data_sets.source import Source
 from speechquant.core.errors import ManifestError
 
 # train-00000-of-00002.parquet, test-000.tar, cuts_dev-clean-2.jsonl.gz
@@ -16,15 +17,17 @@ _WHOLE = re.compile(
 )
 
 
-def refuse_splits(name: str, files: Sequence[Path]) -> None:
+def refuse_splits(source: Source, files: Sequence[Path]) -> None:
     """Raise ManifestError for several splits in a folder's files, where each is of one."""
+    if source.folder is None:
+        return
     splits = [_split_of(path) for path in files]
     named = sorted({split for split in splits if split is not None})
     if len(named) > 1 and None not in splits:
         first = files[splits.index(named[-1])]
         before = first.name[: first.name.index(named[-1])]
         raise ManifestError(
-            f"{name}: holds the splits {', '.join(named)}; name one, such as "
+            f"{source}: holds the splits {', '.join(named)}; name one, such as "
             f"{first.parent / (before + named[-1] + '*' + first.suffix)}"
         )
 

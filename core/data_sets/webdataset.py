@@ -27,8 +27,7 @@ def _is_mine(source: Source) -> bool:
 
 def _clips(source: Source, require_text: bool) -> Iterator[ListedClip]:
     shards = _shards(source)
-    if source.folder is not None:
-        refuse_splits(source.name, shards)
+    refuse_splits(source, shards)
     for shard in shards:
         for key, members in groupby(members_of(shard), _key):
             clip = _clip(f"{shard}, {key}", list(members))

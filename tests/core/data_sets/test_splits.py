@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from speechquant.core.data_sets.source import Source
 from speechquant.core.data_sets.splits import refuse_splits
 from speechquant.core.errors import ManifestError
 
@@ -23,7 +24,7 @@ from speechquant.core.errors import ManifestError
 def test_one_of_several_splits_must_be_named(names: list[str], splits: str, pattern: str) -> None:
     message = f"set: holds the splits {splits}; .*{re.escape(pattern)}"
     with pytest.raises(ManifestError, match=message):
-        refuse_splits("set", [Path("set") / name for name in names])
+        refuse_splits(Source("set", Path("set")), [Path("set") / name for name in names])
 
 
 @pytest.mark.parametrize(
@@ -39,4 +40,4 @@ def test_one_of_several_splits_must_be_named(names: list[str], splits: str, patt
     ],
 )
 def test_files_of_one_set_are_read(names: list[str]) -> None:
-    refuse_splits("set", [Path("set") / name for name in names])
+    refuse_splits(Source("set", Path("set")), [Path("set") / name for name in names])
