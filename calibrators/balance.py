@@ -5,6 +5,9 @@ them then leaves the others a handful of levels. Dividing a channel of the activ
 multiplying its row of the weights by d leaves the product as it is. The divisors are powers of two,
 so that the float function stays the same to the last bit. Where a channel is too large even for
 that, because its row of the weights would then take all the levels, it stays in float.
+
+Weights that were trained as integers are not rounded again: no channel is divided beside them, and
+more of the large ones stay in float.
 """
 
 from __future__ import annotations
@@ -110,23 +113,30 @@ def relative_error(found: Floats, expected: Floats, squares: Floats) -> float:
 
 
 def best_balance(
-    ranges: ChannelRanges, weights: Sequence[Floats], quantizer: Quantizer, *, may_keep: bool
+    ranges: ChannelRanges,
+    weights: Sequence[Floats],
+    quantizer: Quantizer,
+    *,
+    may_keep: bool,
+    may_divide: bool = True,
 ) -> Balance:
     """Return what makes the products with `weights`, [inputs, outputs], err least.
 
     Channels are kept in float, the largest first, only where `may_keep` allows it and each doubling
-    of their number halves the error: they cost time.
+    of their number halves the error: they cost time. Without `may_divide` the weights stay as they
+    are, to the last bit.
     """
     weight = np.concatenate(weights, axis=1)
     squares = np.square(ranges.rows @ weight).sum(axis=1)
     largest_first = np.argsort(-ranges.amax, kind="stable")
-    best = _best_division(ranges, weight, quantizer, squares)
+    search = _best_division if may_divide else _undivided
+    best = search(ranges, weight, quantizer, squares)
     for count in KEPT_COUNTS if may_keep else ():
         if best.error < SMALL_ERROR:
             break
         kept = np.sort(largest_first[:count])
         left = _without(ranges, kept)
-        found = _best_division(left, np.delete(weight, kept, axis=0), quantizer, squares)
+        found = search(left, np.delete(weight, kept, axis=0), quantizer, squares)
         if found.error > best.error / 2:
             continue
         divisors = np.insert(found.divisors, kept - np.arange(count), 1)
@@ -137,6 +147,15 @@ def best_balance(
 def _without(ranges: ChannelRanges, kept: NDArray[np.intp]) -> ChannelRanges:
     lowest, highest = np.delete(ranges.lowest, kept), np.delete(ranges.highest, kept)
     return ChannelRanges(lowest, highest, np.delete(ranges.rows, kept, axis=1))
+
+
+def _undivided(
+    ranges: ChannelRanges, weight: Floats, quantizer: Quantizer, squares: Floats
+) -> Balance:
+    """Return what rounding the activation alone makes of the products."""
+    found = quantizer.rounded(ranges.rows, ranges.extent) @ weight
+    error = relative_error(found, ranges.rows @ weight, squares)
+    return Balance(np.ones_like(ranges.amax), (), error, error)
 
 
 def _best_division(

@@ -106,6 +106,12 @@ class TrainedWeight:
         """The weight of a product whose other operand stands on its left."""
         return TrainedWeight(np.ascontiguousarray(self.codes.T), self.levels, self.scale)
 
+    def without_rows(self, rows: NDArray[np.intp]) -> TrainedWeight:
+        """Return the weight with zeros in some of its rows."""
+        codes = self.codes.copy()
+        codes[rows] = np.flatnonzero(self.levels == 0)
+        return TrainedWeight(codes, self.levels, self.scale)
+
 
 def write_trained_weights(weights: Mapping[str, TrainedWeight], path: Path) -> None:
     """Write weights of one table of levels by name; the caller makes the write atomic."""

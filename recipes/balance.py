@@ -55,8 +55,8 @@ def balance(
 
     `work` is a folder for the new bundle, and for what a killed run leaves to the next one.
     """
-    read = weights_by_activation(request.bundle, request.float_layers)
     method = request.method
+    read = weights_by_activation(request.bundle, request.float_layers, method.bits.weights)
     quantizer = Quantizer(method.bits, symmetric=method.symmetric)
     ranges = _ranges(request, read, work, progress)
     with progress("balancing channels") as on_step:
@@ -64,7 +64,11 @@ def balance(
         for done, (name, reader) in enumerate(read.items(), start=1):
             if reader.weights:
                 balances[name] = best_balance(
-                    ranges[name], reader.weights, quantizer, may_keep=not reader.follows_norm
+                    ranges[name],
+                    reader.weights,
+                    quantizer,
+                    may_keep=reader.is_trained or not reader.follows_norm,
+                    may_divide=not reader.is_trained,
                 )
             if on_step is not None:
                 on_step(done, len(read))

@@ -60,6 +60,12 @@ class DividedProducts:
         """The weights, in the order of the products."""
         return [np.asarray(constant_of(node.inputs[1]), np.float32) for node in self.products]
 
+    @property
+    def weight_names(self) -> set[str]:
+        """The names of the weights."""
+        names = (value.name for node in self.products if (value := node.inputs[1]) is not None)
+        return {name for name in names if name is not None}
+
 
 def divisible_products(model: ir.Model, spec: LayerMap) -> dict[str, DividedProducts]:
     """Return, by activation, the products of constants whose inputs' channels can be divided.

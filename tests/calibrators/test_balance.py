@@ -76,6 +76,26 @@ def test_a_channel_too_large_to_be_divided_stays_in_float() -> None:
     assert kept.error < one.error / 10
 
 
+def test_beside_weights_that_stay_as_they_are_channels_are_kept_but_not_divided() -> None:
+    rows = normal_rows()
+    rows[:, 3] *= 40
+    given = ranges_from(rows), [weight()], Quantizer()
+    divided_too = best_balance(*given, may_keep=False)
+    alone = best_balance(*given, may_keep=False, may_divide=False)
+    found = best_balance(*given, may_keep=True, may_divide=False)
+    assert divided_too.divisors.max() > 1 and not alone.is_needed
+    assert set(found.divisors.tolist()) == {1.0} and found.kept == (3,)
+    assert found.error < alone.error / 2
+
+
+def test_weights_that_stay_as_they_are_are_not_rounded() -> None:
+    rows = np.rint(30 * normal_rows()).clip(-127, 127)
+    rows[0, 0] = 127  # each value is a level, so that the weights alone can err
+    given = ranges_from(rows), [weight()], Quantizer(symmetric=True)
+    assert best_balance(*given, may_keep=False, may_divide=False).error < 1e-10
+    assert best_balance(*given, may_keep=False).error > 1e-6
+
+
 def test_even_channels_are_left_as_they_are() -> None:
     rows = np.sign(normal_rows()) * np.float32(0.7)
     found = best_balance(ranges_from(rows), [weight()], Quantizer(), may_keep=True)

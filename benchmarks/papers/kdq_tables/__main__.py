@@ -24,7 +24,7 @@ from speechquant.benchmarks.papers.kdq_tables.rows import (
     row_of,
     shape_of,
 )
-from speechquant.benchmarks.papers.kdq_tables.run import RUN, Errors, Hearing, Run
+from speechquant.benchmarks.papers.kdq_tables.run import METHOD, RUN, Errors, Hearing, Run
 from speechquant.benchmarks.papers.real_whisper.candidates import language_of
 from speechquant.benchmarks.papers.real_whisper.records import Records
 from speechquant.benchmarks.papers.real_whisper.reporter import Reporter
@@ -33,7 +33,7 @@ from speechquant.benchmarks.papers.real_whisper.run import (
     facts_of_set,
     thinned,
 )
-from speechquant.calibrators.methods import EMA, MethodOptions
+from speechquant.calibrators.methods import MethodOptions
 from speechquant.core.bundles import Bundle
 from speechquant.core.data_sets.read import read_data_set
 from speechquant.core.errors import OptionError, ReportError, told_in_one_line
@@ -45,8 +45,10 @@ from speechquant.engines.quantize import quantize_bundle
 from speechquant.engines.whisper.recognizer import WhisperRecognizer
 from speechquant.exporter.checkpoint_files import folder_of, read_json
 from speechquant.exporter.whisper import export_whisper
+from speechquant.recipes.balance import balance
+from speechquant.recipes.calibrate import CalibrationRequest
+from speechquant.recipes.data import ClipList
 from speechquant.recipes.evaluate import evaluate
-from speechquant.recipes.experiment import Experiment
 from speechquant.training.run import SETTINGS_FILE
 
 _NORMALIZER = "whisper"
@@ -169,9 +171,14 @@ class Measurement:
                 self.records.write(hearing.record, errors)
 
     def _quantized(self, bundle: Bundle) -> Bundle:
-        work = self.options.work
-        table = Experiment(bundle, self.calibration, (), work).table_with(MethodOptions(EMA))
-        return quantize_bundle(bundle, work / "quantized", table, force=True)
+        """Return what `quantize` without a method makes of a bundle."""
+        work, clips = self.options.work, ClipList(tuple(self.calibration))
+        method = MethodOptions(METHOD, symmetric=False)
+        request = CalibrationRequest(
+            bundle, clips, method=method, keep_float=(), threads=self.options.threads
+        )
+        made = balance(request, work)
+        return quantize_bundle(made.bundle, work / "quantized", made.table, force=True)
 
     def _errors(self, bundle: Bundle, hearing: Hearing) -> Errors | None:
         """Return the errors, None where the provider cannot run on this machine."""

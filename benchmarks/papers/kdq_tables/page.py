@@ -160,10 +160,10 @@ class Page:
         lines = [
             "## As used: W8A8",
             "",
-            "`export` and `quantize --method ema` with the weight scales of the training, "
-            f"calibrated on {run.calibration.clips} clips ({run.calibration.name}). In brackets "
-            "the difference from the simulation, whose activations are float, in points, with the "
-            "paired-bootstrap 95 % interval.",
+            "`export` and `quantize`, with the integers and scales of the training; activations "
+            f"are calibrated on {run.calibration.clips} clips ({run.calibration.name}). In "
+            "brackets the difference from the simulation, whose activations are float, in points, "
+            "with the paired-bootstrap 95 % interval.",
             "",
             *heading_rows("row", "decoder layers", "seed", *names, "MB"),
         ]

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from speechquant.benchmarks.papers.kdq_tables.rows import UNIFORM_ROWS, Entry
 from speechquant.benchmarks.papers.real_whisper.records import Records, key_of
 from speechquant.benchmarks.papers.real_whisper.run import SetFacts
+from speechquant.calibrators.methods import BALANCED
 from speechquant.core.wer import EditCounts, ErrorRate
 from speechquant.engines.runners import CPU, OPENVINO
 
 RUN = "run"
 PROVIDERS = (CPU, OPENVINO)
+METHOD = BALANCED  # of quantization
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Hearing:
         """The name of its record."""
         parts = [self.entry.checkpoint.key, self.test.key]
         if self.provider is not None and self.calibration is not None:
-            parts += [self.provider, self.calibration.key]
+            parts += [self.provider, self.calibration.key, METHOD]
         return f"errors-{key_of(*parts)}"
 
 

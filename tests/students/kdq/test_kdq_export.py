@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from shared_artifacts import SharedArtifacts
 from tiny_whisper import save_tiny_whisper
 
+from speechquant.calibrators.balance import KEPT_COUNTS
+from speechquant.calibrators.methods import BALANCED, MethodOptions
 from speechquant.core.bundles import FLOAT_PRECISION, Bundle
 from speechquant.core.errors import CheckpointError
+from speechquant.core.manifests import LabelledClip
 from speechquant.core.scales import Bits, Scale, ScaleTable, write_scales
 from speechquant.core.seq2seq import ENCODER, PREFILL, STEP
 from speechquant.core.specs import graph_file
@@ -32,10 +36,14 @@ from speechquant.core.weights import (
 )
 from speechquant.core.wer import score_wer
 from speechquant.engines import DecodingOptions, open_recognizer, quantize_bundle
+from speechquant.engines.balance import balanced_bundle
+from speechquant.engines.decoding_options import GREEDY
+from speechquant.engines.graphs.channel_division import ChannelChange
 from speechquant.engines.trials.simulation import rounded_weights
 from speechquant.exporter import export, onnx_graph
 from speechquant.exporter.whisper_checkpoints import load_whisper
 from speechquant.recipes.calibrate import CalibrationRequest
+from speechquant.recipes.data import ClipList
 from speechquant.recipes.quantize import QuantizeOptions, quantize
 from speechquant.students.distil import read_teacher
 from speechquant.students.kdq.run import KdqRun, Pair, train
@@ -156,6 +164,63 @@ def test_the_bundle_makes_the_errors_that_the_training_simulated(
     ]
     assert found == expected and rates[0] == rates[1]
     assert len(set(expected)) > 1
+
+
+def test_balancing_leaves_the_trained_integers_alone(
+    uniform_run: KdqRun, uniform_bundle: Bundle, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    request = CalibrationRequest(
+        uniform_bundle,
+        ClipList((LabelledClip(tmp_path / "a.wav", None),)),
+        method=MethodOptions(BALANCED, symmetric=False),
+        threads=1,
+    )
+    made = quantize(request, QuantizeOptions(tmp_path / "w8a8"))
+    assert made.bundle.made_from["weight_rounding"] == "trained"
+    in_encoder = uniform_bundle.graphs[ENCODER].spec.layers
+    rows = {name: row for name, row in made.report["balance"].items() if name not in in_encoder}
+    assert rows and all(row["divided_channels"] == 0 for row in rows.values())
+    assert any(
+        row["divided_channels"]
+        for name, row in made.report["balance"].items()
+        if name in in_encoder
+    ), "what was not trained is balanced as ever"
+    after = initializers(made.bundle, PREFILL)
+    for name, weight in read_trained_weights(uniform_bundle.folder).items():
+        if f"{name}_quantized" in after:
+            levels = after[f"{name}_quantized"]
+            is_kept = ~levels.any(axis=1)
+            np.testing.assert_array_equal(levels[~is_kept], weight.integers[~is_kept])
+            assert is_kept.sum() <= max(KEPT_COUNTS)
+            assert set(after[f"{name}_scale"].tolist()) == {float(weight.scale)}
+
+
+def test_a_channel_in_float_leaves_zeros_among_the_integers(
+    uniform_bundle: Bundle, tmp_path: Path
+) -> None:
+    weights = read_trained_weights(uniform_bundle.folder)
+    kept, divided = "decoder.layers.0.feed_forward.fc2", "decoder.layers.1.feed_forward.fc2"
+    ones = np.ones(len(weights[f"{kept}.weight"].codes), np.float32)
+    changes = {
+        f"{kept}.input": ChannelChange(ones, (3,)),
+        f"{divided}.input": ChannelChange(2 * ones),
+    }
+    balanced = balanced_bundle(uniform_bundle, tmp_path / "balanced", changes)
+    found = read_trained_weights(balanced.folder)
+    assert found.keys() == weights.keys() - {f"{divided}.weight"}
+    for name, weight in found.items():
+        expected = weights[name].integers.copy()
+        if name == f"{kept}.weight":
+            expected[3] = 0
+        np.testing.assert_array_equal(weight.integers, expected)
+    feeds = [sample.floats for sample in samples(2)]
+    texts = []
+    for bundle in (uniform_bundle, balanced):
+        with open_recognizer(bundle, decoding=GREEDY) as recognizer:
+            texts.append(recognizer.transcribe(feeds))
+    assert texts[0] == texts[1]
 
 
 def test_trials_of_a_search_see_the_trained_weights(uniform_bundle: Bundle) -> None:
