@@ -32,6 +32,7 @@ Floats = NDArray[np.float32]
 SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06, 0.04, 0.03, 0.02)
 KEPT_COUNTS = (1, 2, 4, 8)
 SMALL_ERROR = 5e-4  # of products that need no channel in float
+SMALL_TRAINED_ERROR = 2e-3  # the same where nothing can be divided: there are many such products
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,10 @@ def best_balance(
     squares = np.square(ranges.rows @ weight).sum(axis=1)
     largest_first = np.argsort(-ranges.amax, kind="stable")
     search = _best_division if may_divide else _undivided
+    small = SMALL_ERROR if may_divide else SMALL_TRAINED_ERROR
     best = search(ranges, weight, quantizer, squares)
     for count in KEPT_COUNTS if may_keep else ():
-        if best.error < SMALL_ERROR:
+        if best.error < small:
             break
         kept = np.sort(largest_first[:count])
         left = _without(ranges, kept)
