@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A page of docs/results that a command prints; it stays as it was where the command fails.
-page = > $(VENV)/page.md && mv $(VENV)/page.md docs/results/$(1).md
+page = > $(VENV)/page-$(1).md && mv $(VENV)/page-$(1).md docs/results/$(1).md
 
 .PHONY: demo test docs test-slow test-real lint format bad-inputs float-tables stablequant-tables cross-domain \
 	search-comparison calibration-cost scale faults bench bench-zoo bench-base bench-large attention-words backend-agreement \

@@ -121,9 +121,10 @@ def refuse_unwritable(target: Path) -> None:
     folder = target.absolute().parent
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
-    probe = folder / f"{_partial_prefix(target)}{os.getpid()}"
+    # Not what `new_folder` makes: a killed run may have left that, with this process's number.
+    probe = folder / f".{target.name}.probe-{os.getpid()}"
     with storage_errors(target):
-        probe.mkdir()
+        probe.mkdir(exist_ok=True)
         probe.rmdir()
 
 

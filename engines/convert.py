@@ -16,7 +16,8 @@ from speechquant.core.onnx_files import require_packages
 from speechquant.core.plain import parsed
 from speechquant.core.seq2seq import ENCODER, PREFILL, TOKENIZER_FILE, Seq2SeqSpec
 
-_MARK = "config.json"
+_MARK = "*model.onnx"  # a checkpoint has a config.json as well, and --force must leave it alone
+_CONFIG = "config.json"
 _MODEL_TYPES = {  # transformers' names
     "Wav2Vec2ForCTC": "wav2vec2",
     "HubertForCTC": "hubert",
@@ -67,7 +68,7 @@ def _write_for_onnx_asr(bundle: Bundle, folder: Path) -> None:
     documents: dict[str, Any] = {
         "vocab.json": vocabulary,
         "added_tokens.json": added,
-        _MARK: {"model_type": "whisper", "num_mel_bins": bundle.spec.features.mel_bins},
+        _CONFIG: {"model_type": "whisper", "num_mel_bins": bundle.spec.features.mel_bins},
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
@@ -92,7 +93,7 @@ def _write_for_optimum(bundle: Bundle, folder: Path) -> None:
         "conv_stride": spec.conv_strides,
         "pad_token_id": spec.decoding.blank,
     }
-    (folder / _MARK).write_text(json.dumps(config), encoding="utf-8")
+    (folder / _CONFIG).write_text(json.dumps(config), encoding="utf-8")
 
 
 def _write_without_lengths(source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from speechquant.core.ctc import TEXT_FILES
 from speechquant.core.errors import CheckpointError, one_line
 from speechquant.core.files import is_file, is_folder, read_text
 from speechquant.core.plain import parsed, value_of
+from speechquant.core.weights import TRAINED_WEIGHTS_FILE
 from speechquant.exporter.gate_kinds import GATED_WHISPER
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _SEQ2SEQ_FILES = ("generation_config.json", "tokenizer.json", "merges.txt")
 # Not every safetensors file: multilingual checkpoints hold a thousand adapters beside the model.
 _HUB_FILES = [
     "config.json", *TEXT_FILES, *_SEQ2SEQ_FILES, *_WEIGHT_FILES, "model-*.safetensors",
+    TRAINED_WEIGHTS_FILE,
 ]  # fmt: skip
 
 

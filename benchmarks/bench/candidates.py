@@ -266,7 +266,9 @@ def _root(source: Bundle | Engine) -> tuple[str, str]:
         facts = {"model_sha256": source.model_sha256, "made_from": source.made_from}
     while "parent" in facts["made_from"]:
         facts = facts["made_from"]["parent"]
+    # Balanced channels make a float bundle in between.
+    sha256 = facts["made_from"].get("balanced_from", facts["model_sha256"])
     checkpoint = str(facts["made_from"].get("checkpoint", source.folder.name))
     # Where a checkpoint lies is of no interest to who reads the report.
     is_path = Path(checkpoint).is_absolute() or checkpoint.startswith(".")
-    return Path(checkpoint).name if is_path else checkpoint, facts["model_sha256"]
+    return Path(checkpoint).name if is_path else checkpoint, sha256

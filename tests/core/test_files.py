@@ -140,6 +140,7 @@ def test_target_that_appears_during_the_work_is_kept(tmp_path: Path) -> None:
 
 def test_leftover_with_the_number_of_this_process_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / f".o[1].partial-{os.getpid()}").mkdir()
+    refuse_unwritable(tmp_path / "o[1]")
     with new_folder(tmp_path / "o[1]"):
         pass
     assert names(tmp_path) == ["o[1]"]

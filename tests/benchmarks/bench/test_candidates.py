@@ -15,6 +15,8 @@ from speechquant.core import onnx_files
 from speechquant.core.bundles import Bundle
 from speechquant.core.errors import BundleError, EngineError, OptionError
 from speechquant.engines import BuildOptions, DecodingOptions, build_engine
+from speechquant.engines.balance import balanced_bundle, weights_by_activation
+from speechquant.engines.graphs.channel_division import ChannelChange
 from speechquant.engines.openvino import plugin as openvino
 from speechquant.engines.openvino import session as openvino_session
 
@@ -42,6 +44,18 @@ def test_all_that_comes_from_one_float_bundle_is_one_model(
     assert len({one.sha256 for one in found}) == 3
     with found[1].open(threads=1) as recognizer:
         assert recognizer.provider == "cpu"
+
+
+def test_a_bundle_with_balanced_channels_is_of_the_float_bundles_model(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    read = weights_by_activation(tiny_bundle)
+    name, weights = next((name, each.weights) for name, each in read.items() if each.weights)
+    changes = {name: ChannelChange(np.full(len(weights[0]), 2, np.float32))}
+    balanced = w8a8(balanced_bundle(tiny_bundle, tmp_path / "between", changes), tmp_path / "w8a8")
+    found = candidates_of([balanced.folder, tiny_bundle.folder], ["cpu"])
+    assert balanced.made_from["parent"]["model_sha256"] != tiny_bundle.model_sha256
+    assert {one.model for one in found} == {"checkpoint"}
 
 
 def test_an_engine_of_whisper_is_of_its_bundles_model(
