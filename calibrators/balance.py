@@ -130,15 +130,15 @@ def best_balance(
     weight = np.concatenate(weights, axis=1)
     squares = np.square(ranges.rows @ weight).sum(axis=1)
     largest_first = np.argsort(-ranges.amax, kind="stable")
-    search = _best_division if may_divide else _undivided
     small = SMALL_ERROR if may_divide else SMALL_TRAINED_ERROR
-    best = search(ranges, weight, quantizer, squares)
+    best = _best_division(ranges, weight, quantizer, squares, may_divide=may_divide)
     for count in KEPT_COUNTS if may_keep else ():
         if best.error < small:
             break
         kept = np.sort(largest_first[:count])
         left = _without(ranges, kept)
-        found = search(left, np.delete(weight, kept, axis=0), quantizer, squares)
+        rest = np.delete(weight, kept, axis=0)
+        found = _best_division(left, rest, quantizer, squares, may_divide=may_divide)
         if found.error > best.error / 2:
             continue
         divisors = np.insert(found.divisors, kept - np.arange(count), 1)
@@ -151,30 +151,32 @@ def _without(ranges: ChannelRanges, kept: NDArray[np.intp]) -> ChannelRanges:
     return ChannelRanges(lowest, highest, np.delete(ranges.rows, kept, axis=1))
 
 
-def _undivided(
-    ranges: ChannelRanges, weight: Floats, quantizer: Quantizer, squares: Floats
-) -> Balance:
-    """Return what rounding the activation alone makes of the products."""
-    found = quantizer.rounded(ranges.rows, ranges.extent) @ weight
-    error = relative_error(found, ranges.rows @ weight, squares)
-    return Balance(np.ones_like(ranges.amax), (), error, error)
-
-
 def _best_division(
-    ranges: ChannelRanges, weight: Floats, quantizer: Quantizer, squares: Floats
+    ranges: ChannelRanges,
+    weight: Floats,
+    quantizer: Quantizer,
+    squares: Floats,
+    *,
+    may_divide: bool,
 ) -> Balance:
-    """Return the divisors under which `rows @ weight` errs least; without a gain all are 1."""
+    """Return the divisors under which `rows @ weight` errs least; without a gain all are 1.
+
+    Without `may_divide` all are 1, and the weight is not rounded: it is at its levels.
+    """
     expected = ranges.rows @ weight
     best: Balance | None = None
     tried: set[bytes] = set()
-    for share in SHARES:
+    for share in SHARES if may_divide else SHARES[:1]:
         divisors = divisors_for(ranges.amax, share)
         if divisors.tobytes() in tried:
             continue
         tried.add(divisors.tobytes())
         extent = divided(ranges, divisors)
         rows = quantizer.rounded(ranges.rows / divisors, extent)
-        found = rows @ quantizer.rounded_weight(weight * divisors[:, None])
+        beside: Floats = weight * divisors[:, None]
+        if may_divide:
+            beside = quantizer.rounded_weight(beside)
+        found = rows @ beside
         error = relative_error(found, expected, squares)
         if best is None or error < best.error:
             best = Balance(divisors, (), error, error if best is None else best.error_before)
